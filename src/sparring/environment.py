@@ -1,0 +1,61 @@
+"""What a number was obtained with: versions, commit and hardware, for the records."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+
+def environment() -> dict[str, str | int]:
+    """Versions of Python, PyTorch and Sparring, the commit (empty outside a checkout), processor, threads, GPU, time."""
+    return {
+        "sparring": _version(),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version() -> str:
+    try:
+        return version("sparring")
+    except PackageNotFoundError:  # run from its sources
+        return ""
+
+
+def _commit() -> str:
+    """The checkout that this package runs from, with a + where it has uncommitted changes."""
+    source = Path(__file__).resolve().parent
+    tracked = _git(source, "ls-files", "--error-unmatch", "environment.py")
+    if not tracked:  # installed somewhere inside another project's checkout, or nowhere near one
+        return ""
+    return _git(source, "rev-parse", "--short=12", "HEAD") + ("+" if _git(source, "status", "--porcelain") else "")
+
+
+def _git(folder: Path, *words: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _processor() -> str:
+    """The model name where the system tells it (Linux), else the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,27 @@
+"""What Sparring says when the input cannot be right: one sentence, with the value and the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BadInput(ValueError):
+    """A value that the user gave cannot be used; the message names it and says what to write instead.
+
+    The command line prints the message without a traceback and exits with status 2.
+    """
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
+    """An error for a name that is not among the `known` ones, with the nearest of them as a suggestion."""
+    options = {option.lower(): option for option in sorted(known)}
+    nearest = difflib.get_close_matches(name.lower(), options, n=1, cutoff=0.6)
+    hint = f"did you mean {options[nearest[0]]!r}?" if nearest else _listing(options.values())
+    return BadInput(f"Unknown {kind} {name!r}: {hint}")
+
+
+def _listing(options: Iterable[str]) -> str:
+    """The options, where they fit in a sentence."""
+    text = ", ".join(options)
+    return f"known: {text}." if len(text) < 300 else "nothing known is spelled like it."

@@ -1,0 +1,41 @@
+"""Files that are whole or absent: written under a temporary name in the same folder, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sparring.errors import BadInput
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary neighbour of `path` to write to; it takes the place of `path` if the block ends well.
+
+    Readers, and a process killed at any moment, find the old file or the new one. Raises BadInput if the disk is full or
+    the folder cannot be written; the old file then stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a failed write as a RuntimeError
+        if _out_of_space(error):
+            raise BadInput(f"The disk is full, {path} was not written: free some space and run again.") from error
+        if isinstance(error, PermissionError):
+            raise BadInput(f"{path} cannot be written: choose a folder that you may write to.") from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _out_of_space(error: OSError | RuntimeError) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return "PytorchStreamWriter failed" in str(error) or "No space left" in str(error)

@@ -1,0 +1,44 @@
+"""Per-sample losses of logits: attacks ascend them, methods descend them.
+
+Every function maps logits (B, C) to values (B,), larger when the prediction is worse. None takes a mean: a batch mean
+would scale the samples' input gradients by the batch size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sparring.errors import BadInput
+
+Logits = Float[Tensor, "B K"]
+Labels = Int[Tensor, " B"]
+PerSample = Float[Tensor, " B"]
+
+
+def cross_entropy(logits: Logits, y: Labels, smoothing: float = 0.0) -> PerSample:
+    """- sum_c q_c log softmax(z)_c with q = (1 - smoothing) onehot(y) + smoothing / C (PyTorch's label smoothing)."""
+    return F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
+
+
+def margin(logits: Logits, y: Labels) -> PerSample:
+    """max_{j != y} z_j - z_y: positive where the sample is misclassified (the C&W loss of the AT literature)."""
+    own = torch.zeros_like(logits).scatter(1, y[:, None], float("inf"))
+    return (logits - own).amax(1) - logits.gather(1, y[:, None])[:, 0]
+
+
+def kl_divergence(clean: Logits, adversarial: Logits) -> PerSample:
+    """KL(softmax(clean) || softmax(adversarial)); gradients flow through both arguments (TRADES, eq. 5)."""
+    return F.kl_div(adversarial.log_softmax(1), clean.log_softmax(1), reduction="none", log_target=True).sum(1)
+
+
+def smoothing_from_kept(kept: float, classes: int) -> float:
+    """PyTorch's `label_smoothing` that leaves the mass `kept` on the true class: (1 - F) C / (C - 1).
+
+    The released code of LAS-AT, FGSM-SDI and FGSM-PGI states F, the kept mass, as its "factor".
+    """
+    if not 0 < kept <= 1:
+        raise BadInput(f"The mass kept on the true class must lie in (0, 1], not {kept}.")
+    return (1 - kept) * classes / (classes - 1)

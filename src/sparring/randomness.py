@@ -1,0 +1,82 @@
+"""Random numbers that can be repeated: seeds made from several numbers, and streams that belong to a sample.
+
+A training step draws from the device's default generator, seeded from (seed, step, rank). An evaluation draws from
+`SampleStreams`, where the noise of an image depends on its own index and never on the batch it happens to sit in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 2^64 / golden ratio, as a signed 64-bit number
+
+
+def seed_from(*parts: int) -> int:
+    """One seed in [0, 2^63) from several integers, the same in every process and on every machine."""
+    text = ",".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+@dataclass(frozen=True)
+class SampleStreams:
+    """Counter-based random numbers: a function of (seed, sample index, stage, element), of nothing else.
+
+    `index` (B,) holds the samples' indices in their data set; `stage` separates the draws of one evaluation (restarts,
+    attacks). The numbers are splitmix64's (Steele, Lea and Flood, 2014), computed on the index's device.
+    """
+
+    seed: int
+    index: Tensor
+    stage: int = 0
+
+    def at(self, stage: int) -> SampleStreams:
+        """The same samples' streams for another stage."""
+        return replace(self, stage=stage)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Draws from [0, 1) in the shape (B, ...), dtype and device of `like`; 24 random bits each."""
+        key = _mix(self.index.to(like.device) * _GOLDEN + seed_from(self.seed, self.stage))  # (B,)
+        element = torch.arange(math.prod(like.shape[1:]), device=like.device)
+        bits = _shift(_mix(key[:, None] + element * _GOLDEN), 40)  # (B, elements), 24 bits
+        return (bits.to(like.dtype) / 2**24).view_as(like)
+
+
+Generator: TypeAlias = torch.Generator | SampleStreams | None  # None: the default generator of the device
+
+
+def uniform(like: Tensor, generator: Generator = None) -> Tensor:
+    """Draws from U[0, 1) in the shape, dtype and device of `like` (B, ...)."""
+    if isinstance(generator, SampleStreams):
+        return generator.uniform(like)
+    return torch.rand(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+
+
+def normal(like: Tensor, generator: Generator = None) -> Tensor:
+    """Draws from N(0, 1) in the shape, dtype and device of `like` (B, ...)."""
+    if isinstance(generator, SampleStreams):
+        radius = torch.sqrt(-2 * torch.log1p(-generator.uniform(like)))  # Box and Muller
+        return radius * torch.cos(2 * math.pi * generator.at(generator.stage + (1 << 32)).uniform(like))
+    return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+
+
+def rademacher(like: Tensor, generator: Generator = None) -> Tensor:
+    """Fair draws from {-1, +1} in the shape, dtype and device of `like` (B, ...)."""
+    return torch.where(uniform(like, generator) < 0.5, -1.0, 1.0).to(like.dtype)
+
+
+def _shift(value: Tensor, bits: int) -> Tensor:
+    """A logical right shift: torch's own repeats the sign bit."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(value: Tensor) -> Tensor:
+    """The finaliser of splitmix64; 64-bit products wrap around, as they do in C."""
+    value = (value ^ _shift(value, 30)) * -4658895280553007687
+    value = (value ^ _shift(value, 27)) * -7723592293110705685
+    return value ^ _shift(value, 31)

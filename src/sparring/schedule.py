@@ -1,0 +1,141 @@
+"""The learning rate over a run, as a function of the fraction done: right at any number of epochs, and without state."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from itertools import pairwise
+
+from sparring.errors import BadInput
+from sparring.threat import Ratio
+
+
+@dataclass(frozen=True)
+class Schedule(ABC):
+    """Multiplies the learning rate; may also move the momentum."""
+
+    @abstractmethod
+    def factor(self, step: int, total: int) -> float:
+        """What the learning rate is multiplied by at optimizer step `step` (from 0) of `total`."""
+
+    def momentum(self, step: int, total: int) -> float | None:
+        """The momentum at this step; None leaves the optimizer's own."""
+        return None
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The learning rate as it is."""
+
+    def factor(self, step: int, total: int) -> float:
+        """See `Schedule`."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class MultiStep(Schedule):
+    """Multiplied by `gamma` at every milestone, given as fractions of the run: 100/110 is epoch 100 of 110.
+
+    The fractions are compared exactly. (The released scripts of FGSM-SDI and FGSM-PGI use float milestones, which match
+    an optimizer step at 110 epochs and, for example, never at 30 or 60.)
+    """
+
+    milestones: tuple[Ratio, ...] = (Ratio("100/110"), Ratio("105/110"))
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", tuple(Ratio(m) for m in self.milestones))
+        for milestone in self.milestones:
+            if not 0 < milestone < 1:
+                raise BadInput(
+                    f"The milestone {milestone} is not a fraction of the run: write 100/110 for epoch 100 of 110."
+                )
+
+    def factor(self, step: int, total: int) -> float:
+        """See `Schedule`."""
+        return self.gamma ** sum(step >= milestone.exact * total for milestone in self.milestones)
+
+
+@dataclass(frozen=True)
+class Piecewise(Schedule):
+    """Linear between points [fraction of the run, factor], which must start at 0 and end at 1."""
+
+    points: tuple[tuple[Ratio, float], ...]
+
+    def __post_init__(self) -> None:
+        points = tuple((Ratio(fraction), float(factor)) for fraction, factor in self.points)
+        object.__setattr__(self, "points", points)
+        fractions = [fraction for fraction, _ in points]
+        if fractions[:1] != [Ratio(0)] or fractions[-1:] != [Ratio(1)] or any(a >= b for a, b in pairwise(fractions)):
+            raise BadInput(f"Piecewise points must rise from fraction 0 to 1, not {fractions}.")
+
+    def factor(self, step: int, total: int) -> float:
+        """See `Schedule`."""
+        return _interpolate(step / total, [(float(fraction), factor) for fraction, factor in self.points])
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """From 1 down to 0, after a linear `warmup` over that fraction of the run."""
+
+    warmup: float = 0.0
+
+    def factor(self, step: int, total: int) -> float:
+        """See `Schedule`."""
+        return _warm(step / total, self.warmup) * _interpolate(step / total, [(self.warmup, 1.0), (1.0, 0.0)])
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from 1 to 0 (Loshchilov and Hutter, ICLR 2017), after a linear `warmup`."""
+
+    warmup: float = 0.0
+
+    def factor(self, step: int, total: int) -> float:
+        """See `Schedule`."""
+        done = max(step / total - self.warmup, 0) / (1 - self.warmup)
+        return _warm(step / total, self.warmup) * (1 + math.cos(math.pi * done)) / 2
+
+
+@dataclass(frozen=True)
+class Cyclic(Schedule):
+    """One triangle, 0 up to 1 at the fraction `peak` and down to 0 (Smith, 2017).
+
+    `lowest_momentum` moves the momentum in anti-phase, from the optimizer's 0.9 down to it and back (PyTorch's CyclicLR
+    default, 0.8, is what the released code of FGSM-SDI and FGSM-PGI trains with); None keeps the momentum.
+    """
+
+    peak: float = 0.5
+    lowest_momentum: float | None = None
+    highest_momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0 < self.peak < 1:
+            raise BadInput(
+                f"The peak of a cyclic schedule must lie inside the run, between 0 and 1, not at {self.peak}."
+            )
+
+    def factor(self, step: int, total: int) -> float:
+        """See `Schedule`."""
+        return _interpolate(step / total, [(0.0, 0.0), (self.peak, 1.0), (1.0, 0.0)])
+
+    def momentum(self, step: int, total: int) -> float | None:
+        """See `Schedule`."""
+        if self.lowest_momentum is None:
+            return None
+        return self.highest_momentum - self.factor(step, total) * (self.highest_momentum - self.lowest_momentum)
+
+
+def _warm(done: float, warmup: float) -> float:
+    return min(done / warmup, 1.0) if warmup else 1.0
+
+
+def _interpolate(done: float, points: list[tuple[float, float]]) -> float:
+    """The value at `done` on the straight lines between the points; the first and last values hold outside."""
+    if done <= points[0][0]:
+        return points[0][1]
+    for (left, low), (right, high) in pairwise(points):
+        if done <= right:
+            return low + (high - low) * (done - left) / (right - left)
+    return points[-1][1]

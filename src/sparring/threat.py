@@ -1,0 +1,191 @@
+"""What the adversary may do: a ball of a norm around each image, in pixel units, and the effort spent inside it.
+
+Knows nothing about networks. Radii are fractions of the pixel range [0, 1] and may be written as text such as 8/255.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Literal, overload
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparring.errors import BadInput
+from sparring.randomness import Generator, normal, uniform
+
+Images = Float[Tensor, "B C H W"]
+PerSample = Float[Tensor, " B"]
+
+
+class Ratio(float):
+    """A number that remembers how it was written: `Ratio("8/255")` computes as 0.0313... and prints as 8/255."""
+
+    text: str
+    exact: Fraction
+
+    def __new__(cls, value: str | float) -> Ratio:
+        """Raises BadInput if `value` is not a finite decimal number or a fraction of two."""
+        text = value.text if isinstance(value, Ratio) else str(value)
+        try:
+            exact = Fraction(text.replace(" ", ""))
+        except (ValueError, ZeroDivisionError):
+            raise BadInput(
+                f"{text!r} is not a number: write a decimal such as 0.03 or a fraction such as 8/255."
+            ) from None
+        ratio = super().__new__(cls, exact)
+        ratio.text, ratio.exact = text, exact
+        return ratio
+
+    def __str__(self) -> str:
+        return self.text
+
+    __repr__ = __str__
+
+    def __reduce__(self) -> tuple[type[Ratio], tuple[str]]:
+        return Ratio, (self.text,)
+
+
+@overload
+def spread(value: Tensor, like: Tensor) -> Tensor: ...
+@overload
+def spread(value: float | Tensor, like: Tensor) -> float | Tensor: ...
+def spread(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """A per-sample value (B,) shaped so that it multiplies images (B, C, H, W); a number stays as it is."""
+    return value.view(-1, *[1] * (like.ndim - 1)) if isinstance(value, Tensor) else value
+
+
+class _Norm(ABC):
+    """The three things that an attack needs to know about a norm."""
+
+    @abstractmethod
+    def size(self, delta: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def project(self, delta: Tensor, eps: float | Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def steepest(self, gradient: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def draw(self, like: Tensor, eps: float | Tensor, generator: Generator) -> Tensor: ...
+
+
+class _Linf(_Norm):
+    def size(self, delta: Tensor) -> Tensor:
+        return delta.abs().flatten(1).amax(1)
+
+    def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
+        eps = spread(eps, delta)
+        if isinstance(eps, Tensor):
+            return torch.clamp(delta, -eps, eps)
+        return delta.clamp(-eps, eps)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        return gradient.sign()
+
+    def draw(self, like: Tensor, eps: float | Tensor, generator: Generator) -> Tensor:
+        return (2 * uniform(like, generator) - 1) * spread(eps, like)
+
+
+class _L2(_Norm):
+    def size(self, delta: Tensor) -> Tensor:
+        return delta.flatten(1).norm(dim=1)
+
+    def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
+        size = spread(self.size(delta), delta)
+        return delta * (spread(eps, delta) / size.clamp_min(_TINY)).clamp(max=1)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        return gradient / spread(self.size(gradient), gradient).clamp_min(_TINY)
+
+    def draw(self, like: Tensor, eps: float | Tensor, generator: Generator) -> Tensor:
+        # A Gaussian's direction is uniform on the sphere; the d-th root spreads the radii evenly over the volume.
+        direction = self.steepest(normal(like, generator))
+        volume = uniform(like.flatten(1)[:, :1], _another(generator))
+        return direction * spread(eps, like) * spread(volume[:, 0] ** (1 / math.prod(like.shape[1:])), like)
+
+
+_TINY = 1e-12  # keeps a zero gradient zero instead of 0 / 0
+
+
+def _another(generator: Generator) -> Generator:
+    """The stream for a second draw; a sequential generator moves on by itself."""
+    if isinstance(generator, torch.Generator) or generator is None:
+        return generator
+    return generator.at(generator.stage + (1 << 33))
+
+
+_NORMS: dict[str, _Norm] = {"Linf": _Linf(), "L2": _L2()}
+
+
+@dataclass(frozen=True)
+class Threat:
+    """All images within `eps` of the original in `norm`, and inside the pixel box [0, 1].
+
+    Args:
+        norm: Linf or L2.
+        eps: the radius as a fraction of the pixel range, for example 8/255 for Linf or 0.5 for L2.
+
+    Raises:
+        BadInput: unknown norm; eps that is not positive; Linf eps of 1 or more.
+    """
+
+    norm: Literal["Linf", "L2"] = "Linf"
+    eps: Ratio = field(default_factory=lambda: Ratio("8/255"))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eps", Ratio(self.eps))
+        if self.norm not in _NORMS:
+            raise BadInput(f"Unknown norm {self.norm!r}: write Linf or L2.")
+        if self.eps <= 0:
+            raise BadInput(
+                f"eps must be positive, not {self.eps}: for training without an attack choose the method Standard."
+            )
+        if self.norm == "Linf" and self.eps >= 1:
+            raise BadInput(f"eps {self.eps} is at least the whole pixel range [0, 1]: did you mean {self.eps}/255?")
+
+    def size(self, delta: Images) -> PerSample:
+        """The norm of each perturbation (B, C, H, W) -> (B,)."""
+        return _NORMS[self.norm].size(delta)
+
+    def project(self, delta: Images, eps: float | Tensor | None = None) -> Images:
+        """The nearest perturbations (B, C, H, W) within `eps`: a number, (B,) radii, or None for the threat's own."""
+        return _NORMS[self.norm].project(delta, self.eps if eps is None else eps)
+
+    def steepest(self, gradient: Images) -> Images:
+        """The step of unit norm that raises a linear function with this gradient the most, (B, C, H, W)."""
+        return _NORMS[self.norm].steepest(gradient)
+
+    def draw(self, like: Images, eps: float | Tensor | None = None, generator: Generator = None) -> Images:
+        """Perturbations drawn uniformly from the ball, (B, C, H, W); the pixel box is not applied."""
+        return _NORMS[self.norm].draw(like, self.eps if eps is None else eps, generator)
+
+
+def box(x: Images, delta: Images) -> Images:
+    """The part of `delta` that keeps x + delta in [0, 1], (B, C, H, W)."""
+    return (x + delta).clamp(0, 1) - x
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How hard to attack: radius, step size and number of steps, each one number or one value per sample (B,).
+
+    `rounds` is the number of turns of the attack's loop, a Python number: with per-sample `steps` it must be given,
+    since finding the largest of them would make the host wait for the device.
+    """
+
+    eps: float | Tensor
+    alpha: float | Tensor
+    steps: int | Tensor
+    rounds: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rounds is None:
+            if isinstance(self.steps, Tensor):
+                raise BadInput("A Budget with per-sample steps needs rounds, the largest number of steps.")
+            object.__setattr__(self, "rounds", self.steps)
