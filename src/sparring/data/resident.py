@@ -1,0 +1,109 @@
+"""A whole split on the device: batches are gathered there, in an order that is a function of (seed, epoch, rank)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from sparring.data.augment import Augment, View
+from sparring.data.batch import Batch, Images
+from sparring.errors import BadInput
+from sparring.randomness import seed_from
+
+_ORDER, _VIEWS = 0, 1  # what a seed is for
+
+
+class Resident:
+    """A training split that lives on the device as padded uint8 canvases.
+
+    Epoch e of a given seed consists of the same batches wherever it is entered, on every device: a run that is
+    resumed in the middle of an epoch continues as if it had not been interrupted. Every rank gets equally many
+    samples; where they do not divide evenly, the first ones of the epoch's order are seen twice.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        augment: Augment,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = False,
+    ) -> None:
+        """Moves the split to `device`; `batch_size` counts the samples of one rank.
+
+        Raises BadInput where there is no whole batch or the padding does not fit the images.
+        """
+        self._share = math.ceil(len(images) / world_size)  # samples per rank and epoch
+        _check_batch_size(batch_size, self._share if drop_last else None)
+        self._augment, self._batch_size, self._seed = augment, batch_size, seed
+        self._rank, self._world_size = rank, world_size
+        self._size = (images.pixels.shape[2], images.pixels.shape[3])
+        self._canvas = augment.canvas(images.pixels.to(device))
+        self._labels = images.labels.to(device)
+        self._index = images.index.to(device)
+        self.steps_per_epoch = self._share // batch_size if drop_last else math.ceil(self._share / batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from step `start` on."""
+        order = self._order(epoch).to(self._canvas.device)
+        views = self._views(epoch).to(self._canvas.device)
+        for step in range(start, self.steps_per_epoch):
+            part = slice(step * self._batch_size, (step + 1) * self._batch_size)
+            rows, view = order[part], views[part]
+            yield Batch(
+                x=_unit(view.show(self._canvas.index_select(0, rows))),
+                y=self._labels.index_select(0, rows),
+                index=self._index.index_select(0, rows),
+                view=view,
+            )
+
+    def _order(self, epoch: int) -> Int64[Tensor, "share"]:
+        """This rank's rows in this epoch, drawn on the CPU so that every device sees the same order."""
+        generator = torch.Generator().manual_seed(seed_from(self._seed, epoch, _ORDER))
+        shuffled = torch.randperm(len(self._labels), generator=generator)
+        positions = torch.arange(self._rank, self._share * self._world_size, self._world_size)
+        return shuffled[positions % len(shuffled)]
+
+    def _views(self, epoch: int) -> View:
+        """The views of this rank's samples in this epoch, all drawn at once: a step takes its slice of them."""
+        generator = torch.Generator().manual_seed(seed_from(self._seed, epoch, _VIEWS, self._rank))
+        return self._augment.draw(self._share, self._size, generator)
+
+
+def batches(images: Images, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+    """A split in its own order on `device`, not augmented, for evaluation. Raises BadInput for an empty batch."""
+    _check_batch_size(batch_size)
+    size = (images.pixels.shape[2], images.pixels.shape[3])
+    for start in range(0, len(images), batch_size):
+        part = slice(start, start + batch_size)
+        pixels = images.pixels[part].to(device)
+        yield Batch(
+            x=_unit(pixels),
+            y=images.labels[part].to(device),
+            index=images.index[part].to(device),
+            view=Augment().identity(len(pixels), size, device),
+        )
+
+
+def _unit(pixels: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """8-bit pixels as float32 in [0, 1], the same on every device."""
+    # A tensor, as CUDA would multiply by the rounded reciprocal of a Python number.
+    white = torch.full((), 255.0, device=pixels.device)
+    return pixels.to(torch.float32).div_(white)
+
+
+def _check_batch_size(batch_size: int, available: int | None = None) -> None:
+    if batch_size < 1:
+        raise BadInput(f"The batch size is {batch_size}: give at least 1.")
+    if available is not None and batch_size > available:
+        raise BadInput(
+            f"The batch size is {batch_size}, but there are only {available} training images (of each rank), and "
+            "incomplete batches are dropped: lower it."
+        )
