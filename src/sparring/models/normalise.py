@@ -1,0 +1,60 @@
+"""Normalisation as the first layer of a network, so that attacks and users only ever see pixels in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor, nn
+
+from sparring.errors import BadInput
+
+
+class Normalised(nn.Module):
+    """A network behind `(x - mean) / std`; the statistics are buffers and travel with the weights.
+
+    Args:
+        network: takes normalised images (B, C, H, W), returns logits (B, K).
+        channels: C.
+        mean: a value a channel, in pixel fractions [0, 1]; None is 0.
+        std: a value a channel, in pixel fractions (0, 1]; None is 1.
+
+    Raises:
+        BadInput: a wrong number of values, or values that are not pixel fractions.
+    """
+
+    mean: Tensor  # (1, C, 1, 1)
+    std: Tensor  # (1, C, 1, 1)
+
+    def __init__(
+        self,
+        network: nn.Module,
+        channels: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        mean = [0.0] * channels if mean is None else mean
+        std = [1.0] * channels if std is None else std
+        _check("mean", mean, channels)
+        _check("std", std, channels)
+        if 0 in std:
+            raise BadInput(f"std {tuple(std)} contains a zero: give a positive value for every channel.")
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, channels, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, channels, 1, 1))
+
+    def forward(self, x: Num[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
+        """Logits (B, K) of images (B, C, H, W) in [0, 1]; integer images are refused with BadInput."""
+        if not x.is_floating_point():  # the division below would promote bytes silently, 255 times too bright
+            raise BadInput(f"The model got {x.dtype} images: give floats in [0, 1], such as bytes / 255.")
+        logits: Tensor = self.network((x - self.mean) / self.std)
+        return logits
+
+
+def _check(statistic: str, values: Sequence[float], channels: int) -> None:
+    if len(values) != channels:
+        raise BadInput(f"{statistic} {tuple(values)} has length {len(values)}, but images have {channels} channel(s).")
+    if not all(0 <= value <= 1 for value in values):  # also refuses nan
+        raise BadInput(f"{statistic} {tuple(values)} is not in pixel fractions [0, 1]: divide 8-bit values by 255.")

@@ -1,0 +1,110 @@
+"""Weights on disk: `model.safetensors` with `model.yaml` beside it, written atomically and never unpickled."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sparring.errors import BadInput
+from sparring.models.description import ModelDescription, from_yaml, to_yaml
+from sparring.models.normalise import Normalised
+from sparring.models.registry import create
+
+
+def create_from(description: ModelDescription) -> Normalised:
+    """A fresh network as described, with identity normalisation; refuses what `create` refuses."""
+    return create(
+        description.name,
+        description.classes,
+        channels=description.channels,
+        size=description.size,
+        width=description.width,
+    )
+
+
+def save(model: nn.Module, path: Path, description: ModelDescription) -> None:
+    """Write the weights and buffers of `model`, and what is needed to rebuild it.
+
+    Args:
+        model: as `create` returned it, not wrapped by DDP or `torch.compile`; any device and memory format.
+        path: a folder, made where absent, or the name of a `.safetensors` file.
+        description: of `model`.
+
+    Raises:
+        BadInput: the description is of another network, so that the file could never be loaded.
+    """
+    weights, sidecar = _files(path)
+    # A clone of each tensor: safetensors refuses channels-last layouts and tensors that share memory.
+    state = {
+        key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, tensor in model.state_dict().items()
+    }
+    with torch.device("meta"):  # shapes only: neither time nor random numbers are spent
+        expected = create_from(description).state_dict()
+    _check_fit(state, expected, description, "The model")
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    text = to_yaml(description)
+    _replace(sidecar, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    _replace(weights, lambda temporary: save_file(state, temporary, metadata={"format": "pt"}))
+
+
+def load(path: Path) -> Normalised:
+    """The network that `save` wrote to `path`, on the CPU and in evaluation mode; nothing is downloaded.
+
+    Raises:
+        BadInput: a file is missing or corrupt, or the weights do not fit the description.
+    """
+    weights, sidecar = _files(path)
+    for file, content in ((weights, "weights"), (sidecar, "the description of the model")):
+        if not file.is_file():
+            raise BadInput(f"There is no {file}, which should hold {content}.")
+    description = from_yaml(sidecar.read_text(encoding="utf-8"), str(sidecar))
+    try:
+        state = load_file(weights)
+    except SafetensorError as error:
+        raise BadInput(f"{weights} is not a valid safetensors file: {error}") from error
+    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: leave the caller's random state be
+        model = create_from(description)
+    _check_fit(state, model.state_dict(), description, str(weights))
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _files(path: Path) -> tuple[Path, Path]:
+    weights = path if path.suffix == ".safetensors" else path / "model.safetensors"
+    return weights, weights.with_suffix(".yaml")
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary neighbour of `path`, then rename it, so that readers see the old or the new file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check_fit(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], description: ModelDescription, what: str
+) -> None:
+    described = f"the described {description.name!r}"
+    if odd := sorted(state.keys() ^ expected.keys()):
+        side = "lacks" if odd[0] in expected else "has an extra"
+        raise BadInput(f"{what} does not fit {described}: it {side} {odd[0]!r} ({len(odd)} names differ).")
+    wrong = [key for key, tensor in state.items() if tensor.shape != expected[key].shape]
+    if not wrong:
+        return
+    found, needed = tuple(state[wrong[0]].shape), tuple(expected[wrong[0]].shape)
+    # Only the head differs, and only in its rows: say it in classes, not in tensors.
+    rows = {tuple(state[key].shape[:1]) for key in wrong}
+    heads = all((description.classes, *state[key].shape[1:]) == tuple(expected[key].shape) for key in wrong)
+    if heads and len(rows) == 1:
+        raise BadInput(f"{what} is for {found[0]} classes, but the description says {description.classes}.")
+    raise BadInput(f"{what} does not fit {described}: {wrong[0]!r} has shape {found} instead of {needed}.")

@@ -1,0 +1,184 @@
+"""Shapes, parameter counts and the mathematics of the networks, small or on the meta device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from sparring.models import create
+from sparring.models.preactresnet import PreActBlock, TalkPreActResNet18
+from sparring.models.wideresnet import WideBlock
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "count"),
+    [
+        ("resnet18", 10, 11_173_962),
+        ("preactresnet18", 10, 11_172_170),
+        # Without the final BatchNorm (1,024) and with a head of 2048 x 200 + 200 instead of 512 x 10 + 10.
+        ("preactresnet18-talk", 200, 11_172_170 - 1_024 - 5_130 + 409_800),
+        ("wideresnet-28-10", 10, 36_479_194),
+        ("wrn-34-10", 10, 46_160_474),
+        ("wideresnet-34-20", 10, 184_531_674),
+        ("wideresnet-70-16", 10, 266_796_506),
+        ("smallconv", 10, 104_042),
+    ],
+)
+def test_parameter_counts_are_the_published_ones(name: str, classes: int, count: int) -> None:
+    with torch.device("meta"):
+        assert parameters(create(name, classes, size=64)) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "channels", "size", "width"),
+    [
+        ("resnet18", 2, 1, 8, 4),
+        ("resnet18", 10, 3, 32, 4),
+        ("resnet18", 1000, 3, (30, 41), 4),
+        ("preactresnet18", 10, 3, 8, 4),
+        ("preactresnet18", 43, 3, 32, 4),
+        ("preactresnet18", 200, 3, 64, 4),
+        ("preactresnet18-talk", 10, 3, 32, 4),
+        ("preactresnet18-talk", 200, 3, 64, 4),
+        ("preactresnet18-talk", 200, 3, (33, 64), 4),
+        ("preactresnet18-talk", 200, 1, (57, 90), 4),
+        ("wideresnet-10-1", 10, 3, 4, None),
+        ("wrn-16-1", 100, 1, (28, 20), None),
+        ("smallconv", 10, 1, 8, None),
+        ("smallconv", 10, 5, (64, 9), 7),
+    ],
+)
+def test_logits_have_one_column_a_class(
+    name: str, classes: int, channels: int, size: int | tuple[int, int], width: int | None
+) -> None:
+    model = create(name, classes, channels=channels, size=size, width=width)
+    height, across = (size, size) if isinstance(size, int) else size
+    logits = model(torch.rand(2, channels, height, across))
+    assert logits.shape == (2, classes)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "preactresnet18", "preactresnet18-talk", "wideresnet-28-10"])
+def test_full_networks_on_the_meta_device(name: str) -> None:
+    with torch.device("meta"):
+        assert create(name, 200, size=64)(torch.empty(2, 3, 64, 64)).shape == (2, 200)
+
+
+@pytest.mark.parametrize(("size", "features"), [(64, 2048), (32, 512), ((64, 32), 1024), (56, 512), (57, 2048)])
+def test_the_talk_network_pools_windows_of_four(size: int | tuple[int, int], features: int) -> None:
+    with torch.device("meta"):
+        network = create("preactresnet18-talk", 200, size=size).network
+    assert isinstance(network, TalkPreActResNet18)
+    assert network.linear.in_features == features
+
+
+def test_the_talk_network_has_no_final_batchnorm_or_relu() -> None:
+    network = create("preactresnet18-talk", 10, size=32, width=2).network
+    assert isinstance(network, TalkPreActResNet18)
+    assert "bn" not in dict(network.named_children())
+    last = -torch.ones(1, 16, 4, 4)
+    assert torch.equal(network.features(last), -torch.ones(1, 16))
+
+
+def test_resnet18_is_torchvisions_with_a_small_stem() -> None:
+    oracle = torchvision.models.resnet18(num_classes=10)
+    oracle.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    oracle.maxpool = nn.Identity()
+    ours = create("resnet18", 10).network
+    ours(torch.rand(4, 3, 16, 16))  # moves the running statistics away from zero and one
+    state = ours.state_dict().items()
+    oracle.load_state_dict({k.replace("shortcut", "downsample").replace("linear", "fc"): v for k, v in state})
+    x = torch.rand(2, 3, 32, 24)
+    torch.testing.assert_close(ours.eval()(x), oracle.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "head", "final"),
+    [
+        ("preactresnet18", "bn", "linear", F.relu),
+        ("preactresnet18-talk", "layer4", "linear", nn.Identity()),
+        ("wideresnet-10-1", "bn1", "fc", F.relu),
+        ("smallconv", "stage4", "linear", F.relu),
+    ],
+)
+def test_the_head_reads_the_mean_of_the_last_map(
+    name: str, last: str, head: str, final: Callable[[Tensor], Tensor]
+) -> None:
+    network = create(name, 10, width=None if name.startswith("wide") else 4).network
+    maps, features = [], []
+    network.get_submodule(last).register_forward_hook(lambda _module, _inputs, output: maps.append(output))
+    network.get_submodule(head).register_forward_pre_hook(lambda _module, inputs: features.append(inputs[0]))
+    network(torch.randn(2, 3, 32, 32))
+    torch.testing.assert_close(features[0], final(maps[0]).mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "preactresnet18", "wideresnet-28-10", "smallconv"])
+def test_only_plain_batchnorm(name: str) -> None:
+    with torch.device("meta"):
+        network = create(name, 10).network
+    assert {type(module) for module in network.modules() if "Norm" in type(module).__name__} == {nn.BatchNorm2d}
+
+
+@pytest.mark.parametrize("block", [PreActBlock(4, 4, 1), WideBlock(4, 4, 1)])
+def test_a_preactivation_block_without_residual_is_the_identity(block: PreActBlock | WideBlock) -> None:
+    nn.init.zeros_(block.conv2.weight)
+    x = torch.randn(2, 4, 5, 5)
+    assert torch.equal(block(x), x)
+
+
+@pytest.mark.parametrize("block", [PreActBlock(2, 2, 2), WideBlock(2, 2, 2)])
+def test_a_projection_reads_the_active_input(block: PreActBlock | WideBlock) -> None:
+    nn.init.zeros_(block.conv2.weight)
+    negative = -torch.ones(1, 2, 4, 4)  # in evaluation mode the fresh BatchNorm is almost the identity: ReLU kills it
+    assert torch.equal(block.eval()(negative), torch.zeros(1, 2, 2, 2))
+
+
+def test_wideresnet_convolutions_are_he_normal_by_fan_out() -> None:
+    torch.manual_seed(0)
+    network = create("wideresnet-10-4", 10).network
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 10_000:
+            fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
+            assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.03)
+    assert not network.get_parameter("fc.bias").any()
+
+
+def test_every_parameter_and_the_input_get_a_gradient() -> None:
+    for name in ("resnet18", "preactresnet18", "preactresnet18-talk", "wideresnet-10-1", "smallconv"):
+        model = create(name, 3, width=None if name.startswith("wide") else 4)
+        x = torch.rand(4, 3, 32, 32, requires_grad=True)
+        model(x).logsumexp(1).sum().backward()
+        assert x.grad is not None
+        assert (x.grad.flatten(1).norm(dim=1) > 0).all(), name
+        for key, parameter in model.named_parameters():
+            assert parameter.grad is not None, (name, key)
+
+
+def test_evaluation_does_not_depend_on_the_rest_of_the_batch_and_training_does() -> None:
+    model = create("resnet18", 10, width=4)
+    x, others = torch.rand(1, 3, 16, 16), torch.rand(3, 3, 16, 16)
+    assert not torch.allclose(model(torch.cat([x, others]))[:1], model(torch.cat([x, x, x, x]))[:1], atol=1e-3)
+    model.eval()
+    torch.testing.assert_close(model(torch.cat([x, others]))[:1], model(x))
+    assert torch.equal(model(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "preactresnet18-talk"])
+def test_channels_last_computes_the_same(name: str) -> None:
+    torch.manual_seed(0)
+    model = create(name, 10, size=64, width=16).eval()
+    x = torch.rand(2, 3, 64, 64)
+    expected = model(x)
+    model = model.to(memory_format=torch.channels_last)
+    assert not model.get_parameter("network.layer4.0.conv1.weight").is_contiguous()
+    found = model(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
