@@ -1,0 +1,203 @@
+"""FGSM, PGD and C&W: the gradient attacks, for training (`climb`) and for evaluation (calling them).
+
+Evaluation stops a sample at its first misclassified iterate, so an image counts as robust only if the start and every
+iterate were classified correctly: stronger than judging the last iterate.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sparring.attacks.ascent import Ascent, KeepGoing, Objective, ascend
+from sparring.attacks.modes import BatchNormMode, attackable
+from sparring.errors import BadInput
+from sparring.losses import cross_entropy, margin
+from sparring.randomness import Generator, SampleStreams, normal, rademacher
+from sparring.threat import Budget, Ratio, Threat, box
+
+Images = Float[Tensor, "B C H W"]
+Labels = Int[Tensor, " B"]
+Start = Literal["zero", "uniform", "normal", "bernoulli"]
+
+TRADES_NOISE = 1e-3  # standard deviation of the "normal" start (TRADES and its descendants)
+
+
+def draw_start(kind: Start, x: Images, threat: Threat, eps: float | Tensor, generator: Generator = None) -> Images:
+    """Where an attack begins, (B, C, H, W): no perturbation, uniform in the ball, N(0, 1e-3), or +-eps at random.
+
+    The normal start is not clipped: the first step's projection does that, as in TRADES.
+    """
+    if kind == "zero":
+        return torch.zeros_like(x)
+    if kind == "normal":
+        return TRADES_NOISE * normal(x, generator)
+    if kind == "bernoulli":
+        return box(x, threat.project(rademacher(x, generator), eps))
+    return box(x, threat.draw(x, eps, generator))
+
+
+class Attack(ABC):
+    """Finds, for each image, a perturbation inside the threat that makes the network fail."""
+
+    @abstractmethod
+    def __call__(
+        self, model: nn.Module, x: Images, y: Labels, threat: Threat, *, generator: Generator = None
+    ) -> Images:
+        """Adversarial images (B, C, H, W) in [0, 1] for images x in [0, 1] and labels y (B,).
+
+        The model must return logits (B, K). Its modes and gradient flags are left as they were.
+        """
+
+    @abstractmethod
+    def describe(self, threat: Threat) -> dict[str, str | int]:
+        """What a record must state to repeat the attack: its step size, steps, start, restarts."""
+
+
+@dataclass(frozen=True)
+class PGD(Attack):
+    """Projected gradient descent (Madry et al., ICLR 2018).
+
+    Args:
+        steps: number of steps, at least 1.
+        alpha: step size in pixel fractions; None is eps / 4, which is 2/255 at eps = 8/255.
+        start: zero, uniform in the ball, normal (1e-3 noise) or bernoulli (+-eps).
+        bn: how BatchNorm behaves meanwhile: eval, train, or train_frozen_stats.
+        objective: ce (cross-entropy) or margin (max_{j != y} z_j - z_y, called C&W in the AT literature).
+
+    Raises:
+        BadInput: fewer than 1 step; a step size that is not positive.
+    """
+
+    steps: int = 10
+    alpha: Ratio | None = None
+    start: Start = "uniform"
+    bn: BatchNormMode = "eval"
+    objective: Literal["ce", "margin"] = "ce"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise BadInput(f"An attack needs at least 1 step, not {self.steps}.")
+        if self.alpha is not None:
+            object.__setattr__(self, "alpha", Ratio(self.alpha))
+            if self.alpha <= 0:
+                raise BadInput(f"The step size alpha must be positive, not {self.alpha}.")
+
+    def budget(self, threat: Threat) -> Budget:
+        """The same radius, step size and steps for every sample."""
+        return Budget(threat.eps, self._alpha(threat), self.steps)
+
+    def goal(self, y: Labels) -> Objective:
+        """The configured objective for these labels: logits (B, K) -> (B,)."""
+        return partial(cross_entropy, y=y) if self.objective == "ce" else partial(margin, y=y)
+
+    def climb(
+        self,
+        model: nn.Module,
+        x: Images,
+        objective: Objective,
+        threat: Threat,
+        *,
+        budget: Budget | None = None,
+        start: Images | None = None,
+        generator: Generator = None,
+        keep_going: KeepGoing | None = None,
+    ) -> Images:
+        """The perturbation (B, C, H, W) after the last step; `start` and `budget` replace the configured ones."""
+        budget = budget or self.budget(threat)
+        if start is None:
+            start = draw_start(self.start, x, threat, budget.eps, generator)
+        with attackable(model, self.bn):
+            return ascend(model, x, objective, threat, budget, start, keep_going)
+
+    def __call__(
+        self, model: nn.Module, x: Images, y: Labels, threat: Threat, *, generator: Generator = None
+    ) -> Images:
+        """See `Attack`. A sample rests at its first misclassified iterate."""
+
+        def still_correct(ascent: Ascent) -> Tensor:
+            return ascent.logits.argmax(1) == y
+
+        delta = self.climb(model, x, self.goal(y), threat, generator=generator, keep_going=still_correct)
+        return (x + delta).clamp(0, 1)
+
+    def describe(self, threat: Threat) -> dict[str, str | int]:
+        """See `Attack`."""
+        return {
+            "steps": self.steps,
+            "alpha": str(self._alpha(threat)),
+            "start": self.start,
+            "restarts": 1,
+            "objective": self.objective,
+        }
+
+    def _alpha(self, threat: Threat) -> Ratio:
+        return self.alpha if self.alpha is not None else Ratio(str(threat.eps.exact * Fraction(1, 4)))
+
+
+@dataclass(frozen=True)
+class CW(PGD):
+    """The margin loss of Carlini and Wagner (2017) under PGD: what the AT literature reports as C&W."""
+
+    steps: int = 20
+    objective: Literal["ce", "margin"] = "margin"
+
+
+@dataclass(frozen=True)
+class FGSM(Attack):
+    """One step of size eps from the image itself (Goodfellow et al., ICLR 2015)."""
+
+    def __call__(
+        self, model: nn.Module, x: Images, y: Labels, threat: Threat, *, generator: Generator = None
+    ) -> Images:
+        """See `Attack`."""
+        return PGD(steps=1, alpha=threat.eps, start="zero")(model, x, y, threat, generator=generator)
+
+    def describe(self, threat: Threat) -> dict[str, str | int]:
+        """See `Attack`."""
+        return {"steps": 1, "alpha": str(threat.eps), "start": "zero", "restarts": 1, "objective": "ce"}
+
+
+@dataclass(frozen=True)
+class Restarted(Attack):
+    """An attack repeated from new random starts on the samples that survived, keeping the first success of each."""
+
+    attack: PGD
+    restarts: int
+
+    def __post_init__(self) -> None:
+        if self.restarts < 1:
+            raise BadInput(f"An attack needs at least 1 restart, not {self.restarts}.")
+
+    def __call__(
+        self, model: nn.Module, x: Images, y: Labels, threat: Threat, *, generator: Generator = None
+    ) -> Images:
+        """See `Attack`."""
+        adversarial = x.clone()
+        survivors = torch.arange(len(x), device=x.device)
+        for restart in range(self.restarts):
+            streams = _survivors_streams(generator, survivors, restart)
+            found = self.attack(model, x[survivors], y[survivors], threat, generator=streams)
+            adversarial[survivors] = found
+            with torch.no_grad(), attackable(model, "eval"):
+                survivors = survivors[model(found).argmax(1) == y[survivors]]
+            if len(survivors) == 0:
+                break
+        return adversarial
+
+    def describe(self, threat: Threat) -> dict[str, str | int]:
+        """See `Attack`."""
+        return self.attack.describe(threat) | {"restarts": self.restarts}
+
+
+def _survivors_streams(generator: Generator, survivors: Tensor, restart: int) -> Generator:
+    if isinstance(generator, SampleStreams):
+        return SampleStreams(generator.seed, generator.index[survivors], generator.stage + restart)
+    return generator

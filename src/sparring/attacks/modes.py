@@ -1,0 +1,51 @@
+"""The state of a network while it is attacked: frozen parameters and a chosen BatchNorm behaviour, put back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Literal, TypeAlias
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+BatchNormMode: TypeAlias = Literal["eval", "train", "train_frozen_stats"]
+
+
+@contextmanager
+def attackable(model: nn.Module, bn: BatchNormMode) -> Iterator[None]:
+    """The network as an attack sees it; every mode and gradient flag is put back on leaving.
+
+    Parameters are frozen: a compiled backward would otherwise compute weight gradients too, a third of the attack's
+    cost. `eval` uses BatchNorm's running statistics, `train` the batch's and moves the running ones,
+    `train_frozen_stats` the batch's without moving anything.
+    """
+    modules = list(model.modules())
+    modes = [module.training for module in modules]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with ExitStack() as stack:
+        if bn == "train_frozen_stats":
+            stack.enter_context(frozen_statistics(model))
+        try:
+            model.train(bn != "eval")
+            for parameter in trainable:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+            for module, mode in zip(modules, modes, strict=True):
+                module.training = mode
+
+
+@contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Forward passes in training mode use the batch's statistics and leave BatchNorm's running ones where they are."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    try:
+        for norm in norms:
+            norm.track_running_stats = False
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
