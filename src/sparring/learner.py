@@ -1,0 +1,179 @@
+"""A network in training: its optimizer, learning-rate schedule, gradient clipping and weight average, as one thing.
+
+Knows nothing about attacks or data. `model` is what the loss goes through (wrapped for the device and the precision),
+`bare` the same weights for attacks.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from sparring.errors import BadInput
+from sparring.schedule import MultiStep, Schedule
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How the weights are moved.
+
+    Args:
+        epochs: passes over the training data.
+        batch_size: images per optimizer step and rank.
+        optimizer: sgd or adamw.
+        lr: learning rate, multiplied by the schedule.
+        momentum: of SGD.
+        nesterov: Nesterov's form of it.
+        weight_decay: L2 for SGD, decoupled for AdamW.
+        decay_norms: whether biases and norms decay too (as in all three authors' released code).
+        clip: largest gradient norm; None does not clip.
+        average: decay of an exponential moving average of the weights, which is then what is evaluated; None keeps none.
+        drop_last: leave out the last, smaller batch of an epoch.
+    """
+
+    epochs: int = 110
+    batch_size: int = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    decay_norms: bool = True
+    clip: float | None = None
+    average: float | None = None
+    schedule: Schedule = field(default_factory=MultiStep)
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "lr"):
+            if getattr(self, name) <= 0:
+                raise BadInput(f"optimisation.{name} must be positive, not {getattr(self, name)}.")
+        if self.weight_decay < 0:
+            raise BadInput(f"optimisation.weight_decay must be at least 0, not {self.weight_decay}.")
+        if self.clip is not None and self.clip <= 0:
+            raise BadInput(f"optimisation.clip must be positive, not {self.clip}: leave it out to not clip.")
+        if self.average is not None and not 0 < self.average < 1:
+            raise BadInput(f"optimisation.average is a decay between 0 and 1, not {self.average}.")
+        if self.nesterov and self.momentum <= 0:
+            raise BadInput(f"optimisation.nesterov needs a positive momentum, not {self.momentum}.")
+
+
+class InPrecision(nn.Module):
+    """The bare network under the run's precision; its logits come back in the dtype of the images."""
+
+    def __init__(self, network: nn.Module, fabric: Fabric) -> None:
+        super().__init__()
+        self.network = network
+        self._fabric = fabric
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> logits (B, K)."""
+        with self._fabric.autocast():
+            logits: Tensor = self.network(x)
+        return logits.to(x.dtype)
+
+
+class Learner:
+    """A network with what it takes to train it for `total` optimizer steps."""
+
+    def __init__(
+        self, network: nn.Module, optimisation: Optimisation, fabric: Fabric, total: int, *, compiled: bool = False
+    ) -> None:
+        self.network = fabric.to_device(network)
+        self.optimisation = optimisation
+        self.total = total
+        self.steps = 0
+        self._fabric = fabric
+        fast: Any = torch.compile(self.network) if compiled else self.network
+        self.bare = InPrecision(fast, fabric)
+        # Compiled once, outside the wrapper, so that the attack and the loss share one compiled network.
+        self.model, self.optimizer = fabric.setup(
+            fast, _make_optimizer(self.network, optimisation), _reapply_compile=False
+        )
+        self._average = _WeightAverage(self.network, optimisation.average) if optimisation.average else None
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network to evaluate, in the run's precision."""
+        return InPrecision(self._average.network, self._fabric) if self._average else self.bare
+
+    @property
+    def exported(self) -> nn.Module:
+        """The network to keep: the weight average where there is one."""
+        return self._average.network if self._average else self.network
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def backward(self, loss: Tensor) -> None:
+        """Backpropagate a scalar."""
+        self._fabric.backward(loss)
+
+    def step(self) -> None:
+        """Clip, move the weights at the schedule's current rate, and let the average follow."""
+        options = self.optimisation
+        if options.clip is not None:
+            self._fabric.clip_gradients(self.model, self.optimizer, max_norm=options.clip, error_if_nonfinite=False)
+        momentum = options.schedule.momentum(self.steps, self.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = options.lr * options.schedule.factor(self.steps, self.total)
+            if momentum is not None and "momentum" in group:
+                group["momentum"] = momentum
+        self.optimizer.step()
+        self.steps += 1
+        if self._average:
+            self._average.follow(self.network, self.steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimizer, step counter and average: all that the next step depends on."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "steps": self.steps,
+            "average": self._average.network.state_dict() if self._average else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps = state["steps"]
+        if self._average:
+            self._average.network.load_state_dict(state["average"])
+
+
+class _WeightAverage:
+    """An exponential moving average of the parameters; buffers (BatchNorm's statistics) are copied by value.
+
+    The decay grows as (1 + t) / (10 + t) until it reaches its value, so that the first steps are forgotten.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network = deepcopy(network).requires_grad_(False).eval()
+        self._decay = decay
+
+    @torch.no_grad()
+    def follow(self, network: nn.Module, steps: int) -> None:
+        """Move towards the network after its optimizer step number `steps` (from 1)."""
+        decay = min(self._decay, (1 + steps) / (10 + steps))
+        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
+        for kept, current in zip(self.network.buffers(), network.buffers(), strict=True):
+            kept.copy_(current)
+
+
+def _make_optimizer(network: nn.Module, options: Optimisation) -> torch.optim.Optimizer:
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    spared = [] if options.decay_norms else [parameter for parameter in trainable if parameter.ndim <= 1]
+    decayed = trainable if options.decay_norms else [parameter for parameter in trainable if parameter.ndim > 1]
+    groups = [{"params": decayed, "weight_decay": options.weight_decay}]
+    if spared:
+        groups.append({"params": spared, "weight_decay": 0.0})
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=options.lr, fused=True)
+    return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=options.nesterov, fused=True)

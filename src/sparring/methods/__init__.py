@@ -1,0 +1,23 @@
+"""Training methods. A new one is a class in a file here, a line below, a recipe, and a row in the contract suite."""
+
+from sparring.methods.awp import AWP
+from sparring.methods.base import Loss, Method, Perturbation, Task, Wrapper, state
+from sparring.methods.empirical import AdversarialTraining, Standard
+from sparring.methods.prior import BP, EP, MEP
+from sparring.methods.trades import TRADES
+
+__all__ = [
+    "AWP",
+    "BP",
+    "EP",
+    "MEP",
+    "TRADES",
+    "AdversarialTraining",
+    "Loss",
+    "Method",
+    "Perturbation",
+    "Standard",
+    "Task",
+    "Wrapper",
+    "state",
+]

@@ -1,0 +1,180 @@
+"""What a training method is: an inner maximisation (`perturb`), an outer minimisation (`loss`), and the state it owns.
+
+A method knows nothing about data sets, schedules, devices or the command line. A new one is a dataclass that says how to
+perturb and what to minimise; it appears in the configuration, in checkpoints and in its own repr by itself.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sparring.data.batch import Batch
+from sparring.errors import BadInput
+from sparring.learner import Learner
+from sparring.threat import Budget, Threat
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method may know of the run when it sets itself up."""
+
+    threat: Threat
+    samples: int  # of the training set; the batches' `index` is below it
+    shape: tuple[int, int, int]  # (C, H, W) of a training image
+    canvas: tuple[int, int, int]  # (C, H + 2 pad, W + 2 pad), the coordinates that a View looks into
+    classes: int
+    batch_size: int
+    epochs: int
+    device: torch.device
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """What `perturb` found. Tensors only, never autograd graphs: a wrapper may evaluate the loss at other weights."""
+
+    delta: Float[Tensor, "B C H W"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What `loss` computed: the scalar to descend, the logits (B, K) of the training images, and terms worth logging."""
+
+    total: Tensor
+    logits: Tensor
+    terms: Mapping[str, Tensor] = field(default_factory=dict)  # scalars, detached
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A memory, a module or an optimizer that a method keeps between steps."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What to put into a checkpoint."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """Take it back."""
+
+
+def state() -> Any:
+    """A field that the method sets up itself: absent from the configuration and the repr, always in the checkpoint."""
+    return field(init=False, repr=False, compare=False, default=None, metadata={"state": True})
+
+
+@dataclass
+class Method(ABC):
+    """A way to train a robust classifier. Init fields are its configuration, `state()` fields what it remembers.
+
+    The step calls, in this order: `adapt`, `perturb`, `shifted_weights` around `loss` and the backward pass, and after
+    the optimizer's step `commit`. None of them may read a tensor's value on the host.
+    """
+
+    replays: ClassVar[int] = 1  # optimizer steps per batch
+
+    def setup(self, task: Task) -> None:  # noqa: B027 - most methods keep no state
+        """Allocate the state for a run and refuse combinations that cannot work (BadInput)."""
+
+    def begin_epoch(self, epoch: int) -> None:  # noqa: B027
+        """Schedules and curricula; epochs count from 0. Called again for the same epoch after a resume."""
+
+    def adapt(self, target: Learner, batch: Batch) -> None:  # noqa: B027
+        """Train networks of the method's own, before the attack."""
+
+    @abstractmethod
+    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
+        """The inner maximisation on the network's current weights; `budget` replaces the configured efforts."""
+
+    def shifted_weights(
+        self, model: nn.Module, batch: Batch, perturbation: Perturbation
+    ) -> AbstractContextManager[None]:
+        """The weights at which the loss is evaluated; on leaving they are the original ones again."""
+        return nullcontext()
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+        """The outer minimisation's objective, a batch mean."""
+
+    def commit(self, batch: Batch, perturbation: Perturbation) -> None:  # noqa: B027
+        """Remember what the next step or epoch needs, after the weights moved."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The class's name and everything in the `state()` fields, by field name."""
+        contents = {name: _saved(getattr(self, name)) for name in self._state_fields()}
+        return {"method": type(self).__name__, **contents}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave, after `setup`; raises BadInput if it came from another method."""
+        if saved.get("method") != type(self).__name__:
+            raise BadInput(
+                f"This checkpoint was written by the method {saved.get('method')}, not {type(self).__name__}: "
+                "resume it with its own configuration."
+            )
+        for name in self._state_fields():
+            current, value = getattr(self, name), saved[name]
+            if isinstance(current, Stateful):
+                current.load_state_dict(value)
+            elif isinstance(current, Tensor):
+                current.copy_(value)
+            else:
+                setattr(self, name, value)
+
+    def _state_fields(self) -> list[str]:
+        return [f.name for f in fields(self) if f.metadata.get("state")]
+
+
+def _saved(value: Any) -> Any:
+    return value.state_dict() if isinstance(value, Stateful) else value
+
+
+@dataclass
+class Wrapper(Method):
+    """A method that changes another one and leaves the rest to it: AWP(TRADES(beta=6))."""
+
+    inner: Method
+
+    def setup(self, task: Task) -> None:
+        """See `Method`."""
+        self.inner.setup(task)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """See `Method`."""
+        self.inner.begin_epoch(epoch)
+
+    def adapt(self, target: Learner, batch: Batch) -> None:
+        """See `Method`."""
+        self.inner.adapt(target, batch)
+
+    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
+        """See `Method`."""
+        return self.inner.perturb(model, batch, budget)
+
+    def shifted_weights(
+        self, model: nn.Module, batch: Batch, perturbation: Perturbation
+    ) -> AbstractContextManager[None]:
+        """See `Method`."""
+        return self.inner.shifted_weights(model, batch, perturbation)
+
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+        """See `Method`."""
+        return self.inner.loss(model, batch, perturbation)
+
+    def commit(self, batch: Batch, perturbation: Perturbation) -> None:
+        """See `Method`."""
+        self.inner.commit(batch, perturbation)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The wrapper's own state and, under `inner`, the wrapped method's."""
+        return {**super().state_dict(), "inner": self.inner.state_dict()}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """See `Method`."""
+        super().load_state_dict(saved)
+        self.inner.load_state_dict(saved["inner"])

@@ -1,0 +1,64 @@
+"""Training on the images themselves, and training on what an attack makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from sparring.attacks import PGD
+from sparring.data.batch import Batch
+from sparring.losses import cross_entropy
+from sparring.methods.base import Loss, Method, Perturbation, Task
+from sparring.threat import Budget, Threat
+
+
+@dataclass
+class Standard(Method):
+    """Empirical risk minimisation on clean images: the baseline that no attack should leave standing.
+
+    Args:
+        smoothing: PyTorch's label smoothing.
+    """
+
+    smoothing: float = 0.0
+
+    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
+        """No perturbation."""
+        return Perturbation(torch.zeros_like(batch.x))
+
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+        """CE(f(x), y)."""
+        logits = model(batch.x)
+        return Loss(cross_entropy(logits, batch.y, self.smoothing).mean(), logits)
+
+
+@dataclass
+class AdversarialTraining(Method):
+    """Minimise the loss on adversarial examples (Madry et al., ICLR 2018).
+
+    The attack makes it FGSM-AT (one step of eps from zero; Goodfellow et al., ICLR 2015), FGSM-RS (one step of 1.25 eps
+    from a uniform start; Wong et al., ICLR 2020) or PGD-n-AT (n steps).
+
+    Args:
+        attack: how the training examples are found; it ascends the unsmoothed loss.
+        smoothing: PyTorch's label smoothing in the outer loss.
+    """
+
+    attack: PGD = field(default_factory=lambda: PGD(bn="train"))
+    smoothing: float = 0.0
+    _threat: Threat = field(init=False, repr=False, compare=False)
+
+    def setup(self, task: Task) -> None:
+        """See `Method`."""
+        self._threat = task.threat
+
+    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
+        """max_delta CE(f(x + delta), y) by projected gradient ascent."""
+        return Perturbation(self.attack.climb(model, batch.x, self.attack.goal(batch.y), self._threat, budget=budget))
+
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+        """CE(f(x + delta), y), label-smoothed."""
+        logits = model(batch.x + perturbation.delta)
+        return Loss(cross_entropy(logits, batch.y, self.smoothing).mean(), logits)

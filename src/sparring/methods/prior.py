@@ -1,0 +1,261 @@
+"""FGSM-PGI: one-step adversarial training that starts from a perturbation it remembers (Jia et al., ECCV 2022).
+
+The three differ in what they remember: BP the last batch's perturbations, EP each sample's own of the last epoch, MEP the
+same moved along a momentum of gradients. All regularise the logits between the start and the final perturbation.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sparring.attacks import BatchNormMode, attackable, input_gradient
+from sparring.data.batch import Batch
+from sparring.errors import BadInput
+from sparring.losses import cross_entropy
+from sparring.memory import SampleMemory
+from sparring.methods.base import Loss, Method, Perturbation, Task, state
+from sparring.randomness import rademacher, seed_from
+from sparring.threat import Budget, Ratio, Threat, box, spread
+
+
+@dataclass(frozen=True)
+class GuidedPerturbation(Perturbation):
+    """One step away from a remembered start."""
+
+    start: Tensor  # (B, C, H, W), the prior
+    gradient: Tensor  # (B, C, H, W), of the loss at x + start
+    alpha: float | Tensor  # the step's size
+    eps: float | Tensor  # the radius
+
+
+@dataclass
+class _PriorGuided(Method):
+    """What BP, EP and MEP share: delta = clip(start + alpha sign(gradient at x + start)), and a logit regulariser.
+
+    Loss: CE(f(x + delta), y) + weight * ||f(x + delta) - f(x + start)||^2. With `regulariser: mean` the square is averaged
+    over the classes, as the released code does: its weight of 10 equals 10 / classes with `sum`.
+
+    Args:
+        alpha: step size; None is eps.
+        weight: the regulariser's lambda, at least 0.
+        regulariser: sum over classes (the paper's squared norm) or mean over classes (the released code).
+        detach_start: no gradient through f(x + start): cheaper, and another method.
+        smoothing: PyTorch's label smoothing, in the attack and in the loss.
+        initial: what an empty memory holds, uniform in the ball or Rademacher noise of size eps (the released code).
+        reset: empty the memory every so many epochs; None is never.
+        box: which perturbations are clamped so that the image stays in [0, 1]: all, final (not the start, as the
+            released code), or none.
+        bn: BatchNorm in the attack's forward. The loss repeats that forward in training mode and moves the running
+            statistics there, so the default leaves them alone in the attack: start, then delta, once each.
+
+    Raises:
+        BadInput: a negative weight, or a reset period below one epoch.
+    """
+
+    alpha: Ratio | None = None
+    weight: float = 1.0
+    regulariser: Literal["sum", "mean"] = "sum"
+    detach_start: bool = False
+    smoothing: float = 0.0
+    initial: Literal["uniform", "rademacher"] = "uniform"
+    reset: int | None = None
+    box: Literal["all", "final", "none"] = "all"
+    bn: BatchNormMode = "train_frozen_stats"
+    last_reset: int = state()
+    _threat: Threat = field(init=False, repr=False, compare=False)
+    _seed: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.alpha is not None:
+            self.alpha = Ratio(self.alpha)
+        if self.weight < 0:
+            raise BadInput(f"The regulariser's weight must be at least 0, not {self.weight}.")
+        if self.reset is not None and self.reset < 1:
+            raise BadInput(f"reset must be at least 1 epoch, not {self.reset}: leave it out to never reset.")
+
+    def setup(self, task: Task) -> None:
+        """See `Method`."""
+        self._threat, self._seed, self.last_reset = task.threat, task.seed, -1
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Fill an empty memory, and a used one when the reset period is over; once an epoch, also after a resume."""
+        due = epoch == 0 or (self.reset is not None and epoch % self.reset == 0)
+        if due and self.last_reset != epoch:
+            self._forget(epoch)
+            self.last_reset = epoch
+
+    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> GuidedPerturbation:
+        """One step of size alpha from the remembered start; a budget's steps do not apply to a one-step method."""
+        eps: float | Tensor = budget.eps if budget else self._threat.eps
+        alpha: float | Tensor = budget.alpha if budget else (self.alpha or self._threat.eps)
+        start = self._recall(batch)
+        if self.box == "all":
+            start = box(batch.x, start)
+        objective = partial(cross_entropy, y=batch.y, smoothing=self.smoothing)
+        with attackable(model, self.bn):
+            gradient, _ = input_gradient(model, batch.x + start, objective)
+        delta = self._step(batch, start, gradient, alpha, eps)
+        return GuidedPerturbation(delta, start, gradient, alpha, eps)
+
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+        """The regularised loss above; the start's forward is repeated here, so that it holds at any weights."""
+        assert isinstance(perturbation, GuidedPerturbation)
+        if self.weight == 0:
+            logits = model(batch.x + perturbation.delta)
+            return Loss(cross_entropy(logits, batch.y, self.smoothing).mean(), logits)
+        with torch.no_grad() if self.detach_start else nullcontext():
+            prior = model(batch.x + perturbation.start)
+        logits = model(batch.x + perturbation.delta)
+        natural = cross_entropy(logits, batch.y, self.smoothing).mean()
+        square = (logits - prior).square()
+        gap = (square.sum(1) if self.regulariser == "sum" else square.mean(1)).mean()
+        terms = {"adversarial": natural.detach(), "gap": gap.detach()}
+        return Loss(natural + self.weight * gap, logits, terms)
+
+    def _step(
+        self, batch: Batch, start: Tensor, direction: Tensor, alpha: float | Tensor, eps: float | Tensor
+    ) -> Tensor:
+        """clip(start + alpha sign(direction)), inside the pixel box unless `box` is none."""
+        delta = self._threat.project(start + spread(alpha, start) * self._threat.steepest(direction), eps)
+        return delta if self.box == "none" else box(batch.x, delta)
+
+    def _noise(self, like: Tensor, epoch: int) -> Tensor:
+        """What an empty memory of this shape holds; depends on the seed and the epoch only."""
+        generator = torch.Generator(like.device).manual_seed(seed_from(self._seed, epoch))
+        if self.initial == "rademacher":
+            return self._threat.project(self._threat.eps * rademacher(like, generator))
+        return self._threat.draw(like, generator=generator)
+
+    @abstractmethod
+    def _recall(self, batch: Batch) -> Tensor:
+        """The start for each image of the batch, (B, C, H, W)."""
+
+    @abstractmethod
+    def _forget(self, epoch: int) -> None:
+        """Fill the memory with fresh noise."""
+
+
+@dataclass
+class BP(_PriorGuided):
+    """FGSM-BP: the start is what the previous batch ended with, image by position (other images)."""
+
+    buffer: Tensor = state()
+
+    def setup(self, task: Task) -> None:
+        """See `Method`."""
+        super().setup(task)
+        self.buffer = torch.zeros((task.batch_size, *task.shape), device=task.device)
+
+    def commit(self, batch: Batch, perturbation: Perturbation) -> None:
+        """A smaller last batch replaces the first rows only."""
+        self.buffer[: len(batch.y)] = perturbation.delta
+
+    def _recall(self, batch: Batch) -> Tensor:
+        return self.buffer[: len(batch.y)].clone()
+
+    def _forget(self, epoch: int) -> None:
+        self.buffer.copy_(self._noise(self.buffer, epoch))
+
+
+@dataclass
+class EP(_PriorGuided):
+    """FGSM-EP: the start is the sample's own perturbation of the previous epoch.
+
+    Args:
+        aligned: remember in the image's coordinates, whatever crop and flip an epoch shows; False remembers in the crop's
+            coordinates, as the released code, which misaligns the prior under augmentation.
+    """
+
+    aligned: bool = True
+    perturbations: SampleMemory = state()
+
+    def setup(self, task: Task) -> None:
+        """See `Method`."""
+        super().setup(task)
+        self.perturbations = _memory(task, self.aligned)
+
+    def commit(self, batch: Batch, perturbation: Perturbation) -> None:
+        """See `Method`."""
+        _write(self.perturbations, batch, self.aligned, perturbation.delta)
+
+    def _recall(self, batch: Batch) -> Tensor:
+        return _read(self.perturbations, batch, self.aligned)
+
+    def _forget(self, epoch: int) -> None:
+        self.perturbations.rows.copy_(self._noise(self.perturbations.rows, epoch))
+
+
+@dataclass
+class MEP(_PriorGuided):
+    """FGSM-MEP: the start is the sample's own perturbation of the previous epoch, moved along a momentum of gradients.
+
+    m <- decay m + sign(g); next start = clip(start + alpha sign(m)). The first epoch's momentum is its gradient.
+
+    Args:
+        decay: mu, the momentum's weight, in [0, 1].
+        momentum: what it accumulates: sign of the gradient (the paper) or gradient over the L1 norm of the whole batch's
+            gradient (the released code; with several ranks, of the rank's batch).
+        aligned: see `EP`.
+
+    Raises:
+        BadInput: a decay outside [0, 1], and what all three refuse.
+    """
+
+    decay: float = 0.3
+    momentum: Literal["sign", "gradient"] = "sign"
+    aligned: bool = True
+    perturbations: SampleMemory = state()
+    momenta: SampleMemory = state()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.decay <= 1:
+            raise BadInput(f"The momentum's decay must lie in [0, 1], not {self.decay}.")
+
+    def setup(self, task: Task) -> None:
+        """See `Method`."""
+        super().setup(task)
+        self.perturbations = _memory(task, self.aligned)
+        self.momenta = _memory(task, self.aligned)
+
+    def commit(self, batch: Batch, perturbation: Perturbation) -> None:
+        """See `Method`."""
+        assert isinstance(perturbation, GuidedPerturbation)
+        gradient = perturbation.gradient
+        if self.momentum == "sign":
+            current = self._threat.steepest(gradient)
+        else:
+            current = gradient / gradient.abs().sum().clamp_min(torch.finfo(gradient.dtype).tiny)
+        momentum = self.decay * _read(self.momenta, batch, self.aligned) + current
+        start = self._step(batch, perturbation.start, momentum, perturbation.alpha, perturbation.eps)
+        _write(self.momenta, batch, self.aligned, momentum)
+        _write(self.perturbations, batch, self.aligned, start)
+
+    def _recall(self, batch: Batch) -> Tensor:
+        return _read(self.perturbations, batch, self.aligned)
+
+    def _forget(self, epoch: int) -> None:
+        self.perturbations.rows.copy_(self._noise(self.perturbations.rows, epoch))
+        self.momenta.rows.zero_()
+
+
+def _memory(task: Task, aligned: bool) -> SampleMemory:
+    return SampleMemory(task.samples, task.canvas if aligned else task.shape, task.device)
+
+
+def _read(memory: SampleMemory, batch: Batch, aligned: bool) -> Tensor:
+    """The samples' rows as this epoch's views show them, (B, C, H, W)."""
+    rows = memory.read(batch.index)
+    return batch.view.show(rows) if aligned else rows
+
+
+def _write(memory: SampleMemory, batch: Batch, aligned: bool, values: Tensor) -> None:
+    """Put the values back where the views saw them; what they did not see stays."""
+    memory.write(batch.index, batch.view.paint(memory.read(batch.index), values) if aligned else values)

@@ -1,0 +1,61 @@
+"""TRADES: a clean loss, and a divergence that keeps the prediction constant inside the ball."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import nn
+
+from sparring.attacks import PGD, attackable
+from sparring.data.batch import Batch
+from sparring.errors import BadInput
+from sparring.losses import cross_entropy, kl_divergence
+from sparring.methods.base import Loss, Method, Perturbation, Task
+from sparring.threat import Budget, Threat
+
+
+@dataclass
+class TRADES(Method):
+    """CE on clean images plus beta times KL(clean || adversarial) (Zhang et al., ICML 2019).
+
+    Args:
+        beta: weight of the divergence, at least 0.
+        attack: ascends the divergence; it must not start at zero, where the divergence has no gradient.
+        smoothing: PyTorch's label smoothing in the clean loss.
+
+    Raises:
+        BadInput: a negative beta, or an attack that starts at zero.
+    """
+
+    beta: float = 6.0
+    attack: PGD = field(default_factory=lambda: PGD(start="normal", bn="eval"))
+    smoothing: float = 0.0
+    _threat: Threat = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.beta < 0:
+            raise BadInput(f"TRADES needs beta >= 0, not {self.beta}.")
+        if self.attack.start == "zero":
+            raise BadInput("TRADES cannot start its attack at zero, where KL has no gradient: use start: normal.")
+
+    def setup(self, task: Task) -> None:
+        """See `Method`."""
+        self._threat = task.threat
+
+    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
+        """max_delta KL(f(x) || f(x + delta)); the clean prediction is computed once, in the attack's BatchNorm mode."""
+        with torch.no_grad(), attackable(model, self.attack.bn):
+            clean = model(batch.x)
+        objective = partial(kl_divergence, clean)
+        return Perturbation(self.attack.climb(model, batch.x, objective, self._threat, budget=budget))
+
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+        """CE(f(x), y) + beta KL(f(x) || f(x + delta)), with gradients through both predictions (eq. 5)."""
+        clean = model(batch.x)
+        adversarial = model(batch.x + perturbation.delta)
+        natural = cross_entropy(clean, batch.y, self.smoothing).mean()
+        divergence = kl_divergence(clean, adversarial).mean()
+        terms = {"natural": natural.detach(), "divergence": divergence.detach()}
+        return Loss(natural + self.beta * divergence, adversarial, terms)

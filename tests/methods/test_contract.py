@@ -1,0 +1,187 @@
+"""What every method and every composition must keep, whatever it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.methods.cases import CASES, Case
+from tests.methods.harness import L2, LINF, batches, bench, identical, network, task
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sparring.errors import BadInput
+from sparring.methods import AWP, BP, MEP, TRADES, Standard
+from sparring.training import checkpoint
+from sparring.training.cost import step_cost
+from sparring.training.step import train_step
+
+every_method = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+@every_method
+def test_a_resumed_run_ends_bit_for_bit_the_same(case: Case, tmp_path: Path) -> None:
+    """8 steps = 5 steps + save + load into fresh objects + 3 steps, across an epoch's end."""
+    whole = bench(case.make(), average=0.99)
+    whole.steps(0, 8)
+
+    interrupted = bench(case.make(), average=0.99)
+    interrupted.steps(0, 5)
+    checkpoint.save(interrupted.state(), tmp_path / "last.ckpt")
+    resumed = bench(case.make(), seed=1, average=0.99)
+    resumed.load(checkpoint.load(tmp_path / "last.ckpt"))
+    resumed.steps(5, 8)
+
+    assert identical(whole.state(), resumed.state())
+
+
+@every_method
+def test_what_a_method_remembers_matters(case: Case) -> None:
+    """Without the method's state the same steps end elsewhere, exactly for the methods that claim to remember."""
+    kept = bench(case.make())
+    kept.steps(0, 5)
+    forgetful = bench(case.make())
+    forgetful.learner.load_state_dict(deepcopy(kept.learner.state_dict()))
+    for bench_ in (kept, forgetful):
+        bench_.steps(5, 7)
+    assert identical(kept.learner.state_dict(), forgetful.learner.state_dict()) != case.remembers
+
+
+@every_method
+@pytest.mark.parametrize("threat", [LINF, L2], ids=["Linf", "L2"])
+def test_perturbations_stay_in_the_ball_and_the_box(case: Case, threat) -> None:
+    subject = bench(case.make(), threat)
+    subject.steps(0, 5)
+    batch = batches(1)[1]
+    delta = subject.method.perturb(subject.learner.bare, batch).delta
+    assert threat.size(delta).max() <= threat.eps + 1e-6
+    if "no box" in _name(case):
+        return
+    assert (batch.x + delta).min() >= -1e-6
+    assert (batch.x + delta).max() <= 1 + 1e-6
+
+
+class _NoHostSync(TorchDispatchMode):
+    """Refuses whatever would make the host wait for a device, or make shapes depend on values."""
+
+    forbidden = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "item")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in self.forbidden, f"{name} reads a tensor's value"
+        if name in {"index", "index_put_"}:
+            picks = [index for index in args[1] if index is not None]
+            assert all(index.dtype != torch.bool for index in picks), "a boolean mask makes the shape depend on values"
+        return func(*args, **(kwargs or {}))
+
+
+@every_method
+def test_the_step_never_reads_a_tensor(case: Case) -> None:
+    subject = bench(case.make(), clip=1.0, average=0.99)
+    subject.method.begin_epoch(0)
+    batch = batches()[0]
+    with _NoHostSync():
+        train_step(subject.method, subject.learner, batch)
+
+
+def test_the_guard_against_reading_tensors_notices() -> None:
+    with _NoHostSync(), pytest.raises(AssertionError, match="reads a tensor's value"):
+        torch.ones(1).item()
+    with _NoHostSync(), pytest.raises(AssertionError, match="boolean mask"):
+        torch.ones(2)[torch.tensor([True, False])]
+
+
+@every_method
+def test_perturbations_carry_no_graphs_and_leave_no_gradients(case: Case) -> None:
+    subject = bench(case.make())
+    subject.method.begin_epoch(0)
+    perturbation = subject.method.perturb(subject.learner.bare, batches()[0])
+    tensors = [getattr(perturbation, f.name) for f in fields(perturbation)]
+    assert not any(value.requires_grad for value in tensors if isinstance(value, Tensor))
+    assert all(parameter.grad is None for parameter in subject.learner.network.parameters())
+
+
+@every_method
+def test_the_network_is_put_back(case: Case) -> None:
+    """Modes, gradient flags, statistic switches and weights after an attack and a weight perturbation, also failing ones."""
+    subject = bench(case.make())
+    model = subject.learner.bare
+    subject.method.begin_epoch(0)
+    batch = batches()[0]
+    with _unchanged(subject.learner.network):
+        perturbation = subject.method.perturb(model, batch)
+        with subject.method.shifted_weights(model, batch, perturbation):
+            pass
+    with _unchanged(subject.learner.network), pytest.raises(_Broken):
+        with subject.method.shifted_weights(model, batch, perturbation):
+            raise _Broken
+    if not isinstance(subject.method, Standard):
+        with _unchanged(subject.learner.network), pytest.raises(_Broken):
+            subject.method.perturb(nn.Sequential(model, _Breaking()), batch)
+
+
+class _Broken(Exception):
+    pass
+
+
+class _Breaking(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise _Broken
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    def look() -> list:
+        flags = [(m.training, getattr(m, "track_running_stats", None)) for m in model.modules()]
+        return [flags, [p.requires_grad for p in model.parameters()], [p.detach().clone() for p in model.parameters()]]
+
+    before = look()
+    yield
+    assert identical(before, look())
+
+
+@every_method
+def test_a_step_costs_what_the_mathematics_needs(case: Case) -> None:
+    """Within 1% of the minimum in forward passes, counted in FLOPs."""
+    # Width 16: the first layer, whose input needs no gradient in a full backward, is then a small part of the whole.
+    subject = bench(case.make(), name="resnet18", width=16)
+    subject.method.begin_epoch(0)
+    cost = step_cost(subject.method, subject.learner, batches()[0])
+    assert cost == pytest.approx(case.units, rel=0.01)
+
+
+@every_method
+def test_the_step_learns(case: Case) -> None:
+    """On sixty-four digits the loss falls within four epochs."""
+    losses = [loss.total.item() for loss in bench(case.make()).steps(0, 16)]
+    assert sum(losses[-4:]) < sum(losses[:4])
+
+
+@every_method
+def test_a_network_of_any_class_can_be_attacked_in_float64(case: Case) -> None:
+    """Methods keep the dtype of the images."""
+    method = case.make()
+    method.setup(task())
+    method.begin_epoch(0)
+    batch = batches()[0]
+    batch = replace(batch, x=batch.x.double())
+    perturbation = method.perturb(network().double(), batch)
+    assert perturbation.delta.dtype == torch.float64
+    assert method.loss(network().double(), batch, perturbation).total.dtype == torch.float64
+
+
+def test_the_state_of_another_method_is_refused() -> None:
+    saved = bench(MEP()).state()["method"]
+    with pytest.raises(BadInput, match="written by the method MEP, not BP"):
+        bench(BP()).method.load_state_dict(saved)
+    with pytest.raises(BadInput, match="written by the method MEP, not TRADES"):
+        bench(AWP(TRADES())).method.load_state_dict({"method": "AWP", "epoch": 0, "inner": saved})
+
+
+def _name(case: Case) -> str:
+    return next(name for name, known in CASES.items() if known is case)

@@ -1,0 +1,140 @@
+"""TRADES against a transcription of its card, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from tests.methods.test_empirical import (
+    CLASSES,
+    Plain,
+    assert_same,
+    batches,
+    learner,
+    linf_pgd,
+    network,
+    set_up,
+    smoothed_cross_entropy,
+)
+from torch import Tensor, nn
+
+from sparring.attacks import PGD
+from sparring.errors import BadInput
+from sparring.methods import TRADES, Perturbation
+from sparring.threat import Budget
+from sparring.training import train_step
+
+
+@pytest.fixture(autouse=True)
+def _double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)  # also of Fabric's outputs
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
+    """sum_c p_c (log p_c - log q_c), (B,)."""
+    p, q = clean.softmax(1), adversarial.softmax(1)
+    return (p * (p / q).log()).sum(1)
+
+
+@pytest.mark.parametrize(("beta", "bn", "kept"), [(6.0, "eval", 1.0), (1.0, "train", 1.0), (6.0, "eval", 0.8)])
+def test_trades_steps_as_its_card_says(beta: float, bn, kept: float) -> None:
+    """From x + 1e-3 N(0, 1), unclipped, climb KL(p(x) || p(x')); then SGD on CE(x) + beta KL, clean forward first."""
+    attack = PGD(steps=3, alpha=0.04, start="normal", bn=bn)
+    method = set_up(TRADES(beta, attack, smoothing=(1 - kept) * CLASSES / (CLASSES - 1)))
+    subject, plain = learner(), Plain()
+    for step, batch in enumerate(batches()[:3]):
+        x, y = batch.x, batch.y
+        torch.manual_seed(step)
+        loss = train_step(method, subject, batch)
+
+        torch.manual_seed(step)
+        noise = 1e-3 * torch.randn(x.shape)
+        with plain.mode(bn):
+            clean = plain.network(x).detach()
+            x_adv = linf_pgd(plain.network, x, noise, lambda z, clean=clean: divergence(clean, z).sum(), 0.1, 0.04, 3)
+        clean = plain.network(x)
+        adversarial = plain.network(x_adv)
+        natural = smoothed_cross_entropy(clean, y, kept).mean()
+        gap = divergence(clean, adversarial).mean()
+        plain.descend(plain.gradients(natural + beta * gap))
+
+        torch.testing.assert_close(loss.total, natural + beta * gap, rtol=0, atol=1e-10)
+        torch.testing.assert_close(dict(loss.terms), {"natural": natural, "divergence": gap}, rtol=0, atol=1e-10)
+        torch.testing.assert_close(loss.logits, adversarial, rtol=0, atol=1e-10)
+    assert_same(subject, plain)
+
+
+class Table(nn.Module):
+    """Answers with given logits, in turn."""
+
+    def __init__(self, *answers: Tensor) -> None:
+        super().__init__()
+        self.answers = list(answers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answers.pop(0)
+
+
+def test_gradients_flow_through_both_predictions() -> None:
+    """d/dz = (p - onehot + beta p (log p/q - KL)) / B and d/dz' = beta (q - p) / B."""
+    batch = batches()[0]
+    size = len(batch.y)
+    torch.manual_seed(0)
+    clean, adversarial = (torch.randn(size, CLASSES, requires_grad=True) for _ in range(2))
+    method = set_up(TRADES(beta=6.0))
+    method.loss(Table(clean, adversarial), batch, Perturbation(torch.zeros_like(batch.x))).total.backward()
+
+    p, q = clean.detach().softmax(1), adversarial.detach().softmax(1)
+    one_hot = nn.functional.one_hot(batch.y, CLASSES)
+    kl = (p * (p / q).log()).sum(1, keepdim=True)
+    torch.testing.assert_close(clean.grad, (p - one_hot + 6 * p * ((p / q).log() - kl)) / size, rtol=0, atol=1e-12)
+    torch.testing.assert_close(adversarial.grad, 6 * (q - p) / size, rtol=0, atol=1e-12)
+
+
+def test_a_budget_replaces_radius_step_size_and_steps() -> None:
+    method = set_up(TRADES(attack=PGD(steps=7, alpha=0.5, start="normal", bn="eval")))
+    model, batch = network(), batches()[0]
+    eps = torch.linspace(0.02, 0.3, len(batch.y))
+    alpha = torch.linspace(0.2, 0.01, len(batch.y))
+    steps = 1 + torch.arange(len(batch.y)) % 4
+    torch.manual_seed(0)
+    delta = method.perturb(model, batch, Budget(eps, alpha, steps, rounds=4)).delta
+    torch.manual_seed(0)
+    noise = 1e-3 * torch.randn(batch.x.shape)
+    model.eval()
+    for i in range(len(batch.y)):
+        x = batch.x[i : i + 1]
+        clean = model(x).detach()
+        alone = linf_pgd(
+            model, x, noise[i : i + 1], lambda z, clean=clean: divergence(clean, z).sum(), eps[i], alpha[i], steps[i]
+        )
+        torch.testing.assert_close(x + delta[i : i + 1], alone, rtol=0, atol=1e-10)
+
+
+def test_the_running_statistics_see_the_clean_and_the_adversarial_batch_once_each() -> None:
+    method, subject = set_up(TRADES(attack=PGD(steps=3, alpha=0.04, start="normal", bn="eval"))), learner()
+    train_step(method, subject, batches()[0])
+    counts = [value for name, value in subject.network.state_dict().items() if name.endswith("num_batches_tracked")]
+    assert counts == [2] * 4
+
+
+def test_at_zero_the_divergence_has_no_gradient_and_such_a_start_is_refused() -> None:
+    model, batch = network().eval(), batches()[0]
+    clean = model(batch.x).detach()
+    x = batch.x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(divergence(clean, model(x)).sum(), x)
+    assert gradient.abs().max() < 1e-12
+    with pytest.raises(BadInput, match="cannot start its attack at zero"):
+        TRADES(attack=PGD(start="zero"))
+
+
+def test_a_negative_beta_is_refused() -> None:
+    with pytest.raises(BadInput, match="beta >= 0, not -1"):
+        TRADES(beta=-1.0)
+
+
+def test_the_defaults_are_the_paper_s() -> None:
+    assert TRADES() == TRADES(beta=6.0, attack=PGD(steps=10, alpha=None, start="normal", bn="eval"), smoothing=0.0)
