@@ -1,0 +1,146 @@
+"""What a person sees while a run trains: a live bar with the time left on a terminal, one line an epoch elsewhere."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Row = Mapping[str, float]
+
+
+class Reporter(ABC):
+    """Follows a run: `begin`, a `step` for every batch, an `epoch` for every epoch. Used as a context manager."""
+
+    @abstractmethod
+    def begin(self, title: str, total: int, done: int) -> None:
+        """A run of `total` steps of which `done` lie behind."""
+
+    @abstractmethod
+    def step(self) -> None:
+        """One more step is done."""
+
+    @abstractmethod
+    def epoch(self, row: Row) -> None:
+        """An epoch is done; `row` is its line in metrics.csv."""
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+def reporter(console: Console) -> Reporter:
+    """A live display on a terminal, plain lines in a file or a pipe."""
+    return _Live(console) if console.is_terminal else _Plain(console)
+
+
+class Silent(Reporter):
+    """Says nothing."""
+
+    def begin(self, title: str, total: int, done: int) -> None:
+        """See `Reporter`."""
+
+    def step(self) -> None:
+        """See `Reporter`."""
+
+    def epoch(self, row: Row) -> None:
+        """See `Reporter`."""
+
+
+class _Plain(Reporter):
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def begin(self, title: str, total: int, done: int) -> None:
+        self._console.print(f"{title}: {total} steps" + (f", {done} of them done" if done else ""))
+
+    def step(self) -> None:
+        pass
+
+    def epoch(self, row: Row) -> None:
+        self._console.print(_line(row), highlight=False)
+
+
+class _Live(Reporter):
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+
+    def begin(self, title: str, total: int, done: int) -> None:
+        self._task = self._progress.add_task(title, total=total, completed=done)
+
+    def step(self) -> None:
+        self._progress.advance(self._task)
+
+    def epoch(self, row: Row) -> None:
+        self._progress.console.print(_line(row), highlight=False)
+
+    def __enter__(self) -> Reporter:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+
+class EvaluationProgress:
+    """A live bar for each attack of an evaluation on a terminal; silent elsewhere. Used as a context manager."""
+
+    def __init__(self, console: Console, images: int) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._images = images
+        self._tasks: dict[str, TaskID] = {}
+
+    def tick(self, attack: str, images: int) -> None:
+        """So many more images are done under this attack."""
+        if attack not in self._tasks:
+            self._tasks[attack] = self._progress.add_task(attack, total=self._images)
+        self._progress.advance(self._tasks[attack], images)
+
+    def __enter__(self) -> EvaluationProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+
+def _line(row: Row) -> str:
+    return (
+        f"epoch {row['epoch']:>3.0f}  loss {row['train_loss']:.3f}  train {row['train_accuracy']:.1%}  "
+        f"clean {row['clean']:.1%}  robust {row['robust']:.1%}  {row['train_seconds']:.1f} s"
+    )

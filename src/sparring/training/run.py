@@ -1,0 +1,112 @@
+"""The folder of a run: its configuration, its figures epoch by epoch, its checkpoints and the network to use.
+
+Nothing here computes. Every file is replaced as a whole, so that a run killed at any moment leaves readable files.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from sparring import models
+from sparring.environment import environment
+from sparring.errors import BadInput
+from sparring.files import replacing
+from sparring.models import ModelDescription
+from sparring.training import checkpoint
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.folder / "config.yaml"
+
+    @property
+    def last(self) -> Path:
+        """The newest complete checkpoint."""
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """The complete checkpoint of the best epoch."""
+        return self.folder / "checkpoints" / "best.ckpt"
+
+    @property
+    def evaluation(self) -> Path:
+        """The record of the latest evaluation."""
+        return self.folder / "evaluation.json"
+
+    def refuse(self, config: str, *, resume: bool) -> None:
+        """Raises BadInput if the folder holds another run, or one that is not to be resumed; changes nothing."""
+        if not self.config.exists():
+            return
+        if not resume:
+            raise BadInput(f"{self.folder} already holds a run: add --resume to go on, or choose another --run.")
+        if (line := _difference(self.config.read_text(encoding="utf-8"), config)) is not None:
+            raise BadInput(
+                f"{self.folder} was started with another configuration ({line}): resume it with its own, "
+                f"sparring train {self.config} --run {self.folder} --resume."
+            )
+
+    def begin(self, config: str) -> None:
+        """Write what is known before training."""
+        self._write(self.config, config)
+        self._write(self.folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+
+    def write_metrics(self, rows: Sequence[Row]) -> None:
+        """Replace metrics.csv, a row an epoch."""
+        with replacing(self.folder / "metrics.csv") as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def metrics(self) -> list[Row]:
+        """The rows of metrics.csv; raises BadInput if there is none."""
+        path = self.folder / "metrics.csv"
+        if not path.is_file():
+            raise BadInput(f"There is no {path}: {self.folder} does not hold a run that finished an epoch.")
+        with path.open(newline="") as file:
+            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+    def tensorboard(self, epoch: int) -> SummaryWriter:
+        """The TensorBoard log from this epoch on; what a resumed run had logged of it is superseded."""
+        return SummaryWriter(self.folder / "tensorboard", purge_step=epoch)
+
+    def export(self, network: nn.Module, description: ModelDescription) -> None:
+        """Write `model.safetensors` and `model.yaml`, what `sparring evaluate` and users load."""
+        models.save(network, self.folder, description)
+
+    def save(self, state: dict[str, Any], *, best: bool) -> None:
+        """Replace the newest checkpoint, and the best one too if this is it."""
+        checkpoint.save(state, self.last)
+        if best:
+            checkpoint.link(self.last, self.best)
+
+    def _write(self, path: Path, text: str) -> None:
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _difference(kept: str, given: str) -> str | None:
+    """The first line of the kept text that the given one has otherwise, both shown; None if they agree."""
+    if kept == given:
+        return None
+    for old, new in zip(kept.splitlines(), given.splitlines(), strict=False):
+        if old != new:
+            return f"{old.strip()}, not {new.strip()}"
+    return "they differ in length"

@@ -1,0 +1,50 @@
+"""Where and how fast a run computes: device, precision, compilation, memory format. Methods never mention any of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from sparring.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a run computes.
+
+    Args:
+        accelerator: auto (a GPU where there is one), cpu or cuda.
+        precision: 32, or bf16-mixed (weights and optimizer stay in 32 bits).
+        compile: off, or model (torch.compile; pays after a minute or so of warming up).
+        channels_last: keep images as NHWC in memory, which most devices' convolutions prefer.
+        checkpoint_every: epochs between checkpoints; the last epoch always has one.
+    """
+
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal[32, "bf16-mixed"] = 32
+    compile: Literal["off", "model", False] = "off"  # YAML reads a bare off as false
+    channels_last: bool = True
+    checkpoint_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every < 1:
+            raise BadInput(f"runtime.checkpoint_every must be at least 1 epoch, not {self.checkpoint_every}.")
+        if self.accelerator == "cuda" and not torch.cuda.is_available():
+            raise BadInput("runtime.accelerator is cuda, but PyTorch sees no GPU here: use auto or cpu.")
+
+    def fabric(self) -> Fabric:
+        """One device in the chosen precision."""
+        accelerator = self.accelerator
+        if accelerator == "auto":
+            accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+        return Fabric(
+            accelerator=accelerator, devices=1, precision="32-true" if self.precision == 32 else self.precision
+        )
+
+    def arrange(self, network: nn.Module) -> nn.Module:
+        """The network in the chosen memory format."""
+        return network.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)

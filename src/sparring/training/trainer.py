@@ -1,0 +1,253 @@
+"""The loop around the training step: epochs, validation, the best epoch, checkpoints, and stopping in between.
+
+Everything random in a step is a function of (seed, step), and everything that carries over is in the checkpoint: a run
+that was killed and resumed ends with the same weights, bit for bit, as one that was left alone.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sparring.attacks import named
+from sparring.data import Augment, Images, Resident, Splits
+from sparring.errors import BadInput
+from sparring.evaluation.robustness import CLEAN, Examination
+from sparring.learner import Learner, Optimisation
+from sparring.methods import Loss, Method, Task
+from sparring.models import ModelDescription
+from sparring.randomness import seed_from
+from sparring.threat import Threat
+from sparring.training import checkpoint
+from sparring.training.progress import Reporter
+from sparring.training.run import Row, Run
+from sparring.training.runtime import Runtime
+from sparring.training.step import train_step
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How each epoch is judged, and so which one is the best.
+
+    Args:
+        attack: what the network is attacked with after every epoch.
+        by: robust, the accuracy under the attack, or clean. The later of two equal epochs is the best.
+        split: validation, images held out of the training set (the default), or test, as published "best" rows do.
+        images: at most so many of them; None is all.
+        batch_size: images at a time; the figures do not depend on it.
+    """
+
+    attack: str = "pgd-10"
+    by: Literal["robust", "clean"] = "robust"
+    split: Literal["validation", "test"] = "validation"
+    images: int | None = None
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        named(self.attack)
+        for name in ("images", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadInput(f"selection.{name} must be at least 1, not {value}.")
+
+    def pick(self, splits: Splits) -> Images:
+        """The images to judge on; raises BadInput if there are none."""
+        images = splits.validation if self.split == "validation" else splits.test
+        if len(images) == 0:
+            raise BadInput(
+                "No images are held out for validation: set data.validation above 0, or selection.split: test."
+            )
+        return images if self.images is None else images.subset(torch.arange(min(self.images, len(images))))
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (Ctrl-C, SIGTERM) and has saved its state."""
+
+
+@dataclass
+class Trainer:
+    """One run, from its parts."""
+
+    method: Method
+    network: nn.Module
+    description: ModelDescription
+    splits: Splits
+    augment: Augment
+    threat: Threat
+    optimisation: Optimisation
+    selection: Selection
+    runtime: Runtime
+    seed: int
+    run: Run
+    reporter: Reporter
+    _history: list[Row] = field(init=False, default_factory=list)
+    _stop: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        """Put everything on the device; raises BadInput for parts that do not fit together."""
+        self._judges = self.selection.pick(self.splits)
+        fabric = self.runtime.fabric()
+        self._device = fabric.device
+        options = self.optimisation
+        self._data = Resident(
+            self.splits.train, self.augment, options.batch_size, self.seed, self._device, drop_last=options.drop_last
+        )
+        self._total = options.epochs * self._data.steps_per_epoch * self.method.replays
+        network = self.runtime.arrange(self.network)
+        self._learner = Learner(network, options, fabric, self._total, compiled=self.runtime.compile == "model")
+        self.method.setup(self._task())
+        self._tally = Tally(self._device)
+        self._epoch, self._batch = 0, 0  # the next batch to train on
+
+    def fit(self, *, resume: bool = False) -> list[Row]:
+        """Train to the end, from the newest checkpoint if told to resume; the rows of metrics.csv.
+
+        Raises Interrupted on Ctrl-C or SIGTERM, after saving; the run can be resumed from that very batch.
+        """
+        if resume and self.run.last.exists():
+            self._restore()
+        with self._interruptible(), self.reporter as reporter, self.run.tensorboard(self._epoch) as self._board:
+            done = self._epoch * self._data.steps_per_epoch + self._batch
+            reporter.begin(
+                f"{self.method.__class__.__name__} on {self.splits.name}",
+                self.optimisation.epochs * self._data.steps_per_epoch,
+                done,
+            )
+            while self._epoch < self.optimisation.epochs:
+                began = time.perf_counter()
+                self._train_epoch()
+                self._finish_epoch(time.perf_counter() - began)
+                reporter.epoch(self._history[-1])
+        return self._history
+
+    def _train_epoch(self) -> None:
+        self.method.begin_epoch(self._epoch)
+        self._learner.network.train()
+        for batch in self._data.epoch(self._epoch, start=self._batch):
+            torch.manual_seed(seed_from(self.seed, self._learner.steps))
+            loss = train_step(self.method, self._learner, batch)
+            self._tally.add(loss, batch.y)
+            self._batch += 1
+            self.reporter.step()
+            if self._stop and self._batch < self._data.steps_per_epoch:
+                self.run.save(self._state(), best=False)
+                raise self._interrupted()
+
+    def _finish_epoch(self, seconds: float) -> None:
+        row = self._tally.row(self._epoch) | {"train_seconds": seconds} | self._judge()
+        best = all(row[self.selection.by] >= earlier[self.selection.by] for earlier in self._history)
+        self._history.append(row)
+        self._tally = Tally(self._device)
+        self._epoch, self._batch = self._epoch + 1, 0
+        last = self._epoch == self.optimisation.epochs
+        if best or last or self._stop or self._epoch % self.runtime.checkpoint_every == 0:
+            self.run.save(self._state(), best=best)
+        if best:
+            self.run.export(self._learner.exported, self.description)
+        self.run.write_metrics(self._history)
+        self._log(row)
+        if self._stop and not last:
+            raise self._interrupted()
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(
+            f"Stopped in epoch {self._epoch} after {self._batch} batches, all saved: go on with "
+            f"sparring train {self.run.config} --run {self.run.folder} --resume"
+        )
+
+    def _log(self, row: Row) -> None:
+        for name, value in row.items():
+            if name != "epoch":
+                self._board.add_scalar(name, value, int(row["epoch"]))
+        self._board.flush()
+
+    def _judge(self) -> Row:
+        """Accuracy of the network to be exported, clean and attacked, in the run's own precision."""
+        began = time.perf_counter()
+        options = self.selection
+        examination = Examination(
+            self._learner.judged, self._judges, self.threat, options.batch_size, self._device, self.seed
+        )
+        evaluation = examination.run([CLEAN, options.attack])
+        return {
+            "clean": evaluation.accuracy(CLEAN),
+            "robust": evaluation.accuracy(options.attack),
+            "judge_seconds": time.perf_counter() - began,
+        }
+
+    def _task(self) -> Task:
+        channels, height, width = self.splits.train.pixels.shape[1:]
+        pad = self.augment.pad
+        return Task(
+            threat=self.threat,
+            samples=len(self.splits.train),
+            shape=(channels, height, width),
+            canvas=(channels, height + 2 * pad, width + 2 * pad),
+            classes=len(self.splits.classes),
+            batch_size=self.optimisation.batch_size,
+            epochs=self.optimisation.epochs,
+            device=self._device,
+            seed=self.seed,
+        )
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "learner": self._learner.state_dict(),
+            "method": self.method.state_dict(),
+            "epoch": self._epoch,
+            "batch": self._batch,
+            "tally": self._tally.sums,
+            "history": self._history,
+        }
+
+    def _restore(self) -> None:
+        state = checkpoint.load(self.run.last, self._device)
+        self.method.load_state_dict(state["method"])
+        self._learner.load_state_dict(state["learner"])
+        self._epoch, self._batch, self._history = state["epoch"], state["batch"], state["history"]
+        self._tally.sums = state["tally"]
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """A first Ctrl-C or SIGTERM stops at the next batch, after saving; a second one at once."""
+        if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
+            yield
+            return
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+
+        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+class Tally:
+    """Sums over an epoch, kept on the device: the host reads them once, at the end."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # samples, their losses, correct ones
+
+    def add(self, loss: Loss, y: Tensor) -> None:
+        """Count a batch."""
+        correct = (loss.logits.detach().argmax(1) == y).sum()
+        self.sums += torch.stack([torch.full_like(correct, len(y)), loss.total.detach() * len(y), correct])
+
+    def row(self, epoch: int) -> Row:
+        """The epoch's mean loss and the accuracy on its training examples, as the method saw them."""
+        samples, losses, correct = self.sums.tolist()
+        return {"epoch": float(epoch), "train_loss": losses / samples, "train_accuracy": correct / samples}

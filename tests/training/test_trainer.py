@@ -1,0 +1,243 @@
+"""The loop: killed and resumed runs, interruptions, the best epoch, and the files that a run leaves."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import sparring
+from sparring import configuration
+from sparring.attacks import PGD
+from sparring.data import Augment, Data
+from sparring.errors import BadInput
+from sparring.experiment import Experiment, Model, train
+from sparring.learner import Optimisation
+from sparring.methods import AWP, MEP, TRADES, Method, Standard
+from sparring.schedule import Cyclic
+from sparring.threat import Threat
+from sparring.training import Interrupted, Run, Runtime, Selection, checkpoint
+from sparring.training.progress import Silent
+
+METHODS = {"MEP": MEP(), "AWP(TRADES)": AWP(TRADES(attack=PGD(steps=2, start="normal")), gamma=0.005)}
+
+
+def experiment(method: Method, epochs: int = 3, **changes: object) -> Experiment:
+    """A real run on digits that takes a second or two."""
+    parts = {
+        "data": Data(limit=300, validation=44, augment=Augment(pad=1, flip=True)),
+        "model": Model(width=4),
+        "threat": Threat(eps=0.2),
+        "optimisation": Optimisation(epochs=epochs, batch_size=64, schedule=Cyclic(), average=0.99),
+        "selection": Selection(attack="pgd-2"),
+    }
+    return Experiment(method=method, **(parts | changes))
+
+
+def final_state(folder: Path) -> dict:
+    state = checkpoint.load(Run(folder).last)
+    del state["history"]  # its seconds differ from run to run
+    return state
+
+
+def same(one: object, other: object) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+class _KillsItself(Silent):
+    """Ends the process as kill -9 does, at a given step."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def step(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_at(step: int, config: Path, folder: Path) -> None:
+    """Run the experiment in a process of its own, which is killed at that step."""
+    program = (
+        "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
+        "from sparring import configuration; from sparring.experiment import Experiment, train\n"
+        "from tests.training.test_trainer import _KillsItself\n"
+        "train(configuration.read(Experiment, Path(sys.argv[1])), sys.argv[2], report=_KillsItself(int(sys.argv[3])))\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program, config, folder, str(step)], cwd=root, capture_output=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_killed_in_the_middle_of_an_epoch_resumes_to_the_same_weights_bit_for_bit(name, tmp_path) -> None:
+    """Three epochs of four steps; kill -9 at step 6, which is in the second epoch, and at step 2, before any checkpoint."""
+    chosen = experiment(METHODS[name])
+    config = tmp_path / "experiment.yaml"
+    config.write_text(configuration.to_yaml(chosen))
+    train(chosen, tmp_path / "whole", report=Silent())
+    for step in (2, 6):
+        folder = tmp_path / f"killed-{step}"
+        killed_at(step, config, folder)
+        assert Run(folder).last.exists() == (step > 4)
+        train(configuration.read(Experiment, config), folder, resume=True, report=Silent())
+        assert same(final_state(folder), final_state(tmp_path / "whole"))
+        assert (folder / "model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+
+
+class _Interrupts(Silent):
+    def __init__(self, at: int, number: int = signal.SIGINT) -> None:
+        self.left, self.number = at, number
+
+    def step(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_at_the_next_batch_and_the_run_goes_on_from_there(number, tmp_path) -> None:
+    train(experiment(MEP()), tmp_path / "whole", report=Silent())
+    with pytest.raises(Interrupted, match="epoch 1 after 2 batches.*--resume"):
+        train(experiment(MEP()), tmp_path / "run", report=_Interrupts(6, number))
+    assert checkpoint.load(Run(tmp_path / "run").last)["batch"] == 2
+    train(experiment(MEP()), tmp_path / "run", resume=True, report=Silent())
+    assert same(final_state(tmp_path / "run"), final_state(tmp_path / "whole"))
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+
+
+def test_an_interruption_at_the_end_of_an_epoch_finishes_the_epoch_first(tmp_path) -> None:
+    with pytest.raises(Interrupted, match="epoch 1 after 0 batches"):
+        train(experiment(MEP()), tmp_path, report=_Interrupts(4))
+    assert len(Run(tmp_path).metrics()) == 1
+
+
+def test_a_run_leaves_what_the_design_promises(tmp_path) -> None:
+    run = train(experiment(MEP(), epochs=2), tmp_path / "run", report=Silent())
+    assert configuration.read(Experiment, run.config) == experiment(MEP(), epochs=2)
+    assert json.loads((run.folder / "environment.json").read_text())["torch"] == torch.__version__
+    with (run.folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0.0", "1.0"]
+    assert all(0 <= float(row[key]) <= 1 for row in rows for key in ("clean", "robust", "train_accuracy"))
+    assert [path.name.split(".")[0] for path in (run.folder / "tensorboard").iterdir()] == ["events"]
+    assert run.last.exists()
+    assert run.best.exists()
+    assert not list(run.folder.rglob(".*")), "temporary files are left"
+
+
+def test_the_exported_network_is_that_of_the_best_epoch(tmp_path) -> None:
+    run = train(experiment(MEP(), epochs=4), tmp_path, report=Silent())
+    rows = run.metrics()
+    best = checkpoint.load(run.best)
+    last_of_the_best = max(range(4), key=lambda epoch: (rows[epoch]["robust"], epoch))
+    assert best["epoch"] == last_of_the_best + 1
+    expected, found = best["learner"]["average"], sparring.load(tmp_path).state_dict()
+    assert same(dict(expected), dict(found))
+    assert same(
+        dict(checkpoint.load(run.last)["learner"]["average"]), dict(sparring.load(tmp_path, "last").state_dict())
+    )
+
+
+def test_standard_training_may_be_judged_by_clean_accuracy(tmp_path) -> None:
+    chosen = experiment(Standard(), epochs=4, selection=Selection(attack="pgd-2", by="clean"))
+    run = train(chosen, tmp_path, report=Silent())
+    rows = run.metrics()
+    assert checkpoint.load(run.best)["epoch"] == max(range(4), key=lambda epoch: (rows[epoch]["clean"], epoch)) + 1
+
+
+def test_a_run_is_not_overwritten_and_not_resumed_as_another(tmp_path) -> None:
+    train(experiment(MEP(), epochs=1), tmp_path, report=Silent())
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(BadInput, match="already holds a run: add --resume"):
+        train(experiment(MEP(), epochs=1), tmp_path, report=Silent())
+    with pytest.raises(BadInput, match=r"another configuration \(class_path: sparring.methods.MEP, not .*Standard"):
+        train(experiment(Standard(), epochs=1), tmp_path, resume=True, report=Silent())
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_the_checkpoint_of_another_method_is_refused(tmp_path) -> None:
+    train(experiment(MEP(), epochs=1), tmp_path / "mep", report=Silent())
+    run = train(experiment(Standard(), epochs=1), tmp_path / "standard", report=Silent())
+    run.last.write_bytes(Run(tmp_path / "mep").last.read_bytes())
+    with pytest.raises(BadInput, match="written by the method MEP, not Standard"):
+        train(experiment(Standard(), epochs=1), tmp_path / "standard", resume=True, report=Silent())
+
+
+def test_a_corrupt_checkpoint_is_refused(tmp_path) -> None:
+    run = train(experiment(Standard(), epochs=1), tmp_path, report=Silent())
+    run.last.write_bytes(run.last.read_bytes()[:1000])
+    with pytest.raises(BadInput, match="not a readable checkpoint"):
+        train(experiment(Standard(), epochs=1), tmp_path, resume=True, report=Silent())
+
+
+def test_a_checkpoint_never_runs_code(tmp_path) -> None:
+    """A pickle that would execute something on loading is refused as unreadable."""
+
+    class Trap:
+        def __reduce__(self) -> tuple:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({"learner": Trap()}, tmp_path / "last.ckpt")
+    with pytest.raises(BadInput, match="not a readable checkpoint"):
+        checkpoint.load(tmp_path / "last.ckpt")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence_and_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch) -> None:
+    train(experiment(MEP(), epochs=1), tmp_path, report=Silent())
+    before = Run(tmp_path).last.read_bytes()
+
+    def full(state: object, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(BadInput, match="The disk is full"):
+        checkpoint.save({}, Run(tmp_path).last)
+    assert Run(tmp_path).last.read_bytes() == before
+    assert not list(Run(tmp_path).last.parent.glob(".*"))
+
+
+def test_checkpoints_can_be_rarer_than_epochs_and_resume_exactly(tmp_path) -> None:
+    chosen = experiment(MEP(), epochs=5, runtime=Runtime(checkpoint_every=3))
+    train(chosen, tmp_path / "whole", report=Silent())
+    config = tmp_path / "experiment.yaml"
+    config.write_text(configuration.to_yaml(chosen))
+    killed_at(19, config, tmp_path / "killed")  # in the fifth epoch
+    train(chosen, tmp_path / "killed", resume=True, report=Silent())
+    assert same(final_state(tmp_path / "killed"), final_state(tmp_path / "whole"))
+
+
+def test_selection_needs_images_and_an_attack_that_exists() -> None:
+    with pytest.raises(BadInput, match="did you mean 'pgd-10'"):
+        Selection(attack="pdg-10")
+    with pytest.raises(BadInput, match=r"set data.validation above 0"):
+        experiment(Standard(), data=Data(limit=300, validation=0)).trainer(Run(Path("unused")), Silent())
+
+
+def test_seeds_differ_and_repeat(tmp_path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(experiment(MEP(), epochs=1, seed=seed), tmp_path / name, report=Silent())
+    assert same(final_state(tmp_path / "a"), final_state(tmp_path / "b"))
+    assert not same(final_state(tmp_path / "a")["learner"], final_state(tmp_path / "c")["learner"])
+
+
+def test_bf16_and_channels_last_train_too(tmp_path) -> None:
+    runtime = Runtime(precision="bf16-mixed", channels_last=False)
+    rows = train(experiment(MEP(), epochs=4, runtime=runtime), tmp_path, report=Silent()).metrics()
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert all(tensor.dtype != torch.bfloat16 for tensor in sparring.load(tmp_path).state_dict().values())
