@@ -1,0 +1,34 @@
+"""Adversarial training of image classifiers, and honest measurement of their robustness.
+
+import sparring
+experiment = sparring.recipe("digits/fgsm-mep")
+run = sparring.train(experiment, "runs/mep")
+model = sparring.load("runs/mep")
+sparring.evaluate(model, experiment.data, experiment.threat, ["clean", "pgd-20"]).worst
+"""
+
+from sparring import attacks, methods, models
+from sparring.api import evaluate, load, recipe
+from sparring.data import Data
+from sparring.errors import BadInput
+from sparring.evaluation import Evaluation
+from sparring.experiment import Experiment, train
+from sparring.threat import Budget, Threat
+from sparring.training import Run
+
+__all__ = [
+    "BadInput",
+    "Budget",
+    "Data",
+    "Evaluation",
+    "Experiment",
+    "Run",
+    "Threat",
+    "attacks",
+    "evaluate",
+    "load",
+    "methods",
+    "models",
+    "recipe",
+    "train",
+]

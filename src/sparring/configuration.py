@@ -1,0 +1,140 @@
+"""From YAML and command-line overrides to dataclasses and back, with errors that fit in a sentence.
+
+Knows nothing about what the dataclasses mean. Abstract fields name their class: `class_path: sparring.methods.TRADES` with
+`init_args`; on the command line, `--method TRADES --method.beta 4`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import jsonargparse
+import yaml
+from jsonargparse.typing import register_type
+
+from sparring.errors import BadInput, unknown
+from sparring.methods import Method, Wrapper
+from sparring.schedule import Schedule
+from sparring.threat import Ratio
+
+T = TypeVar("T")
+_CHOSEN = (Method, Schedule)  # fields of these types name their class
+
+register_type(Ratio, serializer=str, deserializer=Ratio)
+
+
+def read(kind: type[T], source: Path | str | None, overrides: Sequence[str] = ()) -> T:
+    """A dataclass from a YAML file (or its text) and overrides such as `--optimisation.epochs 30`, later ones winning.
+
+    Raises BadInput for a file that cannot be read, unknown keys, and values of the wrong type or range.
+    """
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", action=jsonargparse.ActionConfigFile)
+    parser.add_class_arguments(kind)
+    origin = str(source) if isinstance(source, Path) else "the configuration"
+    text = [] if source is None else ["--config", _checked(source, origin)]
+    try:
+        chosen = parser.instantiate(parser.parse_args([*text, *overrides]))
+        return kind(**{f.name: chosen[f.name] for f in fields(kind)})  # type: ignore[arg-type]
+    except (jsonargparse.ArgumentError, argparse.ArgumentError, TypeError, ValueError) as error:
+        raise _sentence(error, kind, origin) from error
+
+
+def to_yaml(value: object) -> str:
+    """A dataclass as YAML that `read` turns into an equal one; every field is written."""
+    return str(yaml.safe_dump(_plain(value), sort_keys=False, allow_unicode=True))
+
+
+def _plain(value: object) -> object:
+    """Dataclasses as mappings, tuples as lists, ratios as they were written."""
+    if isinstance(value, Ratio):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    content = {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.init}
+    if isinstance(value, _CHOSEN):
+        return {"class_path": _path(type(value)), "init_args": content}
+    return content
+
+
+def _path(chosen: type) -> str:
+    """The shortest path that imports the class: sparring.methods.TRADES, not sparring.methods.trades.TRADES."""
+    parent = chosen.__module__.rpartition(".")[0]
+    if chosen.__module__.startswith("sparring.methods."):
+        return f"{parent}.{chosen.__qualname__}"
+    return f"{chosen.__module__}.{chosen.__qualname__}"
+
+
+def _checked(source: Path | str, origin: str) -> str:
+    """The text of a source that is YAML and maps keys to values."""
+    try:
+        text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+        content = yaml.safe_load(text)
+    except OSError as error:
+        raise BadInput(f"{origin} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise BadInput(f"{origin} does not hold a configuration: it must map keys such as method and data to values.")
+    return text
+
+
+def _sentence(error: Exception, kind: type, origin: str) -> BadInput:
+    """What is wrong in one sentence, out of jsonargparse's indented account of where it was when it found out."""
+    if isinstance(error, BadInput):
+        return error
+    text = str(error)
+    key = ".".join(re.findall(r'Parser key "([^"]+)"', text))
+    reason = text.strip().splitlines()[-1].strip()
+    if match := re.search(r"Option '(.+)' is not accepted|does not accept option '(.+)'", reason):
+        name = (match[1] or match[2]).partition(".")[0]
+        return unknown("key", name, {path.rpartition(".")[2] for path in _paths(kind)})
+    if match := re.fullmatch(r"unrecognized arguments: (--\S+).*", reason):
+        return unknown("option", match[1], {f"--{path}" for path in _paths(kind)})
+    if match := re.search(r"Expected a dot import path string: (.*)|Import path (\S+) does not correspond", reason):
+        base = Schedule if key.endswith("schedule") else Method
+        return unknown(key.rpartition(".")[2], match[1] or match[2], {c.__name__ for c in _concrete(base)})
+    if match := re.search(r"Expected an? (.+?)\. Got value: (.*)", reason):
+        return BadInput(f"{key} cannot be {match[2]!r}: write {_readable_type(match[1])}.")
+    if match := re.search(r"required: (.+)", reason):
+        return BadInput(f"{origin} does not say which {match[1]}: add the key {match[1]}.")
+    return BadInput(f"{key}: {reason.removeprefix('Not of type Ratio: ')}" if key else f"{origin}: {reason}")
+
+
+def _readable_type(text: str) -> str:
+    """typing.Literal['a', 'b'] as 'a' or 'b', and <class 'int'> as a whole number."""
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+    literals = re.findall(r"Literal\[(.*?)\]", text)
+    classes = [
+        words.get(name, name)
+        for name in re.findall(r"<class '([^']+)'>|\b(int|float|bool|str)\b", text)
+        for name in name
+        if name
+    ]
+    return " or ".join([*(part for literal in literals for part in literal.split(", ")), *classes]) or text
+
+
+def _concrete(base: Any) -> Iterator[type]:
+    """The classes that can be chosen for a field of an abstract type."""
+    for child in base.__subclasses__():
+        if not inspect.isabstract(child) and child is not Wrapper:
+            yield child
+        yield from _concrete(child)
+
+
+def _paths(kind: Any, prefix: str = "") -> Iterator[str]:
+    """Every option of a dataclass: method, method.beta, optimisation.lr; of an abstract field, those of all its classes."""
+    for chosen in _concrete(kind) if inspect.isabstract(kind) else [kind]:
+        hints = get_type_hints(chosen)
+        for name in (f.name for f in fields(chosen) if f.init):
+            yield prefix + name
+            if is_dataclass(hints[name]) and not (prefix and hints[name] is Method):
+                yield from _paths(hints[name], f"{prefix}{name}.")

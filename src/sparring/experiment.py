@@ -1,0 +1,115 @@
+"""An experiment is one dataclass: data, model, threat, method, optimisation, selection and runtime; and it can be run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from sparring import configuration
+from sparring.data import Data, Splits, load
+from sparring.learner import Optimisation
+from sparring.methods import Method
+from sparring.models import ModelDescription, create
+from sparring.threat import Threat
+from sparring.training.progress import Reporter, reporter
+from sparring.training.run import Run
+from sparring.training.runtime import Runtime
+from sparring.training.trainer import Selection, Trainer
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which network to train.
+
+    Args:
+        name: see `sparring.models.names()`.
+        width: channels of the first stage; None is the paper's.
+        normalise: subtract the training pixels' mean and divide by their deviation inside the network. The talk's code
+            does not.
+        pretrained: ImageNet weights, for timm networks.
+    """
+
+    name: str = "smallconv"
+    width: int | None = None
+    normalise: bool = False
+    pretrained: bool = False
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that a run depends on."""
+
+    method: Method
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    threat: Threat = field(default_factory=Threat)
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    selection: Selection = field(default_factory=Selection)
+    runtime: Runtime = field(default_factory=Runtime)
+    seed: int = 0
+
+    def trainer(self, run: Run, report: Reporter) -> Trainer:
+        """The parts put together, on the device; raises BadInput for parts that cannot be or do not fit."""
+        splits = load(self.data)
+        description = self._describe(splits)
+        torch.manual_seed(self.seed)  # the initial weights
+        statistics = (splits.mean, splits.std) if self.model.normalise else (None, None)
+        network = create(
+            self.model.name,
+            description.classes,
+            channels=description.channels,
+            size=description.size,
+            width=self.model.width,
+            mean=statistics[0],
+            std=statistics[1],
+            pretrained=self.model.pretrained,
+        )
+        return Trainer(
+            method=self.method,
+            network=network,
+            description=description,
+            splits=splits,
+            augment=self.data.augment,
+            threat=self.threat,
+            optimisation=self.optimisation,
+            selection=self.selection,
+            runtime=self.runtime,
+            seed=self.seed,
+            run=run,
+            reporter=report,
+        )
+
+    def _describe(self, splits: Splits) -> ModelDescription:
+        channels, height, width = splits.train.pixels.shape[1:]
+        return ModelDescription(
+            name=self.model.name,
+            classes=len(splits.classes),
+            class_names=splits.classes,
+            channels=channels,
+            size=height if height == width else (height, width),
+            width=self.model.width,
+        )
+
+
+def train(experiment: Experiment, folder: str | Path, *, resume: bool = False, report: Reporter | None = None) -> Run:
+    """Run an experiment in a folder, showing progress; the run that can be evaluated and loaded.
+
+    Args:
+        experiment: what to run.
+        folder: is made; a folder that holds a run is refused unless `resume`.
+        resume: go on where the run in the folder stopped; a folder without one is begun.
+        report: where progress goes; None is the terminal.
+
+    Raises:
+        BadInput: something in the experiment cannot be, or the folder holds another run.
+        Interrupted: Ctrl-C; the state is saved.
+    """
+    run = Run(Path(folder))
+    run.refuse(configuration.to_yaml(experiment), resume=resume)
+    trainer = experiment.trainer(run, report or reporter(Console(stderr=True)))
+    run.begin(configuration.to_yaml(experiment))
+    trainer.fit(resume=resume)
+    return run
