@@ -64,7 +64,7 @@ def _evaluate(chosen: argparse.Namespace, overrides: list[str]) -> None:
     subject = Path(chosen.subject)
     attacks = [name.strip() for name in chosen.attacks.split(",") if name.strip()]
     api.check_attacks(attacks)
-    question = configuration.read(_Question, _known_of(subject), overrides)
+    question = configuration.read(_Question, _known_of(subject, overrides), overrides)
     if chosen.samples is not None:
         question = replace(question, data=replace(question.data, test_limit=chosen.samples))
     model = api.load(subject, chosen.checkpoint).to(chosen.device)
@@ -82,13 +82,16 @@ def _evaluate(chosen: argparse.Namespace, overrides: list[str]) -> None:
     _OUT.print(f"Record: {output}", soft_wrap=True, highlight=False)
 
 
-def _known_of(subject: Path) -> str | None:
+def _known_of(subject: Path, overrides: Sequence[str]) -> str | None:
     """The data and the threat that a run was trained with, as YAML; nothing is known of a mere file of weights."""
     run = Run(subject)
     if not run.config.is_file():
         return None
     experiment = configuration.read(Experiment, run.config)
-    return configuration.to_yaml(_Question(experiment.data, experiment.threat))
+    data = experiment.data
+    if any(option.startswith(("--data.name", "--data.path")) for option in overrides):
+        data = replace(data, limit=None, test_limit=None, validation=None)  # they were said of other images
+    return configuration.to_yaml(_Question(data, experiment.threat))
 
 
 def _record_path(subject: Path) -> Path:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from sparring.errors import BadInput
 
 
@@ -25,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a failed write as a RuntimeError
+    except (OSError, RuntimeError, SafetensorError) as error:
         if _out_of_space(error):
             raise BadInput(f"The disk is full, {path} was not written: free some space and run again.") from error
         if isinstance(error, PermissionError):
@@ -35,7 +37,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _out_of_space(error: OSError | RuntimeError) -> bool:
+def _out_of_space(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    # torch.save and safetensors wrap the system's error in one of their own.
     return "PytorchStreamWriter failed" in str(error) or "No space left" in str(error)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Iterable
@@ -18,6 +17,9 @@ from jaxtyping import UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from sparring.errors import BadInput
+from sparring.files import replacing
 
 _FORMAT = "1"  # to be raised whenever the same files would be decoded to other pixels
 
@@ -54,7 +56,7 @@ def cached(key: str, make: Callable[[], Tensor]) -> UInt8[Tensor, "N C H W"]:
         pixels = make()
         try:
             _write(file, pixels)
-        except (OSError, SafetensorError) as error:
+        except (OSError, BadInput) as error:
             warnings.warn(
                 f"The decoded images could not be cached in {file.parent} ({error}): they will be decoded again "
                 "next time, unless SPARRING_CACHE names a folder with enough space.",
@@ -76,13 +78,8 @@ def _read(file: Path) -> Tensor | None:
 
 def _write(file: Path, pixels: Tensor) -> None:
     """Stores pixels so that other processes see the whole file or none, also after a power cut."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".writing-") as unfinished:
-        draft = Path(unfinished) / file.name
-        save_file({"pixels": pixels}, draft, metadata={"crc32": _checksum(pixels)})
-        with draft.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        draft.replace(file)
+    with replacing(file) as temporary:
+        save_file({"pixels": pixels}, temporary, metadata={"crc32": _checksum(pixels)})
 
 
 def _checksum(pixels: Tensor) -> str:

@@ -56,7 +56,7 @@ class _PriorGuided(Method):
             statistics there, so the default leaves them alone in the attack: start, then delta, once each.
 
     Raises:
-        BadInput: a negative weight, or a reset period below one epoch.
+        BadInput: a negative weight, a step size that is not positive, or a reset period below one epoch.
     """
 
     alpha: Ratio | None = None
@@ -75,6 +75,8 @@ class _PriorGuided(Method):
     def __post_init__(self) -> None:
         if self.alpha is not None:
             self.alpha = Ratio(self.alpha)
+            if self.alpha <= 0:
+                raise BadInput(f"The step size alpha must be positive, not {self.alpha}.")
         if self.weight < 0:
             raise BadInput(f"The regulariser's weight must be at least 0, not {self.weight}.")
         if self.reset is not None and self.reset < 1:
@@ -94,7 +96,7 @@ class _PriorGuided(Method):
     def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> GuidedPerturbation:
         """One step of size alpha from the remembered start; a budget's steps do not apply to a one-step method."""
         eps: float | Tensor = budget.eps if budget else self._threat.eps
-        alpha: float | Tensor = budget.alpha if budget else (self.alpha or self._threat.eps)
+        alpha: float | Tensor = budget.alpha if budget else (self._threat.eps if self.alpha is None else self.alpha)
         start = self._recall(batch)
         if self.box == "all":
             start = box(batch.x, start)

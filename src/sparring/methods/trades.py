@@ -26,7 +26,7 @@ class TRADES(Method):
         smoothing: PyTorch's label smoothing in the clean loss.
 
     Raises:
-        BadInput: a negative beta, or an attack that starts at zero.
+        BadInput: a negative beta, an attack that starts at zero or has another objective.
     """
 
     beta: float = 6.0
@@ -37,6 +37,8 @@ class TRADES(Method):
     def __post_init__(self) -> None:
         if self.beta < 0:
             raise BadInput(f"TRADES needs beta >= 0, not {self.beta}.")
+        if self.attack.objective != "ce":
+            raise BadInput("TRADES attacks by its own divergence: leave attack.objective out.")
         if self.attack.start == "zero":
             raise BadInput("TRADES cannot start its attack at zero, where KL has no gradient: use start: normal.")
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sparring.errors import BadInput
+from sparring.files import replacing
 from sparring.models.description import ModelDescription, from_yaml, to_yaml
 from sparring.models.normalise import Normalised
 from sparring.models.registry import create
@@ -37,7 +37,7 @@ def save(model: nn.Module, path: Path, description: ModelDescription) -> None:
         description: of `model`.
 
     Raises:
-        BadInput: the description is of another network, so that the file could never be loaded.
+        BadInput: the description is of another network, so that the file could never be loaded; or the disk is full.
     """
     weights, sidecar = _files(path)
     # A clone of each tensor: safetensors refuses channels-last layouts and tensors that share memory.
@@ -48,10 +48,10 @@ def save(model: nn.Module, path: Path, description: ModelDescription) -> None:
     with torch.device("meta"):  # shapes only: neither time nor random numbers are spent
         expected = create_from(description).state_dict()
     _check_fit(state, expected, description, "The model")
-    weights.parent.mkdir(parents=True, exist_ok=True)
-    text = to_yaml(description)
-    _replace(sidecar, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    _replace(weights, lambda temporary: save_file(state, temporary, metadata={"format": "pt"}))
+    with replacing(sidecar) as temporary:
+        temporary.write_text(to_yaml(description), encoding="utf-8")
+    with replacing(weights) as temporary:
+        save_file(state, temporary, metadata={"format": "pt"})
 
 
 def load(path: Path) -> Normalised:
@@ -79,16 +79,6 @@ def load(path: Path) -> Normalised:
 def _files(path: Path) -> tuple[Path, Path]:
     weights = path if path.suffix == ".safetensors" else path / "model.safetensors"
     return weights, weights.with_suffix(".yaml")
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary neighbour of `path`, then rename it, so that readers see the old or the new file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_fit(

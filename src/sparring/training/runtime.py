@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +39,7 @@ class Runtime:
 
     def fabric(self) -> Fabric:
         """One device in the chosen precision."""
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every precision
         accelerator = self.accelerator
         if accelerator == "auto":
             accelerator = "cuda" if torch.cuda.is_available() else "cpu"
@@ -47,4 +49,15 @@ class Runtime:
 
     def arrange(self, network: nn.Module) -> nn.Module:
         """The network in the chosen memory format."""
-        return network.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+        fits = self.channels_last and not (self.fabric().device.type == "cpu" and _corrupts_memory(network))
+        return network.to(memory_format=torch.channels_last if fits else torch.contiguous_format)
+
+
+def _corrupts_memory(network: nn.Module) -> bool:
+    """Whether the CPU's channels-last backward writes where it must not: torch 2.15 does, in strided 1x1 convolutions of
+    fewer than 7 channels, which only networks of toy width have.
+    """
+    return any(
+        isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.stride != (1, 1) and m.in_channels < 8
+        for m in network.modules()
+    )

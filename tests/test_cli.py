@@ -1,0 +1,184 @@
+"""The command line, end to end: what it writes, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from sparring import cli, recipes
+
+QUICK = ["--optimisation.epochs", "1", "--data.limit", "200", "--model.width", "4", "--selection.images", "10"]
+
+
+def sparring(capsys, *arguments: object) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a command."""
+    status = cli.main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A finished run on digits."""
+    folder = tmp_path_factory.mktemp("runs") / "mep"
+    assert cli.main(["train", "digits/fgsm-mep", "--run", str(folder), *QUICK]) == 0
+    return folder
+
+
+def test_train_evaluate_and_resume(capsys, run) -> None:
+    attacks = "clean,fgsm,pgd-2,pgd-2-2,cw-2"
+    status, out, _ = sparring(capsys, "evaluate", run, "--attacks", attacks, "--samples", 50)
+    assert status == 0
+    assert all(name in out for name in attacks.split(","))
+    record = json.loads((run / "evaluation.json").read_text())
+    assert [attack["attack"] for attack in record["attacks"]] == attacks.split(",")
+    assert record["threat"] == {"norm": "Linf", "eps": "0.2"}
+    assert record["n"] == 50
+    restarted = record["attacks"][3]
+    assert (restarted["steps"], restarted["restarts"], restarted["start"]) == (2, 2, "uniform")
+    assert restarted["alpha"] == "1/20"
+    assert record["worst"] <= min(attack["accuracy"] for attack in record["attacks"])
+    assert re.fullmatch(r"[0-9a-f]{16}", record["data"]["fingerprint"])
+
+    status, out, _ = sparring(capsys, "train", run / "config.yaml", "--run", run, "--resume")
+    assert status == 0
+    assert f"sparring evaluate {run}" in out
+
+
+def test_a_file_of_weights_is_evaluated_with_the_data_and_threat_that_are_named(capsys, run, tmp_path) -> None:
+    record = tmp_path / "record.json"
+    status, _, err = sparring(
+        capsys,
+        *("evaluate", run / "model.safetensors", "--attacks", "fgsm", "--samples", 20),
+        *("--data.name", "digits", "--threat.eps", "0.05", "--output", record),
+    )
+    assert (status, err) == (0, "")
+    assert json.loads(record.read_text())["threat"]["eps"] == "0.05"
+    assert json.loads(record.read_text())["attacks"][0]["alpha"] == "0.05"
+
+
+def test_the_last_checkpoint_can_be_evaluated(capsys, run) -> None:
+    status, _, _ = sparring(capsys, "evaluate", run, "--attacks", "clean", "--checkpoint", "last", "--samples", 20)
+    assert status == 0
+    assert json.loads((run / "evaluation.json").read_text())["subject"]["checkpoint"] == "last"
+
+
+def test_recipes_can_be_listed_shown_and_copied(capsys, tmp_path) -> None:
+    _, out, _ = sparring(capsys, "recipes", "list", "digits")
+    assert "digits/fgsm-mep" in out
+    assert "cifar10" not in out
+    _, shown, _ = sparring(capsys, "recipes", "show", "cifar10/fgsm-rs")
+    assert shown == recipes.path("cifar10/fgsm-rs").read_text()
+    target = tmp_path / "mine.yaml"
+    sparring(capsys, "recipes", "copy", "digits/standard", target)
+    assert target.read_text() == recipes.path("digits/standard").read_text()
+    assert cli.main(["train", str(target), "--run", str(tmp_path / "run"), *QUICK]) == 0
+    status, _, err = sparring(capsys, "recipes", "copy", "digits/standard", target)
+    assert status == 2
+    assert "exists already" in err
+
+
+BAD_INPUT = {
+    "no command": ([], "required: command"),
+    "command": (["trian"], "did you mean 'train'?"),
+    "recipe": (["train", "cifar10/fgsm-mpe"], "did you mean 'cifar10/fgsm-mep'?"),
+    "missing file": (["train", "missing.yaml"], "There is no file missing.yaml"),
+    "option": (["train", "digits/standard", "--optimisation.epoch", "3"], "did you mean '--optimisation.epochs'?"),
+    "method": (["train", "digits/standard", "--method", "TRADSE"], "did you mean 'TRADES'?"),
+    "key of a method": (["train", "digits/trades", "--method.beat", "4"], "did you mean 'beta'?"),
+    "eps": (["train", "digits/standard", "--threat.eps", "8"], "did you mean 8/255?"),
+    "negative beta": (["train", "digits/trades", "--method.beta", "-1"], "needs beta >= 0, not -1"),
+    "zero start": (["train", "digits/trades", "--method.attack.start", "zero"], "KL has no gradient"),
+    "model": (["train", "digits/standard", "--model.name", "resnet81"], "did you mean 'resnet18'?"),
+    "data": (["train", "digits/standard", "--data.name", "cifar01"], "did you mean 'cifar10'?"),
+    "data path": (["train", "cifar10/standard", "--data.path", "nowhere"], "does not exist"),
+    "limit": (["train", "digits/standard", "--data.limit", "5000"], "only 1437 images"),
+    "selection": (["train", "digits/standard", "--selection.attack", "pdg-10"], "did you mean 'pgd-10'?"),
+    "evaluated attack": (["evaluate", ".", "--attacks", "clean,gpd-20"], "did you mean 'pgd-20'?"),
+    "no attack": (["evaluate", ".", "--attacks", ","], "No attack was named"),
+    "subject": (["evaluate", "nowhere"], "There is no nowhere"),
+    "no run": (["evaluate", "."], "model.safetensors"),
+    "recipe's name": (["recipes", "show"], "needs the name of a recipe"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
+def test_bad_input_is_one_sentence_and_status_2_and_writes_nothing(
+    capsys, monkeypatch, tmp_path, arguments, sentence
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = sparring(capsys, *arguments)
+    assert status == 2
+    assert sentence in err
+    assert len(err.splitlines()) == 1
+    assert out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_class_count_that_does_not_fit(capsys, run, tmp_path) -> None:
+    for number in range(3):
+        for split in ("train", "test"):
+            folder = tmp_path / split / f"class{number}"
+            folder.mkdir(parents=True)
+            Image.new("L", (8, 8), color=60 * number).save(folder / "image.png")
+    status, _, err = sparring(capsys, "evaluate", run, "--data.name", "mine", "--data.path", tmp_path)
+    assert status == 2
+    assert "The model knows 10 classes, but mine has 3." in err
+
+
+def test_data_that_cannot_be_right(capsys, tmp_path) -> None:
+    corrupt = tmp_path / "corrupt"
+    corrupt.mkdir()
+    for name in ("train", "test"):
+        (corrupt / f"{name}.parquet").write_bytes(b"PAR1 nonsense")
+    one = tmp_path / "one"
+    (one / "cats").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(one / "cats" / "cat.png")
+    for folder, sentence in ((corrupt, "cannot be read as parquet"), (one, "only one sub-folder")):
+        arguments = ("train", "cifar10/standard", "--data.name", "mine", "--data.path", folder)
+        status, _, err = sparring(capsys, *arguments, "--run", tmp_path / "run")
+        assert status == 2
+        assert sentence in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unexpected_option_of_a_command_that_takes_none(capsys) -> None:
+    status, _, err = sparring(capsys, "recipes", "list", "--seed", "3")
+    assert status == 2
+    assert "--seed" in err
+
+
+def test_the_program_itself_ends_with_the_status(tmp_path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sparring.cli", "train", "digits/nothing"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("sparring: Unknown recipe")
+
+
+def test_the_demo_shows_its_table_and_curves(capsys, monkeypatch, tmp_path) -> None:
+    """With recipes cut short: what the demo prints and saves, not what it teaches."""
+    short = ["--optimisation.epochs", "1", "--data.limit", "100", "--model.width", "4", "--selection.attack", "pgd-1"]
+    from sparring import api, demo
+
+    full = api.recipe
+    monkeypatch.setattr(demo.api, "recipe", lambda name: full(name, short))
+    threads = torch.get_num_threads()
+    status, out, _ = sparring(capsys, "demo", "--run", tmp_path / "demo")
+    torch.set_num_threads(threads)
+    assert status == 0
+    assert all(word in out for word in ("Standard", "FGSM-RS", "PGD-AT", "FGSM-MEP", "pgd-20", "training s"))
+    with Image.open(tmp_path / "demo" / "robust-accuracy.png") as figure:
+        assert figure.size[0] > 800
+    assert sparring(capsys, "demo", "--run", tmp_path / "demo")[0] == 0, "a finished demo can be shown again"
