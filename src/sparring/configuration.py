@@ -113,13 +113,9 @@ def _readable_type(text: str) -> str:
     """typing.Literal['a', 'b'] as 'a' or 'b', and <class 'int'> as a whole number."""
     words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
     literals = re.findall(r"Literal\[(.*?)\]", text)
-    classes = [
-        words.get(name, name)
-        for name in re.findall(r"<class '([^']+)'>|\b(int|float|bool|str)\b", text)
-        for name in name
-        if name
-    ]
-    return " or ".join([*(part for literal in literals for part in literal.split(", ")), *classes]) or text
+    classes = re.findall(r"\b(int|float|bool|str)\b", re.sub(r"Literal\[.*?\]", "", text))
+    options = [*(part for literal in literals for part in literal.split(", ")), *(words[name] for name in classes)]
+    return " or ".join(options) or text
 
 
 def _concrete(base: Any) -> Iterator[type]:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from sparring.learner import Optimisation
 from sparring.methods import AWP, MEP, TRADES, Method, Standard
 from sparring.schedule import Cyclic
 from sparring.threat import Threat
-from sparring.training import Interrupted, Run, Runtime, Selection, checkpoint
+from sparring.training import Interrupted, Run, Runtime, Selection, checkpoint, trainer
 from sparring.training.progress import Silent
 
 METHODS = {"MEP": MEP(), "AWP(TRADES)": AWP(TRADES(attack=PGD(steps=2, start="normal")), gamma=0.005)}
@@ -220,6 +221,50 @@ def test_checkpoints_can_be_rarer_than_epochs_and_resume_exactly(tmp_path) -> No
     killed_at(19, config, tmp_path / "killed")  # in the fifth epoch
     train(chosen, tmp_path / "killed", resume=True, report=Silent())
     assert same(final_state(tmp_path / "killed"), final_state(tmp_path / "whole"))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_advice_and_keeps_the_last_good_epoch(
+    tmp_path, monkeypatch
+) -> None:
+    trained = trainer.train_step
+
+    def diverges(method, target, batch):
+        loss = trained(method, target, batch)
+        return replace(loss, total=loss.total * float("nan")) if target.steps > 6 else loss
+
+    monkeypatch.setattr(trainer, "train_step", diverges)
+    with pytest.raises(BadInput, match="loss became nan in epoch 1: lower optimisation.lr"):
+        train(experiment(Standard()), tmp_path, report=Silent())
+    assert checkpoint.load(Run(tmp_path).last)["epoch"] == 1
+
+
+@pytest.mark.parametrize("file", ["best.ckpt", "model.safetensors", "metrics.csv"])
+def test_a_run_killed_while_it_writes_an_epochs_files_ends_with_the_same_files(file, tmp_path, monkeypatch) -> None:
+    """Killed just before a file is put in place, in the first epoch after a checkpoint that writes it."""
+    chosen = experiment(MEP(), epochs=4, selection=Selection(attack="pgd-2", by="clean"))
+    train(chosen, tmp_path / "whole", report=Silent())
+    replaced = Path.replace
+
+    def dies(self, target):
+        if Path(target).name == file and Run(tmp_path / "run").last.exists():
+            raise _Killed
+        return replaced(self, target)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(_Killed):
+        patch.setattr(Path, "replace", dies)
+        train(chosen, tmp_path / "run", report=Silent())
+    train(chosen, tmp_path / "run", resume=True, report=Silent())
+    assert same(final_state(tmp_path / "run"), final_state(tmp_path / "whole"))
+    assert (
+        checkpoint.load(Run(tmp_path / "run").best)["epoch"] == checkpoint.load(Run(tmp_path / "whole").best)["epoch"]
+    )
+    for name in ("model.safetensors", "model.yaml"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert len(Run(tmp_path / "run").metrics()) == 4
+
+
+class _Killed(BaseException):
+    pass
 
 
 def test_selection_needs_images_and_an_attack_that_exists() -> None:

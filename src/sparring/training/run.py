@@ -91,11 +91,13 @@ class Run:
         """Write `model.safetensors` and `model.yaml`, what `sparring evaluate` and users load."""
         models.save(network, self.folder, description)
 
-    def save(self, state: dict[str, Any], *, best: bool) -> None:
-        """Replace the newest checkpoint, and the best one too if this is it."""
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the newest checkpoint."""
         checkpoint.save(state, self.last)
-        if best:
-            checkpoint.link(self.last, self.best)
+
+    def keep_as_best(self) -> None:
+        """Make the newest checkpoint the best one too."""
+        checkpoint.link(self.last, self.best)
 
     def _write(self, path: Path, text: str) -> None:
         with replacing(path) as temporary:

@@ -6,6 +6,7 @@ that was killed and resumed ends with the same weights, bit for bit, as one that
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
 
 from sparring.attacks import named
 from sparring.data import Augment, Images, Resident, Splits
@@ -91,6 +93,7 @@ class Trainer:
     reporter: Reporter
     _history: list[Row] = field(init=False, default_factory=list)
     _stop: bool = field(init=False, default=False)
+    _board: SummaryWriter = field(init=False)
 
     def __post_init__(self) -> None:
         """Put everything on the device; raises BadInput for parts that do not fit together."""
@@ -111,7 +114,8 @@ class Trainer:
     def fit(self, *, resume: bool = False) -> list[Row]:
         """Train to the end, from the newest checkpoint if told to resume; the rows of metrics.csv.
 
-        Raises Interrupted on Ctrl-C or SIGTERM, after saving; the run can be resumed from that very batch.
+        Raises Interrupted on Ctrl-C or SIGTERM, after saving: the run can be resumed from that very batch. Raises
+        BadInput if the loss is no longer finite; the checkpoint of the epoch before stays.
         """
         if resume and self.run.last.exists():
             self._restore()
@@ -139,24 +143,38 @@ class Trainer:
             self._batch += 1
             self.reporter.step()
             if self._stop and self._batch < self._data.steps_per_epoch:
-                self.run.save(self._state(), best=False)
+                self.run.save(self._state())
                 raise self._interrupted()
 
     def _finish_epoch(self, seconds: float) -> None:
-        row = self._tally.row(self._epoch) | {"train_seconds": seconds} | self._judge()
-        best = all(row[self.selection.by] >= earlier[self.selection.by] for earlier in self._history)
-        self._history.append(row)
+        row = self._tally.row(self._epoch) | {"train_seconds": seconds}
+        if not math.isfinite(row["train_loss"]):
+            raise BadInput(
+                f"The training loss became {row['train_loss']} in epoch {self._epoch}: lower optimisation.lr "
+                f"({self.optimisation.lr}) or set optimisation.clip, and start again."
+            )
+        self._history.append(row | self._judge())
         self._tally = Tally(self._device)
         self._epoch, self._batch = self._epoch + 1, 0
-        last = self._epoch == self.optimisation.epochs
-        if best or last or self._stop or self._epoch % self.runtime.checkpoint_every == 0:
-            self.run.save(self._state(), best=best)
-        if best:
+        # The checkpoint comes last: killed before it, a resumed run does this epoch and these files again.
+        if self._newest_is_best():
             self.run.export(self._learner.exported, self.description)
         self.run.write_metrics(self._history)
-        self._log(row)
+        self._log(self._history[-1])
+        last = self._epoch == self.optimisation.epochs
+        if self._newest_is_best() or last or self._stop or self._epoch % self.runtime.checkpoint_every == 0:
+            self.run.save(self._state())
+            self._keep_best()
         if self._stop and not last:
             raise self._interrupted()
+
+    def _newest_is_best(self) -> bool:
+        values = [row[self.selection.by] for row in self._history]
+        return values[-1] >= max(values)
+
+    def _keep_best(self) -> None:
+        if self._newest_is_best():
+            self.run.keep_as_best()
 
     def _interrupted(self) -> Interrupted:
         return Interrupted(
@@ -215,6 +233,8 @@ class Trainer:
         self._learner.load_state_dict(state["learner"])
         self._epoch, self._batch, self._history = state["epoch"], state["batch"], state["history"]
         self._tally.sums = state["tally"]
+        if self._batch == 0 and self._history:
+            self._keep_best()  # in case it was killed between the two
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
