@@ -7,19 +7,19 @@ Knows nothing about what the dataclasses mean. Abstract fields name their class:
 from __future__ import annotations
 
 import argparse
-import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import TypeVar
 
 import jsonargparse
 import yaml
 from jsonargparse.typing import register_type
 
+from sparring import schema
 from sparring.errors import BadInput, unknown
-from sparring.methods import Method, Wrapper
+from sparring.methods import Method
 from sparring.schedule import Schedule
 from sparring.threat import Ratio
 
@@ -27,6 +27,9 @@ T = TypeVar("T")
 _CHOSEN = (Method, Schedule)  # fields of these types name their class
 
 register_type(Ratio, serializer=str, deserializer=Ratio)
+jsonargparse.set_parsing_settings(
+    import_path_denylist=[]
+)  # enforces its own list: no class_path leads to os or builtins
 
 
 def read(kind: type[T], source: Path | str | None, overrides: Sequence[str] = ()) -> T:
@@ -38,7 +41,7 @@ def read(kind: type[T], source: Path | str | None, overrides: Sequence[str] = ()
     parser.add_argument("--config", action=jsonargparse.ActionConfigFile)
     parser.add_class_arguments(kind)
     origin = str(source) if isinstance(source, Path) else "the configuration"
-    text = [] if source is None else ["--config", _checked(source, origin)]
+    text = [] if source is None else ["--config", _checked(kind, source, origin)]
     try:
         chosen = parser.instantiate(parser.parse_args([*text, *overrides]))
         return kind(**{f.name: chosen[f.name] for f in fields(kind)})  # type: ignore[arg-type]
@@ -61,20 +64,12 @@ def _plain(value: object) -> object:
         return value
     content = {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.init}
     if isinstance(value, _CHOSEN):
-        return {"class_path": _path(type(value)), "init_args": content}
+        return {"class_path": schema.class_path(type(value)), "init_args": content}
     return content
 
 
-def _path(chosen: type) -> str:
-    """The shortest path that imports the class: sparring.methods.TRADES, not sparring.methods.trades.TRADES."""
-    parent = chosen.__module__.rpartition(".")[0]
-    if chosen.__module__.startswith("sparring.methods."):
-        return f"{parent}.{chosen.__qualname__}"
-    return f"{chosen.__module__}.{chosen.__qualname__}"
-
-
-def _checked(source: Path | str, origin: str) -> str:
-    """The text of a source that is YAML and maps keys to values."""
+def _checked(kind: type, source: Path | str, origin: str) -> str:
+    """The text of a source that is YAML and has the shape of the dataclass."""
     try:
         text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
         content = yaml.safe_load(text)
@@ -84,7 +79,14 @@ def _checked(source: Path | str, origin: str) -> str:
         raise BadInput(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise BadInput(f"{origin} does not hold a configuration: it must map keys such as method and data to values.")
-    return text
+    try:
+        schema.check(kind, content)
+    except BadInput as error:
+        raise BadInput(str(error).replace("the configuration", origin)) from error
+    return f"# {origin}\n{text}"  # two lines at least: jsonargparse would take one for the name of a file
+
+
+_NO_CLASS = r"(?:Expected a dot import path string: |Import path |Importing ')([\w.]+)"
 
 
 def _sentence(error: Exception, kind: type, origin: str) -> BadInput:
@@ -96,13 +98,15 @@ def _sentence(error: Exception, kind: type, origin: str) -> BadInput:
     reason = text.strip().splitlines()[-1].strip()
     if match := re.search(r"Option '(.+)' is not accepted|does not accept option '(.+)'", reason):
         name = (match[1] or match[2]).partition(".")[0]
-        return unknown("key", name, {path.rpartition(".")[2] for path in _paths(kind)})
-    if match := re.fullmatch(r"unrecognized arguments: (--\S+).*", reason):
-        return unknown("option", match[1], {f"--{path}" for path in _paths(kind)})
-    if match := re.search(r"Expected a dot import path string: (.*)|Import path (\S+) does not correspond", reason):
+        return unknown("key", name, {path.rpartition(".")[2] for path in schema.paths(kind)})
+    if match := re.fullmatch(r"unrecognized arguments: (--[^\s=]+).*", reason):
+        return unknown("option", match[1], {f"--{path}" for path in schema.paths(kind)})
+    if match := re.search(_NO_CLASS, reason):
         base = Schedule if key.endswith("schedule") else Method
-        return unknown(key.rpartition(".")[2], match[1] or match[2], {c.__name__ for c in _concrete(base)})
-    if match := re.search(r"Expected an? (.+?)\. Got value: (.*)", reason):
+        return unknown(key.rpartition(".")[2], match[1], {c.__name__ for c in schema.concrete(base)})
+    if match := re.search(r"Expected an? (.+?)\. Got value: ?(.*)", reason):
+        return BadInput(f"{key} cannot be {match[2]!r}: write {_readable_type(match[1])}.")
+    if match := re.search(r"Subtypes: (.+)\n(?:.*\n)*\s*Given value: ?(.*)", text):
         return BadInput(f"{key} cannot be {match[2]!r}: write {_readable_type(match[1])}.")
     if match := re.search(r"required: (.+)", reason):
         return BadInput(f"{origin} does not say which {match[1]}: add the key {match[1]}.")
@@ -116,21 +120,3 @@ def _readable_type(text: str) -> str:
     classes = re.findall(r"\b(int|float|bool|str)\b", re.sub(r"Literal\[.*?\]", "", text))
     options = [*(part for literal in literals for part in literal.split(", ")), *(words[name] for name in classes)]
     return " or ".join(options) or text
-
-
-def _concrete(base: Any) -> Iterator[type]:
-    """The classes that can be chosen for a field of an abstract type."""
-    for child in base.__subclasses__():
-        if not inspect.isabstract(child) and child is not Wrapper:
-            yield child
-        yield from _concrete(child)
-
-
-def _paths(kind: Any, prefix: str = "") -> Iterator[str]:
-    """Every option of a dataclass: method, method.beta, optimisation.lr; of an abstract field, those of all its classes."""
-    for chosen in _concrete(kind) if inspect.isabstract(kind) else [kind]:
-        hints = get_type_hints(chosen)
-        for name in (f.name for f in fields(chosen) if f.init):
-            yield prefix + name
-            if is_dataclass(hints[name]) and not (prefix and hints[name] is Method):
-                yield from _paths(hints[name], f"{prefix}{name}.")

@@ -38,7 +38,10 @@ def _commit() -> str:
     tracked = _git(source, "ls-files", "--error-unmatch", "environment.py")
     if not tracked:  # installed somewhere inside another project's checkout, or nowhere near one
         return ""
-    return _git(source, "rev-parse", "--short=12", "HEAD") + ("+" if _git(source, "status", "--porcelain") else "")
+    commit = _git(source, "rev-parse", "--short=12", "HEAD")
+    if not commit:
+        return ""
+    return commit + ("+" if _git(source, "status", "--porcelain") else "")
 
 
 def _git(folder: Path, *words: str) -> str:

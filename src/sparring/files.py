@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -30,15 +30,20 @@ def replacing(path: Path) -> Iterator[Path]:
     except (OSError, RuntimeError, SafetensorError) as error:
         if _out_of_space(error):
             raise BadInput(f"The disk is full, {path} was not written: free some space and run again.") from error
-        if isinstance(error, PermissionError):
+        if isinstance(error, OSError) and error.errno in _FORBIDDEN:
             raise BadInput(f"{path} cannot be written: choose a folder that you may write to.") from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none where its folder could not be made
+            temporary.unlink()
+
+
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+# What torch.save (first three) and safetensors make of the system's error.
+_FULL = ("PytorchStreamWriter failed", "unexpected pos", "iostream error", "No space left", "File too large")
 
 
 def _out_of_space(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    # torch.save and safetensors wrap the system's error in one of their own.
-    return "PytorchStreamWriter failed" in str(error) or "No space left" in str(error)
+    return any(words in str(error) for words in _FULL)

@@ -6,6 +6,7 @@ Knows nothing about attacks or data. `model` is what the loss goes through (wrap
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -51,9 +52,11 @@ class Optimisation:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "lr"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise BadInput(f"optimisation.{name} must be positive, not {getattr(self, name)}.")
-        if self.weight_decay < 0:
+        if not 0 <= self.momentum < 1:
+            raise BadInput(f"optimisation.momentum must lie in [0, 1), not {self.momentum}.")
+        if not 0 <= self.weight_decay < math.inf:
             raise BadInput(f"optimisation.weight_decay must be at least 0, not {self.weight_decay}.")
         if self.clip is not None and self.clip <= 0:
             raise BadInput(f"optimisation.clip must be positive, not {self.clip}: leave it out to not clip.")

@@ -44,7 +44,10 @@ class SampleStreams:
         key = _mix(self.index.to(like.device) * _GOLDEN + seed_from(self.seed, self.stage))  # (B,)
         element = torch.arange(math.prod(like.shape[1:]), device=like.device)
         bits = _shift(_mix(key[:, None] + element * _GOLDEN), 40)  # (B, elements), 24 bits
-        return (bits.to(like.dtype) / 2**24).view_as(like)
+        precision = torch.float64 if like.dtype == torch.float64 else torch.float32
+        drawn = (bits.to(precision) / 2**24).view_as(like)
+        # Half precision would round the largest draws up to 1.
+        return drawn.to(like.dtype).clamp_max(1 - torch.finfo(like.dtype).eps)
 
 
 Generator: TypeAlias = torch.Generator | SampleStreams | None  # None: the default generator of the device

@@ -81,6 +81,9 @@ class Linear(Schedule):
 
     warmup: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_warmup(self.warmup)
+
     def factor(self, step: int, total: int) -> float:
         """See `Schedule`."""
         return _warm(step / total, self.warmup) * _interpolate(step / total, [(self.warmup, 1.0), (1.0, 0.0)])
@@ -91,6 +94,9 @@ class Cosine(Schedule):
     """Half a cosine from 1 to 0 (Loshchilov and Hutter, ICLR 2017), after a linear `warmup`."""
 
     warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_warmup(self.warmup)
 
     def factor(self, step: int, total: int) -> float:
         """See `Schedule`."""
@@ -125,6 +131,11 @@ class Cyclic(Schedule):
         if self.lowest_momentum is None:
             return None
         return self.highest_momentum - self.factor(step, total) * (self.highest_momentum - self.lowest_momentum)
+
+
+def _check_warmup(warmup: float) -> None:
+    if not 0 <= warmup < 1:
+        raise BadInput(f"warmup is a fraction of the run in [0, 1), not {warmup}.")
 
 
 def _warm(done: float, warmup: float) -> float:

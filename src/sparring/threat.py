@@ -33,11 +33,11 @@ class Ratio(float):
         text = value.text if isinstance(value, Ratio) else str(value)
         try:
             exact = Fraction(text.replace(" ", ""))
-        except (ValueError, ZeroDivisionError):
+            ratio = super().__new__(cls, exact)
+        except (ValueError, ZeroDivisionError, OverflowError):
             raise BadInput(
                 f"{text!r} is not a number: write a decimal such as 0.03 or a fraction such as 8/255."
             ) from None
-        ratio = super().__new__(cls, exact)
         ratio.text, ratio.exact = text, exact
         return ratio
 
@@ -101,7 +101,9 @@ class _L2(_Norm):
         return delta * (spread(eps, delta) / size.clamp_min(_TINY)).clamp(max=1)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        return gradient / spread(self.size(gradient), gradient).clamp_min(_TINY)
+        # Scaled first, as the squares of a confident network's gradients vanish in float32.
+        scaled = gradient / spread(gradient.abs().flatten(1).amax(1), gradient).clamp_min(_SMALLEST)
+        return scaled / spread(self.size(scaled), gradient).clamp_min(_TINY)
 
     def draw(self, like: Tensor, eps: float | Tensor, generator: Generator) -> Tensor:
         # A Gaussian's direction is uniform on the sphere; the d-th root spreads the radii evenly over the volume.
@@ -110,6 +112,7 @@ class _L2(_Norm):
         return direction * spread(eps, like) * spread(volume[:, 0] ** (1 / math.prod(like.shape[1:])), like)
 
 
+_SMALLEST = torch.finfo(torch.float32).tiny
 _TINY = 1e-12  # keeps a zero gradient zero instead of 0 / 0
 
 

@@ -89,7 +89,7 @@ def test_a_full_disk_costs_one_warning_and_leaves_nothing(tmp_path, monkeypatch)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert torch.equal(cache.cached("a", Maker()), PIXELS)
-    assert ["No space left" in str(warning.message) for warning in caught] == [True]
+    assert ["The disk is full" in str(warning.message) for warning in caught] == [True]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,6 +6,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from torch import Tensor, nn
+
+from sparring.attacks import PGD
+from sparring.data import Batch
+from sparring.errors import BadInput
+from sparring.methods import AWP, MEP, TRADES, AdversarialTraining, Method, Standard
+from sparring.threat import Budget
+from sparring.training import train_step
 from tests.methods.test_empirical import (
     Plain,
     assert_same,
@@ -17,14 +25,6 @@ from tests.methods.test_empirical import (
     smoothed_cross_entropy,
 )
 from tests.methods.test_trades import divergence
-from torch import Tensor, nn
-
-from sparring.attacks import PGD
-from sparring.data import Batch
-from sparring.errors import BadInput
-from sparring.methods import AWP, MEP, TRADES, AdversarialTraining, Method, Standard
-from sparring.threat import Budget
-from sparring.training import train_step
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.methods.cases import CASES, Case
-from tests.methods.harness import L2, LINF, batches, bench, identical, network, task
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -20,6 +18,8 @@ from sparring.methods import AWP, BP, MEP, TRADES, Standard
 from sparring.training import checkpoint
 from sparring.training.cost import step_cost
 from sparring.training.step import train_step
+from tests.methods.cases import CASES, Case
+from tests.methods.harness import L2, LINF, batches, bench, identical, network, task
 
 every_method = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 

@@ -15,7 +15,6 @@ from typing import Literal
 import pytest
 import torch
 from lightning_fabric import Fabric
-from tests.methods import harness
 from torch import Tensor, nn
 
 from sparring.attacks import PGD
@@ -24,6 +23,7 @@ from sparring.learner import Learner, Optimisation
 from sparring.methods import AdversarialTraining, Method, Standard
 from sparring.threat import Budget, Threat
 from sparring.training import train_step
+from tests.methods import harness
 
 LR, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
 CLASSES = 10

@@ -8,6 +8,15 @@ from functools import partial
 
 import pytest
 import torch
+from torch import Tensor, nn
+
+from sparring.data import Batch
+from sparring.data.augment import View
+from sparring.errors import BadInput
+from sparring.methods import BP, EP, MEP, Method
+from sparring.methods.prior import GuidedPerturbation
+from sparring.threat import Budget, Threat, box
+from sparring.training import train_step
 from tests.methods import harness
 from tests.methods.test_empirical import (
     CLASSES,
@@ -20,15 +29,6 @@ from tests.methods.test_empirical import (
     set_up,
     smoothed_cross_entropy,
 )
-from torch import Tensor, nn
-
-from sparring.data import Batch
-from sparring.data.augment import View
-from sparring.errors import BadInput
-from sparring.methods import BP, EP, MEP, Method
-from sparring.methods.prior import GuidedPerturbation
-from sparring.threat import Budget, Threat, box
-from sparring.training import train_step
 
 EPS, ALPHA = 0.1, 0.08
 SAMPLES = harness.BATCH * harness.STEPS_PER_EPOCH

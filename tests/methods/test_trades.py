@@ -6,6 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import Tensor, nn
+
+from sparring.attacks import PGD
+from sparring.errors import BadInput
+from sparring.methods import TRADES, Perturbation
+from sparring.threat import Budget
+from sparring.training import train_step
 from tests.methods.test_empirical import (
     CLASSES,
     Plain,
@@ -17,13 +24,6 @@ from tests.methods.test_empirical import (
     set_up,
     smoothed_cross_entropy,
 )
-from torch import Tensor, nn
-
-from sparring.attacks import PGD
-from sparring.errors import BadInput
-from sparring.methods import TRADES, Perturbation
-from sparring.threat import Budget
-from sparring.training import train_step
 
 
 @pytest.fixture(autouse=True)

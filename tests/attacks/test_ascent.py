@@ -1,0 +1,205 @@
+"""The ascent loop against a linear network, where the best perturbation is known in closed form."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparring.attacks import Ascent, ascend, input_gradient
+from sparring.errors import BadInput
+from sparring.losses import cross_entropy
+from sparring.threat import Budget, Threat
+
+SHAPE = (2, 3, 4)  # of the images
+LINF, L2 = Threat("Linf", 0.1), Threat("L2", 0.1)
+both_norms = pytest.mark.parametrize("threat", [LINF, L2], ids=["Linf", "L2"])
+
+
+class Binary(nn.Module):
+    """Logits (-s, s) / 2 of s = w . x: the cross-entropy of class 1 is log(1 + exp(-s)), of class 0 log(1 + exp(s))."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(SHAPE, generator=_generator(1), dtype=torch.float64))
+
+    def score(self, x: Tensor) -> Tensor:
+        return (self.weight * x).sum((1, 2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([-self.score(x) / 2, self.score(x) / 2], 1)
+
+    def worst_direction(self, y: Tensor, threat: Threat) -> Tensor:
+        """What lowers the score of class 1 and raises that of class 0 the most, at norm 1."""
+        weight = self.weight.detach()
+        unit = weight.sign() if threat.norm == "Linf" else weight / weight.norm()
+        return (1 - 2 * y.double()).view(-1, 1, 1, 1) * unit
+
+    def worst_cross_entropy(self, x: Tensor, y: Tensor, threat: Threat, radius: float | Tensor) -> Tensor:
+        """log(1 + exp(-+s + radius ||w||_*)), with the dual norm."""
+        dual = self.weight.abs().sum() if threat.norm == "Linf" else self.weight.norm()
+        return nn.functional.softplus((1 - 2 * y) * self.score(x) + radius * dual).detach()
+
+
+class Curved(nn.Module):
+    """Four classes, smooth and far from linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(24, 16, generator=_generator(2), dtype=torch.float64))
+        self.second = nn.Parameter(torch.randn(16, 4, generator=_generator(3), dtype=torch.float64))
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return torch.sin(x.flatten(1) @ self.first) @ self.second
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def inner_images(count: int) -> Tensor:
+    """Images in [0.3, 0.7], where the box does not bind."""
+    return 0.3 + 0.4 * torch.rand(count, *SHAPE, generator=_generator(4), dtype=torch.float64)
+
+
+def labels(count: int, classes: int = 2) -> Tensor:
+    return torch.arange(count) % classes
+
+
+def climb(model, x, y, threat, budget, start=None, keep_going=None) -> Tensor:
+    start = torch.zeros_like(x) if start is None else start
+    return ascend(model, x, partial(cross_entropy, y=y), threat, budget, start, keep_going)
+
+
+@both_norms
+def test_one_step_of_the_radius_reaches_the_optimum_of_a_linear_network(threat: Threat) -> None:
+    model, x, y = Binary(), inner_images(6), labels(6)
+    delta = climb(model, x, y, threat, Budget(0.1, 0.1, 1))
+    torch.testing.assert_close(delta, 0.1 * model.worst_direction(y, threat), rtol=0, atol=1e-15)
+    torch.testing.assert_close(
+        cross_entropy(model(x + delta), y), model.worst_cross_entropy(x, y, threat, 0.1), rtol=0, atol=1e-12
+    )
+
+
+@both_norms
+def test_every_sample_has_its_own_radius_step_size_and_number_of_steps(threat: Threat) -> None:
+    """k steps of alpha along a straight line end at min(k alpha, eps)."""
+    model, x, y = Binary(), inner_images(6), labels(6)
+    eps = torch.tensor([0.05, 0.10, 0.15, 0.20, 0.02, 0.10]).double()
+    alpha = torch.tensor([0.01, 0.04, 0.02, 0.05, 0.05, 0.03]).double()
+    steps = torch.tensor([3, 5, 4, 1, 2, 0])
+    delta = climb(model, x, y, threat, Budget(eps, alpha, steps, rounds=5))
+    reached = torch.minimum(steps * alpha, eps)
+    assert reached.tolist() == pytest.approx([0.03, 0.10, 0.08, 0.05, 0.02, 0.0])
+    torch.testing.assert_close(delta, reached.view(-1, 1, 1, 1) * model.worst_direction(y, threat), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        cross_entropy(model(x + delta), y), model.worst_cross_entropy(x, y, threat, reached), rtol=0, atol=1e-12
+    )
+
+
+def test_where_the_box_binds_each_pixel_goes_as_far_as_it_can() -> None:
+    model, y = Binary(), labels(5)
+    x = torch.rand(5, *SHAPE, generator=_generator(5), dtype=torch.float64)
+    x[0], x[1] = 0, 1
+    best = (x + 0.1 * model.worst_direction(y, LINF)).clamp(0, 1)
+    assert (best == 0).any()
+    assert (best == 1).any()
+    for alpha, steps in ((0.1, 1), (0.03, 4), (0.5, 2)):
+        delta = climb(model, x, y, LINF, Budget(0.1, alpha, steps))
+        torch.testing.assert_close(x + delta, best, rtol=0, atol=1e-15)
+
+
+@both_norms
+def test_a_start_outside_the_ball_is_projected_by_the_first_step(threat: Threat) -> None:
+    model, x, y = Binary(), inner_images(4), labels(4)
+    delta = climb(model, x, y, threat, Budget(0.1, 0.01, 1), start=torch.full_like(x, 0.25))
+    assert (threat.size(delta) <= 0.1 + 1e-15).all()
+
+
+@both_norms
+def test_a_sample_with_k_steps_ends_where_it_ends_alone_with_k_steps(threat: Threat) -> None:
+    model, x, y = Curved(), inner_images(5), labels(5, 4)
+    start = threat.project(0.2 * torch.rand(x.shape, generator=_generator(6), dtype=x.dtype) - 0.1)
+    steps = torch.tensor([4, 0, 2, 7, 1])
+    together = climb(model, x, y, threat, Budget(0.1, 0.03, steps, rounds=7), start)
+    for i, count in enumerate(steps.tolist()):
+        alone = climb(model, x[i : i + 1], y[i : i + 1], threat, Budget(0.1, 0.03, count), start[i : i + 1])
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-12)
+    longer = climb(model, x, y, threat, Budget(0.1, 0.03, 7), start)
+    assert ((together - longer).flatten(1).abs().amax(1) > 1e-3).tolist() == [True, True, True, False, True]
+
+
+def test_keep_going_is_asked_before_every_step_and_holds_the_others_where_they_are() -> None:
+    model, x, y = Curved(), inner_images(3), labels(3, 4)
+    seen: list[Ascent] = []
+
+    def rule(ascent: Ascent) -> Tensor:
+        seen.append(ascent)
+        return torch.tensor([True, ascent.step < 2, False])
+
+    start = 0.01 * torch.ones_like(x)
+    delta = climb(model, x, y, LINF, Budget(0.1, 0.02, 4), start, rule)
+
+    assert [ascent.step for ascent in seen] == [0, 1, 2, 3]
+    torch.testing.assert_close(seen[0].delta, start, rtol=0, atol=0)
+    for ascent in seen:
+        gradient, logits = input_gradient(model, x + ascent.delta, partial(cross_entropy, y=y))
+        torch.testing.assert_close((ascent.gradient, ascent.logits), (gradient, logits), rtol=0, atol=0)
+        torch.testing.assert_close(ascent.x, x, rtol=0, atol=0)
+    for i, count in enumerate((4, 2)):
+        alone = climb(model, x[i : i + 1], y[i : i + 1], LINF, Budget(0.1, 0.02, count), start[i : i + 1])
+        torch.testing.assert_close(delta[i : i + 1], alone, rtol=0, atol=1e-12)
+    assert torch.equal(delta[2], start[2])
+
+
+def test_a_sample_moves_only_while_it_has_steps_and_the_rule_lets_it() -> None:
+    model, x, y = Binary(), inner_images(3), torch.zeros(3, dtype=torch.int64)
+    steps = torch.tensor([1, 3, 3])
+    going = torch.tensor([True, True, False])
+    delta = climb(model, x, y, LINF, Budget(0.1, 0.02, steps, rounds=3), keep_going=lambda ascent: going)
+    assert LINF.size(delta).tolist() == pytest.approx([0.02, 0.06, 0.0])
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 5])
+def test_a_step_is_one_forward_pass_and_the_end_costs_none(rounds: int) -> None:
+    model, x, y = Curved(), inner_images(3), labels(3, 4)
+    delta = climb(model, x, y, LINF, Budget(0.1, 0.02, rounds))
+    assert model.calls == rounds
+    assert bool(delta.any()) == (rounds > 0)
+
+
+def test_the_loop_runs_under_no_grad_and_leaves_no_graph() -> None:
+    model, x, y = Curved(), inner_images(3), labels(3, 4)
+    expected = climb(model, x, y, LINF, Budget(0.1, 0.02, 3))
+    with torch.no_grad():
+        delta = climb(model, x, y, LINF, Budget(0.1, 0.02, 3))
+        assert not torch.is_grad_enabled()
+    assert torch.equal(delta, expected)
+    assert not delta.requires_grad
+    assert not x.requires_grad
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_sample_s_gradient_does_not_shrink_with_the_batch() -> None:
+    model, x, y = Curved(), inner_images(7), labels(7, 4)
+    together, logits = input_gradient(model, x, partial(cross_entropy, y=y))
+    alone, own = input_gradient(model, x[2:3], partial(cross_entropy, y=y[2:3]))
+    torch.testing.assert_close((together[2:3], logits[2:3]), (alone, own), rtol=0, atol=1e-13)
+    assert not together.requires_grad
+    assert not logits.requires_grad
+
+
+@both_norms
+def test_without_a_gradient_nothing_moves(threat: Threat) -> None:
+    x, y = inner_images(2), labels(2)
+    delta = climb(lambda point: torch.ones(2, 2).double() + 0 * point.sum(), x, y, threat, Budget(0.1, 0.05, 3))
+    assert torch.equal(delta, torch.zeros_like(x))
+
+
+def test_per_sample_steps_need_their_largest_number() -> None:
+    with pytest.raises(BadInput, match="needs rounds"):
+        Budget(0.1, 0.1, torch.tensor([1, 2]))

@@ -1,0 +1,220 @@
+"""The figures of an examination: what counts as robust, and what they must not depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparring.attacks import Attack
+from sparring.data import Data, Images, load
+from sparring.errors import BadInput
+from sparring.evaluation import Evaluation, Examination, Outcome, robustness
+from sparring.models import create
+from sparring.threat import Threat
+
+COUNT = 100
+LINF = Threat("Linf", 0.06)
+ATTACKS = ["clean", "fgsm", "pgd-2", "cw-3", "pgd-2-3"]
+
+
+@pytest.fixture(scope="module")
+def images() -> Images:
+    """A hundred digits; every tenth has a wrong label, so that the network below is wrong about it."""
+    images = load(Data(limit=COUNT, validation=0)).train
+    return replace(images, labels=(images.labels + (images.index % 10 == 0)) % 10)
+
+
+@pytest.fixture(scope="module")
+def model(images: Images) -> nn.Module:
+    """A network that knows the digits and is far from robust."""
+    torch.manual_seed(0)
+    network = create("smallconv", 10, channels=1, size=8, width=4).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    known = images.index % 10 != 0
+    x, y = images.pixels[known] / 255, images.labels[known]
+    for _ in range(30):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(x), y).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def evaluation(model: nn.Module, images: Images) -> Evaluation:
+    return Examination(model, images, LINF).run(ATTACKS)
+
+
+def flags(evaluation: Evaluation) -> dict[str, list[bool]]:
+    return {outcome.attack: outcome.correct.tolist() for outcome in evaluation.outcomes}
+
+
+def test_the_network_of_these_tests_is_partly_right_and_partly_robust(evaluation: Evaluation) -> None:
+    assert 0.7 < evaluation.accuracy("clean") < 1
+    assert all(0.1 < evaluation.accuracy(name) < evaluation.accuracy("clean") for name in ATTACKS[1:])
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_no_figure_depends_on_the_batch_size(size: int, model, images, evaluation) -> None:
+    assert flags(Examination(model, images, LINF, batch_size=size).run(ATTACKS)) == flags(evaluation)
+
+
+def test_no_figure_depends_on_the_other_attacks(model, images, evaluation) -> None:
+    for chosen in (["pgd-2"], ["pgd-2-3", "clean"], list(reversed(ATTACKS))):
+        found = flags(Examination(model, images, LINF).run(chosen))
+        assert list(found) == chosen
+        assert found == {name: flags(evaluation)[name] for name in chosen}
+
+
+def test_the_seed_decides_the_starts_and_nothing_else_does(model, images) -> None:
+    def run(seed: int) -> dict[str, list[bool]]:
+        return flags(Examination(model, images, LINF, seed=seed).run(["clean", "fgsm", "pgd-1", "pgd-1-2"]))
+
+    one = run(0)
+    torch.manual_seed(99)
+    assert run(0) == one
+    other = run(1)
+    assert (other["clean"], other["fgsm"]) == (one["clean"], one["fgsm"])
+    assert other["pgd-1"] != one["pgd-1"]
+    assert other["pgd-1-2"] != one["pgd-1-2"]
+
+
+@dataclass(frozen=True)
+class Spy(Attack):
+    """Does nothing, and notes what it was given."""
+
+    seen: list[tuple[list[int], int, int, Tensor, Tensor]] = field(default_factory=list)
+
+    def __call__(self, model, x, y, threat, *, generator=None) -> Tensor:
+        self.seen.append((generator.index.tolist(), generator.seed, generator.stage, x, y))
+        return x
+
+    def describe(self, threat):
+        return {"steps": 7}
+
+
+def test_images_that_are_wrong_anyway_are_not_attacked_and_count_as_wrong(
+    model, images, evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = Spy()
+    monkeypatch.setattr(robustness, "named", lambda name: spy)
+    found = Examination(model, images, LINF, batch_size=16).run(["spy"])
+    right = evaluation.outcomes[0].correct.nonzero()[:, 0]
+    assert [index for seen in spy.seen for index in seen[0]] == right.tolist()
+    torch.testing.assert_close(torch.cat([seen[3] for seen in spy.seen]), images.pixels[right] / 255)
+    assert torch.equal(torch.cat([seen[4] for seen in spy.seen]), images.labels[right])
+    assert found.outcomes[0].correct.tolist() == flags(evaluation)["clean"]
+    assert found.outcomes[0].settings == {"steps": 7}
+
+
+def test_every_attack_and_every_seed_has_streams_of_its_own(model, images, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+    for seed in (0, 1):
+        for name in ("pgd-20", "pgd-50", "pgd-02"):
+            spy = Spy()
+            monkeypatch.setattr(robustness, "named", lambda name, spy=spy: spy)
+            Examination(model, images, LINF, batch_size=16, seed=seed).run([name])
+            assert len({(seen[1], seen[2]) for seen in spy.seen}) == 1  # the same for all batches
+            seeds.append(spy.seen[0][1])
+    assert len(set(seeds)) == 6
+
+
+class Window(nn.Module):
+    """One pixel; wrong only where it lies in (0.56, 0.64), although the loss keeps growing beyond."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixel = x[:, 0, 0, 0]
+        outside = ((pixel < 0.56) | (pixel > 0.64)).to(x.dtype)  # without a gradient
+        return torch.stack([10 * outside - pixel, torch.zeros_like(pixel)], 1)
+
+
+def test_an_image_that_fails_at_an_earlier_iterate_is_not_robust() -> None:
+    """Steps of 0.05 from somewhere below 0.56 visit the window and leave it again."""
+    pixels = torch.tensor([115, 160], dtype=torch.uint8).view(2, 1, 1, 1)  # 0.45 and 0.63
+    images = Images(pixels, torch.zeros(2, dtype=torch.int64), torch.arange(2))
+    found = Examination(Window(), images, Threat("Linf", 0.2)).run(["clean", "pgd-20", "fgsm"])
+    assert flags(found) == {"clean": [True, False], "pgd-20": [False, False], "fgsm": [True, False]}
+
+
+def test_the_worst_case_is_over_each_image_and_at_most_every_accuracy(evaluation: Evaluation) -> None:
+    together = [all(column) for column in zip(*flags(evaluation).values(), strict=True)]
+    assert evaluation.worst == pytest.approx(sum(together) / COUNT)
+    assert evaluation.worst <= min(outcome.accuracy for outcome in evaluation.outcomes)
+
+    outcomes = [Outcome(name, torch.tensor(correct), 0.0, {}) for name, correct in _complementary().items()]
+    assert Evaluation(tuple(outcomes)).worst == 0.25
+
+
+def _complementary() -> dict[str, list[bool]]:
+    return {"one": [True, True, False, True], "other": [True, False, True, False]}
+
+
+def test_an_accuracy_is_the_fraction_of_correct_images_and_is_found_by_name() -> None:
+    outcomes = [Outcome(name, torch.tensor(correct), 0.0, {}) for name, correct in _complementary().items()]
+    found = Evaluation(tuple(outcomes))
+    assert (found.accuracy("one"), found.accuracy("other")) == (0.75, 0.5)
+    with pytest.raises(KeyError):
+        found.accuracy("pgd-20")
+
+
+class Untouchable(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise AssertionError("computed something")
+
+
+def test_an_unknown_attack_is_refused_before_anything_is_computed(images: Images) -> None:
+    with pytest.raises(BadInput, match="did you mean 'pgd-20'"):
+        Examination(Untouchable(), images, LINF).run(["clean", "pgd-10", "pgd20"])
+
+
+def test_the_record_s_settings_are_the_attacks(evaluation: Evaluation) -> None:
+    assert [outcome.settings.get("restarts") for outcome in evaluation.outcomes] == [None, 1, 1, 1, 3]
+    assert evaluation.outcomes[0].settings == {}
+    assert evaluation.outcomes[2].settings["alpha"] == "3/200"
+    assert all(outcome.seconds >= 0 for outcome in evaluation.outcomes)
+
+
+def test_an_attack_that_is_named_twice_runs_once(model, images, evaluation) -> None:
+    found = Examination(model, images, LINF).run(["fgsm", "clean", "fgsm"])
+    assert [outcome.attack for outcome in found.outcomes] == ["fgsm", "clean"]
+
+
+def test_every_image_is_told_of_once_an_attack(model, images) -> None:
+    told: dict[str, int] = {}
+
+    def tick(attack: str, count: int) -> None:
+        told[attack] = told.get(attack, 0) + count
+
+    Examination(model, images, LINF, batch_size=16).run(["clean", "fgsm", "pgd-1"], tick)
+    assert told == {"clean": COUNT, "fgsm": COUNT, "pgd-1": COUNT}
+
+
+def test_a_network_that_is_always_wrong_has_no_accuracy(model, images) -> None:
+    wrong = replace(images, labels=(images.labels + 10))
+    found = Examination(model, wrong, LINF).run(["clean", "pgd-2"])
+    assert flags(found) == {"clean": [False] * COUNT, "pgd-2": [False] * COUNT}
+    assert found.worst == 0
+
+
+def test_the_network_is_judged_in_eval_mode_and_left_as_it_was(model, images, evaluation) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    modes = [True for _ in model.modules()]
+    try:
+        assert flags(Examination(model, images, LINF).run(ATTACKS)) == flags(evaluation)
+        assert [module.training for module in model.modules()] == modes
+    finally:
+        model.eval()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.xfail(strict=True, reason="Examination takes a sample's index for its row: remove this mark with the fix")
+def test_part_of_a_split_gives_the_figures_of_these_images(model, images, evaluation) -> None:
+    """An image keeps its index, and with it its noise."""
+    rows = torch.tensor([90, 3, 41, 55, 8])
+    found = flags(Examination(model, images.subset(rows), LINF).run(ATTACKS))
+    assert found == {name: [correct[row] for row in rows] for name, correct in flags(evaluation).items()}

@@ -1,0 +1,157 @@
+"""Every loss against its definition, in double precision."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sparring.errors import BadInput
+from sparring.losses import cross_entropy, kl_divergence, margin, smoothing_from_kept
+
+
+def logits(batch: int = 6, classes: int = 5, seed: int = 0, scale: float = 3.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(batch, classes, generator=generator, dtype=torch.float64)
+
+
+def labels(batch: int = 6, classes: int = 5, seed: int = 1) -> Tensor:
+    return torch.randint(classes, (batch,), generator=torch.Generator().manual_seed(seed))
+
+
+def log_probabilities(row: list[float]) -> list[float]:
+    total = math.log(math.fsum(math.exp(value) for value in row))
+    return [value - total for value in row]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5556, 1.0])
+def test_cross_entropy_is_taken_against_the_smoothed_target(smoothing: float) -> None:
+    z, y = logits(), labels()
+    expected = []
+    for row, label in zip(z.tolist(), y.tolist(), strict=True):
+        target = [(1 - smoothing) * (c == label) + smoothing / len(row) for c in range(len(row))]
+        expected.append(-math.fsum(q * p for q, p in zip(target, log_probabilities(row), strict=True)))
+    torch.testing.assert_close(cross_entropy(z, y, smoothing), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_margin_is_the_best_other_logit_minus_the_own() -> None:
+    z, y = logits(40, 7), labels(40, 7)
+    expected = [
+        max(value for c, value in enumerate(row) if c != label) - row[label]
+        for row, label in zip(z.tolist(), y.tolist(), strict=True)
+    ]
+    assert margin(z, y).tolist() == expected
+    assert torch.equal(margin(z, y) > 0, z.argmax(1) != y)
+
+
+def test_the_gradient_of_the_margin_is_one_up_and_one_down() -> None:
+    z = logits(8, 4).requires_grad_()
+    y = labels(8, 4)
+    (gradient,) = torch.autograd.grad(margin(z, y).sum(), z)
+    rival = z.detach().scatter(1, y[:, None], -math.inf).argmax(1)
+    assert torch.equal(gradient, (F.one_hot(rival, 4) - F.one_hot(y, 4)).double())
+
+
+def test_two_classes_have_a_margin() -> None:
+    z = torch.tensor([[1.0, 3.0], [1.0, 3.0]])
+    assert margin(z, torch.tensor([0, 1])).tolist() == [2.0, -2.0]
+
+
+def test_divergence_follows_its_definition_and_its_direction() -> None:
+    clean, adversarial = logits(seed=2), logits(seed=3)
+    expected = []
+    for p_row, q_row in zip(clean.tolist(), adversarial.tolist(), strict=True):
+        p, q = log_probabilities(p_row), log_probabilities(q_row)
+        expected.append(math.fsum(math.exp(a) * (a - b) for a, b in zip(p, q, strict=True)))
+    torch.testing.assert_close(kl_divergence(clean, adversarial), torch.tensor(expected, dtype=torch.float64))
+    assert not torch.allclose(kl_divergence(clean, adversarial), kl_divergence(adversarial, clean))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(seed=st.integers(0, 10_000), scale=st.floats(0.01, 30))
+def test_divergence_is_positive_except_between_equals(seed: int, scale: float) -> None:
+    one, other = logits(seed=seed, scale=scale), logits(seed=seed + 1, scale=scale)
+    assert (kl_divergence(one, other) > 0).all()
+    torch.testing.assert_close(kl_divergence(one, one + 2.5), torch.zeros(6, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+def test_gradients_flow_through_both_sides_of_the_divergence() -> None:
+    clean, adversarial = logits(3, 4, 4, 1.0).requires_grad_(), logits(3, 4, 5, 1.0).requires_grad_()
+    assert torch.autograd.gradcheck(kl_divergence, (clean, adversarial))
+    for gradient in torch.autograd.grad(kl_divergence(clean, adversarial).sum(), (clean, adversarial)):
+        assert (gradient.abs().amax(1) > 1e-3).all()
+    p, q = clean.softmax(1), adversarial.softmax(1)
+    (gradient,) = torch.autograd.grad(kl_divergence(clean, adversarial).sum(), adversarial)
+    torch.testing.assert_close(gradient, (q - p).detach())
+
+
+def test_the_divergence_has_no_gradient_where_its_sides_agree() -> None:
+    clean, adversarial = logits().requires_grad_(), logits().requires_grad_()
+    for gradient in torch.autograd.grad(kl_divergence(clean, adversarial).sum(), (clean, adversarial)):
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "smoothed", "margin", "kl_divergence"])
+def test_a_samples_loss_and_gradient_do_not_depend_on_its_batch(name: str) -> None:
+    loss = {
+        "cross_entropy": cross_entropy,
+        "smoothed": lambda z, y: cross_entropy(z, y, 0.3),
+        "margin": margin,
+        "kl_divergence": lambda z, y: kl_divergence(z.roll(1, 1), z),
+    }[name]
+    z, y = logits().requires_grad_(), labels()
+    whole = loss(z, y)
+    assert whole.shape == (6,)
+    (gradient,) = torch.autograd.grad(whole.sum(), z)
+    for i in range(6):
+        alone = z[i : i + 1].detach().requires_grad_()
+        value = loss(alone, y[i : i + 1])
+        torch.testing.assert_close(value, whole[i : i + 1])
+        torch.testing.assert_close(torch.autograd.grad(value.sum(), alone)[0][0], gradient[i])
+
+
+def test_extreme_logits_give_finite_losses() -> None:
+    z = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]])
+    y = torch.tensor([1, 1])
+    for value in (cross_entropy(z, y), cross_entropy(z, y, 0.1), margin(z, y), kl_divergence(z, z.flip(0))):
+        assert value.isfinite().all()
+    assert cross_entropy(z, y).tolist() == [2e4, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("kept", "classes", "smoothing"),
+    [
+        (0.5, 10, 0.5556),
+        (0.6, 10, 0.4444),
+        (0.6, 100, 0.4040),
+        (0.5, 100, 0.5051),
+        (0.8, 200, 0.2010),
+        (0.5, 200, 0.5025),
+        (1.0, 10, 0.0),
+    ],
+)
+def test_smoothing_from_the_kept_mass(kept: float, classes: int, smoothing: float) -> None:
+    assert smoothing_from_kept(kept, classes) == pytest.approx(smoothing, abs=5e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 43, 100, 200, 1000])
+@pytest.mark.parametrize("kept", [0.5, 0.6, 0.8, 1.0])
+def test_the_kept_mass_lies_on_the_true_class(kept: float, classes: int) -> None:
+    """PyTorch's target is read off the gradient at zero logits: 1 / C - q."""
+    z, y = torch.zeros(1, classes, dtype=torch.float64, requires_grad=True), torch.tensor([1])
+    smoothing = smoothing_from_kept(kept, classes)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(z, y, label_smoothing=smoothing), z)
+    target = 1 / classes - gradient[0]
+    assert target[1] == pytest.approx(kept, abs=1e-12)
+    assert target[0] == pytest.approx((1 - kept) / (classes - 1), abs=1e-12)
+
+
+@pytest.mark.parametrize("kept", [0, -0.1, 1.01, math.nan])
+def test_a_mass_that_cannot_be_kept_is_refused(kept: float) -> None:
+    with pytest.raises(BadInput, match="kept on the true class"):
+        smoothing_from_kept(kept, 10)
