@@ -260,6 +260,24 @@ def test_the_running_statistics_see_the_attack_only_in_training_mode(bn, moved: 
     assert counts == [moved] * 4
 
 
+def test_the_attack_goes_through_the_bare_network_and_the_loss_through_the_wrapped_one() -> None:
+    class Spy(Standard):
+        def perturb(self, model, batch, budget=None):
+            seen.append(model)
+            return super().perturb(model, batch, budget)
+
+        def loss(self, model, batch, perturbation):
+            seen.append(model)
+            return super().loss(model, batch, perturbation)
+
+    seen: list[nn.Module] = []
+    subject = learner()
+    train_step(set_up(Spy()), subject, batches()[0])
+    assert seen[0] is subject.bare
+    assert seen[1] is subject.model
+    assert subject.bare is not subject.model
+
+
 def test_the_default_is_ten_steps_of_a_quarter_of_the_radius_in_training_mode() -> None:
     assert AdversarialTraining().attack == PGD(steps=10, alpha=None, start="uniform", bn="train")
 

@@ -303,8 +303,10 @@ def test_bp_hands_the_perturbations_to_the_next_batch_by_position() -> None:
     method = set_up(BP(box="none"))
     first, other = batches()[0], batches()[1]
     perturbation = method.perturb(network(), first)
+    start = perturbation.start.clone()
     method.commit(first, perturbation)
     assert torch.equal(method.perturb(network(), other).start, perturbation.delta)
+    assert torch.equal(perturbation.start, start)  # what was handed out does not change with the memory
 
 
 def test_a_smaller_last_batch_replaces_only_the_first_rows_of_bp() -> None:

@@ -37,7 +37,7 @@ class Outcome:
     @property
     def accuracy(self) -> float:
         """The fraction of images that stayed correct."""
-        return self.correct.float().mean().item()
+        return int(self.correct.sum()) / len(self.correct)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Evaluation:
     @property
     def worst(self) -> float:
         """The fraction of images that stayed correct under every attack."""
-        return torch.stack([outcome.correct for outcome in self.outcomes]).all(0).float().mean().item()
+        survivors = torch.stack([outcome.correct for outcome in self.outcomes]).all(0)
+        return int(survivors.sum()) / len(survivors)
 
     def accuracy(self, attack: str) -> float:
         """The accuracy under one of the attacks; raises KeyError if it was not run."""
