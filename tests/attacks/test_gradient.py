@@ -289,7 +289,6 @@ def test_adversarial_images_are_in_the_ball_and_in_the_box(norm, eps, alpha, dty
         assert (adversarial - x)[right].abs().max() > 0
 
 
-@pytest.mark.xfail(strict=True, reason="PGD.__call__ does not project the normal start: remove this mark with the fix")
 def test_a_normal_start_that_fools_at_once_is_in_the_ball() -> None:
     """Nothing projects it if the sample takes no step."""
     x = pictures(6)

@@ -212,7 +212,6 @@ def test_the_network_is_judged_in_eval_mode_and_left_as_it_was(model, images, ev
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.xfail(strict=True, reason="Examination takes a sample's index for its row: remove this mark with the fix")
 def test_part_of_a_split_gives_the_figures_of_these_images(model, images, evaluation) -> None:
     """An image keeps its index, and with it its noise."""
     rows = torch.tensor([90, 3, 41, 55, 8])

@@ -125,7 +125,9 @@ class PGD(Attack):
         def still_correct(ascent: Ascent) -> Tensor:
             return ascent.logits.argmax(1) == y
 
-        delta = self.climb(model, x, self.goal(y), threat, generator=generator, keep_going=still_correct)
+        # A sample that is fooled at the start takes no step, so the start itself has to be within the threat.
+        start = box(x, threat.project(draw_start(self.start, x, threat, threat.eps, generator)))
+        delta = self.climb(model, x, self.goal(y), threat, start=start, keep_going=still_correct)
         return (x + delta).clamp(0, 1)
 
     def describe(self, threat: Threat) -> dict[str, str | int]:

@@ -104,11 +104,13 @@ class Examination:
         correct = clean.correct.clone()
         streams = SampleStreams(seed_from(self.seed, *name.encode()), torch.empty(0))
         tick(name, int((~correct).sum()))  # wrong already, nothing to attack
-        for batch in batches(self.images.subset(correct.nonzero()[:, 0]), self.batch_size, self.device):
+        rows, done = correct.nonzero()[:, 0], 0
+        for batch in batches(self.images.subset(rows), self.batch_size, self.device):
             adversarial = attack(
                 self.model, batch.x, batch.y, self.threat, generator=replace(streams, index=batch.index)
             )
-            correct[batch.index.cpu()] = self._correct(adversarial, batch.y).cpu()
+            correct[rows[done : done + len(batch.y)]] = self._correct(adversarial, batch.y).cpu()
+            done += len(batch.y)
             tick(name, len(batch.y))
         return Outcome(name, correct, time.perf_counter() - began, attack.describe(self.threat))
 
