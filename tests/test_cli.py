@@ -52,6 +52,19 @@ def test_train_evaluate_and_resume(capsys, run) -> None:
     assert f"sparring evaluate {run}" in out
 
 
+def test_real_photographs_from_parquet_files(capsys, cifar10, tmp_path) -> None:
+    """CIFAR-10 by its recipe, a narrow ResNet-18 on 200 images, measured on 20."""
+    data = ("--data.path", cifar10, "--data.test_limit", 20)
+    quick = ("--data.limit", 200, "--model.width", 8, "--optimisation.epochs", 1, "--selection.images", 10)
+    status, _, _ = sparring(capsys, "train", "cifar10/fgsm-mep", "--run", tmp_path / "run", *data, *quick)
+    assert status == 0
+    status, out, _ = sparring(capsys, "evaluate", tmp_path / "run", "--attacks", "clean,pgd-2")
+    assert status == 0
+    assert "cifar10: 20 test images, Linf eps 8/255" in out
+    record = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert [attack.get("alpha") for attack in record["attacks"]] == [None, "2/255"]
+
+
 def test_a_file_of_weights_is_evaluated_with_the_data_and_threat_that_are_named(capsys, run, tmp_path) -> None:
     record = tmp_path / "record.json"
     status, _, err = sparring(
