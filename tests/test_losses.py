@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from sparring.errors import BadInput
@@ -151,7 +152,12 @@ def test_the_kept_mass_lies_on_the_true_class(kept: float, classes: int) -> None
     assert target[0] == pytest.approx((1 - kept) / (classes - 1), abs=1e-12)
 
 
-@pytest.mark.parametrize("kept", [0, -0.1, 1.01, math.nan])
+@pytest.mark.parametrize("kept", [0.0, -0.1, 1.01, math.nan])
 def test_a_mass_that_cannot_be_kept_is_refused(kept: float) -> None:
     with pytest.raises(BadInput, match="kept on the true class"):
         smoothing_from_kept(kept, 10)
+
+
+def test_shapes_are_checked_while_the_tests_run() -> None:
+    with pytest.raises(TypeCheckError, match="parameter 'y'"):
+        margin(torch.zeros(2, 3), torch.zeros(3, dtype=torch.int64))

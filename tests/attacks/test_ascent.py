@@ -196,8 +196,15 @@ def test_a_sample_s_gradient_does_not_shrink_with_the_batch() -> None:
 @both_norms
 def test_without_a_gradient_nothing_moves(threat: Threat) -> None:
     x, y = inner_images(2), labels(2)
-    delta = climb(lambda point: torch.ones(2, 2).double() + 0 * point.sum(), x, y, threat, Budget(0.1, 0.05, 3))
+    delta = climb(_Flat(), x, y, threat, Budget(0.1, 0.05, 3))
     assert torch.equal(delta, torch.zeros_like(x))
+
+
+class _Flat(nn.Module):
+    """Says the same of every image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ones(2, 2).double() + 0 * x.sum()
 
 
 def test_per_sample_steps_need_their_largest_number() -> None:
