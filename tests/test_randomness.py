@@ -160,6 +160,12 @@ def test_normal_numbers_are_finite_in_single_precision() -> None:
     assert 4.2 < drawn.abs().max() < 6
 
 
+def test_normal_numbers_are_finite_for_the_extreme_uniform_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    for extreme in (0.0, 1 - 2**-24):
+        monkeypatch.setattr(SampleStreams, "uniform", lambda self, like, value=extreme: torch.full_like(like, value))
+        assert normal(torch.zeros(2, 3), streams(2)).isfinite().all()
+
+
 @pytest.mark.parametrize("generator", generators(), ids=["generator", "streams"])
 def test_rademacher_numbers_are_fair_signs(generator: Generator) -> None:
     drawn = rademacher(torch.zeros(MANY, 2, dtype=torch.float64), generator)
