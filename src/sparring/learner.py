@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from sparring import ranks
 from sparring.errors import BadInput
 from sparring.schedule import MultiStep, Schedule
 
@@ -92,6 +93,8 @@ class Learner:
         self.total = total
         self.steps = 0
         self._fabric = fabric
+        self._compiled = compiled
+        self._unclipped: Tensor | None = None
         fast: Any = torch.compile(self.network) if compiled else self.network
         self.bare = InPrecision(fast, fabric)
         # Compiled once, outside the wrapper, so that the attack and the loss share one compiled network.
@@ -99,6 +102,11 @@ class Learner:
             fast, _make_optimizer(self.network, optimisation), _reapply_compile=False
         )
         self._average = _WeightAverage(self.network, optimisation.average) if optimisation.average else None
+
+    @property
+    def plain(self) -> nn.Module:
+        """`bare`, never compiled: for other numbers of images than a step's, which would add graphs that steps then use."""
+        return InPrecision(self.network, self._fabric)
 
     @property
     def judged(self) -> nn.Module:
@@ -109,6 +117,22 @@ class Learner:
     def exported(self) -> nn.Module:
         """The network to keep: the weight average where there is one."""
         return self._average.network if self._average else self.network
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return self.optimisation.lr * self.optimisation.schedule.factor(self.steps, self.total)
+
+    def look_ahead(self) -> LookAhead:
+        """A copy of the network that can go one step ahead of it; made once and brought up to date as often as needed."""
+        return LookAhead(self, self._fabric, compiled=self._compiled)
+
+    def gradient_norm(self) -> Tensor:
+        """The L2 norm of the last step's gradients, before clipping; of all parameters at once, on the device."""
+        if self._unclipped is not None:
+            return self._unclipped
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
     def zero_grad(self) -> None:
         """Drop the gradients."""
@@ -121,11 +145,14 @@ class Learner:
     def step(self) -> None:
         """Clip, move the weights at the schedule's current rate, and let the average follow."""
         options = self.optimisation
+        self._unclipped = None
         if options.clip is not None:
-            self._fabric.clip_gradients(self.model, self.optimizer, max_norm=options.clip, error_if_nonfinite=False)
+            self._unclipped = self._fabric.clip_gradients(
+                self.model, self.optimizer, max_norm=options.clip, error_if_nonfinite=False
+            )
         momentum = options.schedule.momentum(self.steps, self.total)
         for group in self.optimizer.param_groups:
-            group["lr"] = options.lr * options.schedule.factor(self.steps, self.total)
+            group["lr"] = self.rate
             if momentum is not None and "momentum" in group:
                 group["momentum"] = momentum
         self.optimizer.step()
@@ -149,6 +176,43 @@ class Learner:
         self.steps = state["steps"]
         if self._average:
             self._average.network.load_state_dict(state["average"])
+
+
+class LookAhead:
+    """The network after one more step of plain gradient descent: where a perturbation would lead the training.
+
+    Lives beside the learner's network and is brought up to date with `catch_up`, never copied anew (design, rule 9).
+    """
+
+    def __init__(self, learner: Learner, fabric: Fabric, *, compiled: bool) -> None:
+        self._learner = learner
+        self.network = deepcopy(learner.network)
+        fast: Any = torch.compile(self.network) if compiled else self.network
+        self.model = InPrecision(fast, fabric)
+        plain = replace(learner.optimisation, optimizer="sgd", momentum=0.0, nesterov=False)
+        self._optimizer = _make_optimizer(self.network, plain)
+
+    @torch.no_grad()
+    def catch_up(self) -> None:
+        """Take over the learner's current parameters and buffers."""
+        for kept, current in (
+            (self.network.parameters(), self._learner.network.parameters()),
+            (self.network.buffers(), self._learner.network.buffers()),
+        ):
+            for own, other in zip(kept, current, strict=True):
+                own.copy_(other)
+
+    def backward(self, loss: Tensor) -> None:
+        """Backpropagate a scalar."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def step(self) -> None:
+        """Down the gradient, at the learner's current rate and weight decay, without momentum."""
+        ranks.average_([p.grad for p in self.network.parameters() if p.grad is not None])
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learner.rate
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
 
 
 class _WeightAverage:

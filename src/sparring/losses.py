@@ -37,8 +37,11 @@ def kl_divergence(clean: Logits, adversarial: Logits) -> PerSample:
 def smoothing_from_kept(kept: float, classes: int) -> float:
     """PyTorch's `label_smoothing` that leaves the mass `kept` on the true class: (1 - F) C / (C - 1).
 
-    The released code of LAS-AT, FGSM-SDI and FGSM-PGI states F, the kept mass, as its "factor".
+    The released code of LAS-AT, FGSM-SDI and FGSM-PGI states F, the kept mass, as its "factor". Raises BadInput for fewer
+    than two classes, and for a mass below 1 / C, which would make the true class the least likely target.
     """
-    if not 0 < kept <= 1:
-        raise BadInput(f"The mass kept on the true class must lie in (0, 1], not {kept}.")
+    if classes < 2:
+        raise BadInput(f"Labels can be smoothed over at least 2 classes, not {classes}.")
+    if not 1 / classes <= kept <= 1:
+        raise BadInput(f"The mass kept on the true class must lie in [1/{classes}, 1], not {kept}.")
     return (1 - kept) * classes / (classes - 1)

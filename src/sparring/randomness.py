@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -21,6 +23,17 @@ def seed_from(*parts: int) -> int:
     """One seed in [0, 2^63) from several integers, the same in every process and on every machine."""
     text = ",".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+@contextmanager
+def initialised(seed: int) -> Iterator[None]:
+    """Modules made inside, on the CPU, get weights that depend on the seed only; later draws are as if it had not been."""
+    kept = torch.random.get_rng_state()
+    torch.default_generator.manual_seed(seed_from(seed))
+    try:
+        yield
+    finally:
+        torch.random.set_rng_state(kept)
 
 
 @dataclass(frozen=True)

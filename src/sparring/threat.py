@@ -6,6 +6,7 @@ Knows nothing about networks. Radii are fractions of the pixel range [0, 1] and 
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -32,7 +33,7 @@ class Ratio(float):
         """Raises BadInput if `value` is not a finite decimal number or a fraction of two."""
         text = value.text if isinstance(value, Ratio) else str(value)
         try:
-            exact = Fraction(text.replace(" ", ""))
+            exact = Fraction(re.sub(r"\s*/\s*", "/", text))  # Fraction itself strips the ends
             ratio = super().__new__(cls, exact)
         except (ValueError, ZeroDivisionError, OverflowError):
             raise BadInput(
@@ -179,13 +180,18 @@ class Budget:
     """How hard to attack: radius, step size and number of steps, each one number or one value per sample (B,).
 
     `rounds` is the number of turns of the attack's loop, a Python number: with per-sample `steps` it must be given,
-    since finding the largest of them would make the host wait for the device.
+    since finding the largest of them would make the host wait for the device. `start` is the radius that a random start
+    is drawn from, None that of `eps`. `compact` lets samples that have no steps left leave the batch instead of being
+    masked: the same perturbations for less work, where samples do not influence each other (BatchNorm in evaluation
+    mode), but the host reads the numbers of steps.
     """
 
     eps: float | Tensor
     alpha: float | Tensor
     steps: int | Tensor
     rounds: int | None = None
+    start: float | Tensor | None = None
+    compact: bool = False
 
     def __post_init__(self) -> None:
         if self.rounds is None:

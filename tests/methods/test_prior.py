@@ -477,7 +477,7 @@ def test_the_momentum_accumulates_what_it_is_told_to(form) -> None:
     one, other = torch.randn(2, *batch.x.shape, generator=generator)
     start = torch.zeros_like(batch.x)
     for gradient in (one, other):
-        method.commit(batch, GuidedPerturbation(start, start, gradient, 0.03, EPS))
+        method.commit(batch, GuidedPerturbation(start, start, gradient=gradient, alpha=0.03, eps=EPS))
     expected = {
         "sign": 0.4 * one.sign() + other.sign(),
         "gradient": 0.4 * one / one.abs().sum() + other / other.abs().sum(),  # over the L1 norm of the whole batch

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -48,6 +48,8 @@ def ascend(
     delta <- box(project(delta + alpha * steepest(gradient), eps)), projected gradient ascent (Madry et al., 2018). The
     radius takes effect with the first step. `keep_going` is asked before every step which samples take it.
     """
+    if budget.compact and isinstance(budget.steps, Tensor) and keep_going is None:
+        return _ascend_shrinking(model, x, objective, threat, budget, start)
     delta = start
     alpha = spread(budget.alpha, x)
     for step in range(budget.rounds or 0):
@@ -59,6 +61,35 @@ def ascend(
             going = has_steps if going is None else going & has_steps
         delta = moved if going is None else torch.where(spread(going, x), moved, delta)
     return delta
+
+
+def _ascend_shrinking(
+    model: nn.Module, x: Images, objective: Objective, threat: Threat, budget: Budget, start: Images
+) -> Images:
+    """The same on ever fewer samples: those with most steps stay longest. The host reads the numbers of steps, once."""
+    assert isinstance(budget.steps, Tensor)
+    order = budget.steps.argsort(descending=True, stable=True)
+    turns = torch.arange(budget.rounds or 0, device=x.device)
+    delta = start.clone()
+    for count in (budget.steps > turns[:, None]).sum(1).tolist():
+        rows = order[:count]
+        if count == 0:
+            break
+        images, moving, eps, alpha = (_rows(value, rows) for value in (x, delta, budget.eps, budget.alpha))
+
+        def of_these(logits: Tensor, rows: Tensor = rows) -> Tensor:
+            # The objective knows the whole batch: the others' logits do not matter to these samples' values.
+            everyone = logits.new_zeros(len(x), logits.shape[1]).index_copy(0, rows, logits)
+            return objective(everyone)[rows]
+
+        gradient, _ = input_gradient(model, images + moving, of_these)
+        moved = threat.project(moving + spread(alpha, images) * threat.steepest(gradient), eps)
+        delta[rows] = box(images, moved)
+    return delta
+
+
+def _rows(value: Any, rows: Tensor) -> Any:
+    return value[rows] if isinstance(value, Tensor) else value
 
 
 def input_gradient(model: nn.Module, point: Images, objective: Objective) -> tuple[Tensor, Tensor]:

@@ -98,6 +98,11 @@ class PGD(Attack):
         """The configured objective for these labels: logits (B, K) -> (B,)."""
         return partial(cross_entropy, y=y) if self.objective == "ce" else partial(margin, y=y)
 
+    def begin(self, x: Images, threat: Threat, budget: Budget | None = None, generator: Generator = None) -> Images:
+        """A start of the configured kind, (B, C, H, W)."""
+        budget = budget or self.budget(threat)
+        return draw_start(self.start, x, threat, budget.eps if budget.start is None else budget.start, generator)
+
     def climb(
         self,
         model: nn.Module,
@@ -113,7 +118,7 @@ class PGD(Attack):
         """The perturbation (B, C, H, W) after the last step; `start` and `budget` replace the configured ones."""
         budget = budget or self.budget(threat)
         if start is None:
-            start = draw_start(self.start, x, threat, budget.eps, generator)
+            start = self.begin(x, threat, budget, generator)
         with attackable(model, self.bn):
             return ascend(model, x, objective, threat, budget, start, keep_going)
 

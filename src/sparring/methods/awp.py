@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sparring import ranks
 from sparring.attacks import frozen_statistics
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
@@ -75,6 +76,7 @@ class AWP(Wrapper):
         with frozen_statistics(model):
             total = self.inner.loss(model, batch, perturbation).total
             gradients = torch.autograd.grad(total, weights, materialize_grads=True)
+        ranks.average_(gradients)  # the bare network's: no wrapper does it
         lengths = torch._foreach_norm(weights)
         scales = [
             self.gamma * length / (norm + 1e-20)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sparring.attacks import PGD
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.learner import Learner
@@ -27,7 +28,7 @@ class Task:
     """What a method may know of the run when it sets itself up."""
 
     threat: Threat
-    samples: int  # of the training set; the batches' `index` is below it
+    samples: int | None  # of the training set; the batches' `index` is below it; None: images without a stable index
     shape: tuple[int, int, int]  # (C, H, W) of a training image
     canvas: tuple[int, int, int]  # (C, H + 2 pad, W + 2 pad), the coordinates that a View looks into
     classes: int
@@ -35,6 +36,7 @@ class Task:
     epochs: int
     device: torch.device
     seed: int = 0
+    compact: bool = False  # whether finished samples may leave an attack's batch, which makes the host read tensors
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Perturbation:
     """What `perturb` found. Tensors only, never autograd graphs: a wrapper may evaluate the loss at other weights."""
 
     delta: Float[Tensor, "B C H W"]
+    start: Float[Tensor, "B C H W"] | None = None  # where the ascent began; None: there was none
+    weight: Float[Tensor, " B"] | None = None  # replaces, sample by sample, the weight of a method that is `weighted`
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,25 @@ class Method(ABC):
 
     def commit(self, batch: Batch, perturbation: Perturbation) -> None:  # noqa: B027
         """Remember what the next step or epoch needs, after the weights moved."""
+
+    def budgeted(self) -> PGD | None:
+        """The attack whose radius, steps and step size a `Budget` replaces, sample by sample; None if there is none."""
+        return None
+
+    def weighted(self) -> bool:
+        """Whether `Perturbation.weight` replaces a weight in the loss (TRADES's beta)."""
+        return False
+
+    def report(self) -> Mapping[str, Tensor]:
+        """What the method says of the epoch that just ended, by name: numbers, and vectors for a file of their own.
+
+        The names are the same in every epoch; a number that an epoch has none of is NaN.
+        """
+        return {}
+
+    def inspect(self, batch: Batch) -> Mapping[str, Tensor]:
+        """What the method would do to each of these images, (B,) by name, without changing anything."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """The class's name and everything in the `state()` fields, by field name."""
@@ -169,6 +192,22 @@ class Wrapper(Method):
     def commit(self, batch: Batch, perturbation: Perturbation) -> None:
         """See `Method`."""
         self.inner.commit(batch, perturbation)
+
+    def budgeted(self) -> PGD | None:
+        """See `Method`."""
+        return self.inner.budgeted()
+
+    def weighted(self) -> bool:
+        """See `Method`."""
+        return self.inner.weighted()
+
+    def report(self) -> Mapping[str, Tensor]:
+        """See `Method`."""
+        return self.inner.report()
+
+    def inspect(self, batch: Batch) -> Mapping[str, Tensor]:
+        """See `Method`."""
+        return self.inner.inspect(batch)
 
     def state_dict(self) -> dict[str, Any]:
         """The wrapper's own state and, under `inner`, the wrapped method's."""

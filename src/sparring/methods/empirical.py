@@ -56,9 +56,16 @@ class AdversarialTraining(Method):
 
     def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
         """max_delta CE(f(x + delta), y) by projected gradient ascent."""
-        return Perturbation(self.attack.climb(model, batch.x, self.attack.goal(batch.y), self._threat, budget=budget))
+        start = self.attack.begin(batch.x, self._threat, budget)
+        objective = self.attack.goal(batch.y)
+        delta = self.attack.climb(model, batch.x, objective, self._threat, budget=budget, start=start)
+        return Perturbation(delta, start)
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
         """CE(f(x + delta), y), label-smoothed."""
         logits = model(batch.x + perturbation.delta)
         return Loss(cross_entropy(logits, batch.y, self.smoothing).mean(), logits)
+
+    def budgeted(self) -> PGD | None:
+        """See `Method`."""
+        return self.attack

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from sparring import ranks
 from sparring.attacks import BatchNormMode, attackable, input_gradient
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
@@ -30,9 +31,9 @@ class GuidedPerturbation(Perturbation):
     """One step away from a remembered start."""
 
     start: Tensor  # (B, C, H, W), the prior
-    gradient: Tensor  # (B, C, H, W), of the loss at x + start
-    alpha: float | Tensor  # the step's size
-    eps: float | Tensor  # the radius
+    gradient: Tensor = field(kw_only=True)  # (B, C, H, W), of the loss at x + start
+    alpha: float | Tensor = field(kw_only=True)  # the step's size
+    eps: float | Tensor = field(kw_only=True)  # the radius
 
 
 @dataclass
@@ -104,7 +105,7 @@ class _PriorGuided(Method):
         with attackable(model, self.bn):
             gradient, _ = input_gradient(model, batch.x + start, objective)
         delta = self._step(batch, start, gradient, alpha, eps)
-        return GuidedPerturbation(delta, start, gradient, alpha, eps)
+        return GuidedPerturbation(delta, start, gradient=gradient, alpha=alpha, eps=eps)
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
         """The regularised loss above; the start's forward is repeated here, so that it holds at any weights."""
@@ -203,7 +204,7 @@ class MEP(_PriorGuided):
     Args:
         decay: mu, the momentum's weight, in [0, 1].
         momentum: what it accumulates: sign of the gradient (the paper) or gradient over the L1 norm of the whole batch's
-            gradient (the released code; with several ranks, of the rank's batch).
+            gradient (the released code; with several ranks, of all their batches).
         aligned: see `EP`.
 
     Raises:
@@ -234,7 +235,7 @@ class MEP(_PriorGuided):
         if self.momentum == "sign":
             current = self._threat.steepest(gradient)
         else:
-            current = gradient / gradient.abs().sum().clamp_min(torch.finfo(gradient.dtype).tiny)
+            current = gradient / ranks.total(gradient.abs().sum()).clamp_min(torch.finfo(gradient.dtype).tiny)
         momentum = self.decay * _read(self.momenta, batch, self.aligned) + current
         start = self._step(batch, perturbation.start, momentum, perturbation.alpha, perturbation.eps)
         _write(self.momenta, batch, self.aligned, momentum)

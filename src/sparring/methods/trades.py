@@ -50,14 +50,25 @@ class TRADES(Method):
         """max_delta KL(f(x) || f(x + delta)); the clean prediction is computed once, in the attack's BatchNorm mode."""
         with torch.no_grad(), attackable(model, self.attack.bn):
             clean = model(batch.x)
+        start = self.attack.begin(batch.x, self._threat, budget)
         objective = partial(kl_divergence, clean)
-        return Perturbation(self.attack.climb(model, batch.x, objective, self._threat, budget=budget))
+        delta = self.attack.climb(model, batch.x, objective, self._threat, budget=budget, start=start)
+        return Perturbation(delta, start)
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
         """CE(f(x), y) + beta KL(f(x) || f(x + delta)), with gradients through both predictions (eq. 5)."""
         clean = model(batch.x)
         adversarial = model(batch.x + perturbation.delta)
         natural = cross_entropy(clean, batch.y, self.smoothing).mean()
-        divergence = kl_divergence(clean, adversarial).mean()
-        terms = {"natural": natural.detach(), "divergence": divergence.detach()}
-        return Loss(natural + self.beta * divergence, adversarial, terms)
+        divergence = kl_divergence(clean, adversarial)
+        beta = self.beta if perturbation.weight is None else perturbation.weight
+        terms = {"natural": natural.detach(), "divergence": divergence.detach().mean()}
+        return Loss(natural + (beta * divergence).mean(), adversarial, terms)
+
+    def budgeted(self) -> PGD | None:
+        """See `Method`."""
+        return self.attack
+
+    def weighted(self) -> bool:
+        """beta."""
+        return True

@@ -1,0 +1,141 @@
+"""FGSM-SDI: a one-step attack whose start is drawn by a network that learns to make the attack succeed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sparring import ranks
+from sparring.attacks import BatchNormMode, attackable, input_gradient
+from sparring.data.batch import Batch
+from sparring.errors import BadInput
+from sparring.learner import Learner
+from sparring.losses import cross_entropy
+from sparring.methods.base import Loss, Method, Perturbation, Task, state
+from sparring.methods.generator import StartGenerator
+from sparring.randomness import initialised
+from sparring.threat import Budget, Ratio, Threat, box
+
+
+@dataclass
+class SDI(Method):
+    """One step from a learnt, sample-dependent start (Jia et al., IEEE TIP 2022).
+
+    s = sign(grad_x CE(f(x), y));  eta = eps g(x, s);  delta = clip(eta + alpha sign(grad_x CE(f(x + eta), y))).
+    The generator g ascends CE(f(x + delta), y) every `interval` steps, the target descends it at every step. The gradient
+    reaches g through eta inside the clip alone, and so, with alpha = eps, only where eta disagrees with the step's sign.
+
+    Args:
+        alpha: step size; None is eps.
+        inputs: what the generator is shown: both, the image alone or the gradient's sign alone (Table II).
+        interval: target steps between two updates of the generator, k.
+        iterations: of the generator in each update, m.
+        lr: rate of the generator's Adam.
+        weight_decay: of the generator, in L2 form.
+        smoothing: PyTorch's label smoothing, in the generator's and in the target's loss; the attack's gradients use none.
+        box: whether delta keeps the image in [0, 1]; the released code does not.
+        bn: BatchNorm of the target in the attack and while the generator learns. As in the released code, train moves the
+            running statistics with every forward: clean image, start, perturbed image.
+
+    Raises:
+        BadInput: an interval, a number of iterations, a rate or a step size that is not positive; a negative decay.
+    """
+
+    alpha: Ratio | None = None
+    inputs: Literal["both", "image", "gradient"] = "both"
+    interval: int = 20
+    iterations: int = 1
+    lr: float = 1e-3
+    weight_decay: float = 5e-4
+    smoothing: float = 0.0
+    box: bool = True
+    bn: BatchNormMode = "train"
+    generator: StartGenerator = state()
+    optimizer: torch.optim.Optimizer = state()
+    steps: int = state()
+    _threat: Threat = field(init=False, repr=False, compare=False)
+    _known: tuple[Batch, Tensor] | None = field(init=False, repr=False, compare=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.alpha is not None:
+            self.alpha = Ratio(self.alpha)
+        for name in ("alpha", "interval", "iterations", "lr"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise BadInput(f"SDI needs {name} above 0, not {value}.")
+        if self.weight_decay < 0:
+            raise BadInput(f"SDI needs weight_decay >= 0, not {self.weight_decay}.")
+
+    def setup(self, task: Task) -> None:
+        """See `Method`."""
+        self._threat, self._known, self.steps = task.threat, None, 0
+        channels = task.shape[0]
+        with initialised(task.seed):
+            generator = StartGenerator(2 * channels if self.inputs == "both" else channels, channels)
+        self.generator = generator.to(task.device).eval()
+        # Fused, as the plain Adam reads its step counter on the host.
+        self.optimizer = torch.optim.Adam(
+            self.generator.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True
+        )
+
+    def adapt(self, target: Learner, batch: Batch) -> None:
+        """Every `interval` steps: move the generator so that its starts lead to a higher loss of the present target.
+
+        In training mode here, in evaluation mode when it serves the target, as in the released code.
+        """
+        if self.steps % self.interval == 0:
+            sign = self._sign(target.bare, batch)
+            self.generator.train()
+            for _ in range(self.iterations):
+                self._ascend(target.bare, batch, sign)
+            self.generator.eval()
+            self._known = batch, sign  # of weights that have not moved when `perturb` follows
+        self.steps += 1
+
+    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
+        """One step from the generator's start; a budget does not apply."""
+        known, self._known = self._known, None
+        sign = known[1] if known and known[0] is batch else self._sign(model, batch)
+        with torch.no_grad():
+            start = self._start(batch, sign)
+            return Perturbation(self._step(model, batch, start), start)
+
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+        """CE(f(x + delta), y), label-smoothed."""
+        logits = model(batch.x + perturbation.delta)
+        return Loss(cross_entropy(logits, batch.y, self.smoothing).mean(), logits)
+
+    def _ascend(self, model: nn.Module, batch: Batch, sign: Tensor) -> None:
+        with attackable(model, self.bn):
+            delta = self._step(model, batch, self._start(batch, sign))
+            gain = cross_entropy(model(batch.x + delta), batch.y, self.smoothing).mean()
+            weights = list(self.generator.parameters())
+            gradients = torch.autograd.grad(-gain, weights)
+        ranks.average_(gradients)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
+        self.optimizer.step()
+
+    def _sign(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The sign of the clean image's gradient, (B, C, H, W)."""
+        with attackable(model, self.bn):
+            gradient, _ = input_gradient(model, batch.x, lambda logits: cross_entropy(logits, batch.y))
+        return gradient.sign()
+
+    def _start(self, batch: Batch, sign: Tensor) -> Tensor:
+        """eta, (B, C, H, W), with the generator's graph."""
+        shown = {"image": batch.x, "gradient": sign, "both": torch.cat([batch.x, sign], 1)}[self.inputs]
+        weight = next(self.generator.parameters())
+        start = self.generator(shown.to(weight.dtype)).to(batch.x.dtype)
+        return self._threat.project(self._threat.eps * start)
+
+    def _step(self, model: nn.Module, batch: Batch, start: Tensor) -> Tensor:
+        """delta, (B, C, H, W): a graph leads back to the start, none through the gradient."""
+        with attackable(model, self.bn):
+            gradient, _ = input_gradient(model, batch.x + start, lambda logits: cross_entropy(logits, batch.y))
+        alpha = self._threat.eps if self.alpha is None else self.alpha
+        delta = self._threat.project(start + alpha * self._threat.steepest(gradient))
+        return box(batch.x, delta) if self.box else delta

@@ -1,0 +1,48 @@
+"""Several processes that share one batch: what belongs to the whole of it. With one process nothing here does anything.
+
+Knows nothing about devices or about how the processes were started; it asks `torch.distributed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def count() -> int:
+    """How many processes share the work."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum over the ranks, in every rank; `value` has the same shape in all of them."""
+    if count() == 1:
+        return value
+    value = value.detach().clone()
+    dist.all_reduce(value)
+    return value
+
+
+def average_(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over the ranks, in one exchange; in place."""
+    if count() == 1:
+        return
+    packed = torch.cat([tensor.detach().flatten() for tensor in tensors])
+    dist.all_reduce(packed)
+    packed /= count()
+    parts = torch.split(packed, [tensor.numel() for tensor in tensors])
+    with torch.no_grad():
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def rows(value: Tensor) -> Tensor:
+    """The rows of all ranks, (ranks * B, ...), rank by rank; every rank has equally many."""
+    if count() == 1:
+        return value
+    gathered = [torch.empty_like(value) for _ in range(count())]
+    dist.all_gather(gathered, value.detach().contiguous())
+    return torch.cat(gathered)
