@@ -1,4 +1,4 @@
-"""Which one-step methods overfit catastrophically: train each, follow it epoch by epoch, attack it with many steps. CPU or GPU.
+"""Which one-step methods overfit catastrophically: train each, follow it by epoch, attack it with many steps. CPU or GPU.
 
     python benchmarks/overfitting.py --data ../shared/data/cifar10 --json results/overfitting.json
     python benchmarks/overfitting.py --data ../shared/data/cifar10 --methods fgsm-rs --eps 16 --epochs 10
@@ -53,6 +53,7 @@ class Setting:
             "model.width": options.width,
             "threat.eps": f"{self.eps}/255",
             "optimisation.epochs": options.epochs,
+            "optimisation.schedule": options.schedule,
             "selection.images": options.held_out,
             "seed": self.seed,
         }
@@ -122,7 +123,8 @@ def main() -> int:
     parser.add_argument("--methods", nargs="+", default=METHODS, help="CIFAR-10 recipes")
     parser.add_argument("--eps", nargs="+", type=int, default=[8, 12, 16], help="radii, in 255ths")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--schedule", default="Cyclic", help="Cyclic: one triangle up to 0.1; MultiStep: the recipes' own")
     parser.add_argument("--images", type=int, default=10000, help="training images")
     parser.add_argument("--held-out", type=int, default=300, help="images to follow a run on")
     parser.add_argument("--test-images", type=int, default=1000)
