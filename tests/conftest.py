@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +14,27 @@ torch.set_num_threads(1)  # the networks are tiny, and two threads of two test p
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test writes to the home folder."""
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of this session's own: no test writes to the home folder."""
+    folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPARRING_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+        patch.setenv("SPARRING_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")
-def cifar10() -> Path:
-    """The folder of real CIFAR-10 images beside the repository."""
-    folder = SHARED / "cifar10"
-    if not folder.is_dir():
-        pytest.skip("../shared/data/cifar10 is not here")
+def shared() -> Callable[[str], str]:
+    """The folder of a public data set beside the repository, by name; skips the test where it is absent."""
+
+    def folder(name: str) -> str:
+        if not (SHARED / name).is_dir():
+            pytest.skip(f"../shared/data/{name} is not here")
+        return str(SHARED / name)
+
     return folder
+
+
+@pytest.fixture
+def cifar10(shared: Callable[[str], str]) -> Path:
+    """The folder of real CIFAR-10 images."""
+    return Path(shared("cifar10"))

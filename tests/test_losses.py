@@ -152,10 +152,24 @@ def test_the_kept_mass_lies_on_the_true_class(kept: float, classes: int) -> None
     assert target[0] == pytest.approx((1 - kept) / (classes - 1), abs=1e-12)
 
 
-@pytest.mark.parametrize("kept", [0.0, -0.1, 1.01, math.nan])
-def test_a_mass_that_cannot_be_kept_is_refused(kept: float) -> None:
-    with pytest.raises(BadInput, match="kept on the true class"):
-        smoothing_from_kept(kept, 10)
+@pytest.mark.parametrize(
+    ("kept", "classes"), [(0.0, 10), (-0.1, 10), (1.01, 10), (math.nan, 10), (0.09, 10), (0.49, 2)]
+)
+def test_a_mass_that_cannot_be_kept_is_refused(kept: float, classes: int) -> None:
+    """Below 1 / C the true class would be the least likely target."""
+    with pytest.raises(BadInput, match=rf"kept on the true class must lie in \[1/{classes}, 1\], not {kept}"):
+        smoothing_from_kept(kept, classes)
+
+
+@pytest.mark.parametrize("classes", [2, 8, 200])
+def test_an_even_target_is_the_most_that_can_be_smoothed(classes: int) -> None:
+    assert smoothing_from_kept(1 / classes, classes) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("classes", [1, 0, -1])
+def test_labels_need_two_classes_to_be_smoothed_over(classes: int) -> None:
+    with pytest.raises(BadInput, match=f"at least 2 classes, not {classes}"):
+        smoothing_from_kept(0.6, classes)
 
 
 def test_shapes_are_checked_while_the_tests_run() -> None:

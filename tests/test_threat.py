@@ -66,6 +66,7 @@ def ulp(tensor: Tensor) -> float:
         ("8/255", Fraction(8, 255)),
         ("0.03", Fraction(3, 100)),
         ("8 / 255", Fraction(8, 255)),
+        (" 8\t/255 ", Fraction(8, 255)),
         ("1e-3", Fraction(1, 1000)),
         ("-2/255", Fraction(-2, 255)),
         ("16/510", Fraction(8, 255)),
@@ -108,7 +109,9 @@ def test_copies_of_a_ratio_are_complete(twin: Callable[[Any], Any]) -> None:
     assert threat.eps.text == "128/255"
 
 
-@pytest.mark.parametrize("text", ["", "eight", "8/0", "nan", "inf", "-inf", "8/255/2", "8//255", "8/2.5", "None"])
+@pytest.mark.parametrize(
+    "text", ["", "eight", "8/0", "nan", "inf", "-inf", "8/255/2", "8//255", "8/2.5", "None", "8 255", "8 8/255"]
+)
 def test_what_is_not_a_number_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match=r"is not a number: write a decimal such as 0\.03 or a fraction such as 8/255"):
         Ratio(text)

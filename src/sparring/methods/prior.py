@@ -6,7 +6,9 @@ same moved along a momentum of gradients. All regularise the logits between the 
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +22,7 @@ from sparring.attacks import BatchNormMode, attackable, input_gradient
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
-from sparring.memory import SampleMemory
+from sparring.memory import Kind, SampleMemory
 from sparring.methods.base import Loss, Method, Perturbation, Task, state
 from sparring.randomness import rademacher, seed_from
 from sparring.threat import Budget, Ratio, Threat, box, spread
@@ -129,12 +131,12 @@ class _PriorGuided(Method):
         delta = self._threat.project(start + spread(alpha, start) * self._threat.steepest(direction), eps)
         return delta if self.box == "none" else box(batch.x, delta)
 
-    def _noise(self, like: Tensor, epoch: int) -> Tensor:
-        """What an empty memory of this shape holds; depends on the seed and the epoch only."""
-        generator = torch.Generator(like.device).manual_seed(seed_from(self._seed, epoch))
+    def _noise(self, device: torch.device, epoch: int) -> Callable[[Tensor], Tensor]:
+        """Draws what an empty memory holds, like its argument (B, C, H, W); depends on the seed and the epoch only."""
+        generator = torch.Generator(device).manual_seed(seed_from(self._seed, epoch))
         if self.initial == "rademacher":
-            return self._threat.project(self._threat.eps * rademacher(like, generator))
-        return self._threat.draw(like, generator=generator)
+            return lambda like: self._threat.project(self._threat.eps * rademacher(like, generator))
+        return lambda like: self._threat.draw(like, generator=generator)
 
     @abstractmethod
     def _recall(self, batch: Batch) -> Tensor:
@@ -164,7 +166,7 @@ class BP(_PriorGuided):
         return self.buffer[: len(batch.y)].clone()
 
     def _forget(self, epoch: int) -> None:
-        self.buffer.copy_(self._noise(self.buffer, epoch))
+        self.buffer.copy_(self._noise(self.buffer.device, epoch)(self.buffer))
 
 
 @dataclass
@@ -174,15 +176,22 @@ class EP(_PriorGuided):
     Args:
         aligned: remember in the image's coordinates, whatever crop and flip an epoch shows; False remembers in the crop's
             coordinates, as the released code, which misaligns the prior under augmentation.
+        memory: fp32, fp16 (half the space) or int8 (a quarter), which holds whole pixel levels (255ths): exact, as images
+            are 8-bit and eps and alpha must be whole levels, but for the noise of `initial: uniform`, rounded once.
+
+    Raises:
+        BadInput: in `setup`, images without a stable index; with int8 an L2 threat, or an eps or alpha that is not a
+            whole number of 255ths up to 127; and what all three refuse.
     """
 
     aligned: bool = True
+    memory: Kind = "fp32"
     perturbations: SampleMemory = state()
 
     def setup(self, task: Task) -> None:
         """See `Method`."""
         super().setup(task)
-        self.perturbations = _memory(task, self.aligned)
+        self.perturbations = _perturbations(self, task)
 
     def commit(self, batch: Batch, perturbation: Perturbation) -> None:
         """See `Method`."""
@@ -192,28 +201,32 @@ class EP(_PriorGuided):
         return _read(self.perturbations, batch, self.aligned)
 
     def _forget(self, epoch: int) -> None:
-        self.perturbations.rows.copy_(self._noise(self.perturbations.rows, epoch))
+        self.perturbations.fill(self._noise(self.perturbations.rows.device, epoch))
 
 
 @dataclass
 class MEP(_PriorGuided):
     """FGSM-MEP: the start is the sample's own perturbation of the previous epoch, moved along a momentum of gradients.
 
-    m <- decay m + sign(g); next start = clip(start + alpha sign(m)). The first epoch's momentum is its gradient.
+    m <- decay m + sign(g); next start = clip(start + alpha sign(m)). The first epoch's momentum is its gradient. With signs
+    and a decay below 1/2 the past never outweighs the present, sign(m) = sign(g), and this is FGSM-EP: what differs from it
+    is `momentum: gradient`, or a larger decay.
 
     Args:
         decay: mu, the momentum's weight, in [0, 1].
         momentum: what it accumulates: sign of the gradient (the paper) or gradient over the L1 norm of the whole batch's
             gradient (the released code; with several ranks, of all their batches).
         aligned: see `EP`.
+        memory: see `EP`; the momenta are fp32 with fp32, else fp16, where `gradient` loses what is under 1e-7 of its mean.
 
     Raises:
-        BadInput: a decay outside [0, 1], and what all three refuse.
+        BadInput: a decay outside [0, 1], and what EP refuses.
     """
 
     decay: float = 0.3
     momentum: Literal["sign", "gradient"] = "sign"
     aligned: bool = True
+    memory: Kind = "fp32"
     perturbations: SampleMemory = state()
     momenta: SampleMemory = state()
 
@@ -225,8 +238,11 @@ class MEP(_PriorGuided):
     def setup(self, task: Task) -> None:
         """See `Method`."""
         super().setup(task)
-        self.perturbations = _memory(task, self.aligned)
-        self.momenta = _memory(task, self.aligned)
+        self.perturbations = _perturbations(self, task)
+        kind: Kind = "fp32" if self.memory == "fp32" else "fp16"
+        # The released form's magnitudes sum to 1 over a batch, too small for fp16 each: scaled, their mean is 1.
+        scaled = kind == "fp16" and self.momentum == "gradient"
+        self.momenta = _memory(self, task, kind, float(task.batch_size * math.prod(task.shape)) if scaled else 1.0)
 
     def commit(self, batch: Batch, perturbation: Perturbation) -> None:
         """See `Method`."""
@@ -245,12 +261,36 @@ class MEP(_PriorGuided):
         return _read(self.perturbations, batch, self.aligned)
 
     def _forget(self, epoch: int) -> None:
-        self.perturbations.rows.copy_(self._noise(self.perturbations.rows, epoch))
+        self.perturbations.fill(self._noise(self.perturbations.rows.device, epoch))
         self.momenta.rows.zero_()
 
 
-def _memory(task: Task, aligned: bool) -> SampleMemory:
-    return SampleMemory(task.samples, task.canvas if aligned else task.shape, task.device)
+def _perturbations(method: EP | MEP, task: Task) -> SampleMemory:
+    """An empty memory in pixel levels, or, in fp32, in pixel values."""
+    if method.memory == "int8":
+        _check_levels(task.threat, method.alpha)
+    return _memory(method, task, method.memory, 1.0 if method.memory == "fp32" else 255.0)
+
+
+def _check_levels(threat: Threat, alpha: Ratio | None) -> None:
+    """Raises BadInput unless all perturbations are whole pixel levels that int8 can hold."""
+    if threat.norm != "Linf":
+        raise BadInput(f"A memory of int8 holds whole pixel levels, unlike an {threat.norm} ball: set memory to fp16.")
+    for name, value in (("eps", threat.eps), ("alpha", threat.eps if alpha is None else alpha)):
+        if (255 * value.exact).denominator != 1 or 255 * value.exact > 127:
+            raise BadInput(
+                f"A memory of int8 holds whole pixel levels up to 127/255, but {name} is {value}: write it as one of them, "
+                "such as 8/255, or set memory to fp16."
+            )
+
+
+def _memory(method: EP | MEP, task: Task, kind: Kind, scale: float) -> SampleMemory:
+    if task.samples is None:
+        raise BadInput(
+            f"{type(method).__name__} remembers each image, which a stream does not allow as its images have no stable "
+            "index: choose the method BP (FGSM-BP), which remembers one batch."
+        )
+    return SampleMemory(task.samples, task.canvas if method.aligned else task.shape, task.device, kind, scale)
 
 
 def _read(memory: SampleMemory, batch: Batch, aligned: bool) -> Tensor:
