@@ -21,7 +21,7 @@ from sparring.methods import MEP, AdversarialTraining, Method, Task
 from sparring.models import create
 from sparring.threat import Ratio, Threat
 from sparring.training import Runtime, train_step
-from sparring.training.trainer import Tally
+from sparring.training.tally import Tally
 
 CLASSES = 10
 PAD = 4
@@ -89,7 +89,7 @@ class Ours:
     def step(self) -> None:
         """Gather and augment the next batch, train on it, count loss and accuracy."""
         batch = next(self.batches)
-        self._tally.add(train_step(self.method, self.learner, batch), batch.y)
+        self._tally.add(train_step(self.method, self.learner, batch).loss, batch.y)
 
 
 class Rival:

@@ -21,6 +21,7 @@ from sparring.learner import Optimisation
 from sparring.methods import AWP, MEP, TRADES, AdversarialTraining, Method, Standard
 from sparring.schedule import Constant, Cosine, Cyclic, Linear, MultiStep, Piecewise, Schedule
 from sparring.threat import Ratio, Threat
+from sparring.training.diagnostics import Diagnostics
 from sparring.training.runtime import Runtime
 from sparring.training.trainer import Selection
 
@@ -64,7 +65,10 @@ def everything() -> Experiment:
             drop_last=True,
         ),
         selection=Selection("pgd-20", by="clean", split="test", images=9, batch_size=3),
-        runtime=Runtime("cpu", precision="bf16-mixed", compile="model", channels_last=False, checkpoint_every=2),
+        diagnostics=Diagnostics(every=3, images=2, train_images=5),
+        runtime=Runtime(
+            "cpu", precision="bf16-mixed", compile="model", compact=True, channels_last=False, checkpoint_every=2
+        ),
         seed=7,
     )
 
@@ -90,7 +94,7 @@ def test_everything_that_is_written_is_read_back_equal() -> None:
 
 def test_the_test_above_leaves_no_field_at_its_default() -> None:
     written, defaults = everything(), Experiment(Standard())
-    for part in ("data", "model", "threat", "optimisation", "selection", "runtime"):
+    for part in ("data", "model", "threat", "optimisation", "selection", "diagnostics", "runtime"):
         ours, usual = vars(getattr(written, part)), vars(getattr(defaults, part))
         same = {name for name in ours if ours[name] == usual[name]}
         assert same <= {"size"}, part
@@ -119,7 +123,8 @@ def test_ratios_are_written_as_they_were_and_computed_as_numbers() -> None:
 
 def test_every_field_is_written_and_state_is_not() -> None:
     content = yaml.safe_load(to_yaml(Experiment(AWP(MEP()))))
-    assert list(content) == ["method", "data", "model", "threat", "optimisation", "selection", "runtime", "seed"]
+    sections = ["data", "model", "threat", "optimisation", "selection", "diagnostics", "runtime"]
+    assert list(content) == ["method", *sections, "seed"]
     assert content["method"]["class_path"] == "sparring.methods.AWP"
     assert set(content["method"]["init_args"]) == {"inner", "gamma", "warmup"}
     inner = content["method"]["init_args"]["inner"]
@@ -209,7 +214,10 @@ def test_without_a_file_options_are_enough() -> None:
         ("optimisation: {epocs: 3}", "Unknown key 'epocs': did you mean 'epochs'?"),
         ("optimisation: {batchsize: 3}", "Unknown key 'batchsize': did you mean 'batch_size'?"),
         ("data: {augment: {padd: 4}}", "Unknown key 'padd': did you mean 'pad'?"),
-        ("qqq: 3", "Unknown key 'qqq': known: data, method, model, optimisation, runtime, seed, selection, threat."),
+        (
+            "qqq: 3",
+            "Unknown key 'qqq': known: data, diagnostics, method, model, optimisation, runtime, seed, selection, threat.",
+        ),
     ],
 )
 def test_an_unknown_key_is_answered_with_the_nearest(text: str, message: str) -> None:

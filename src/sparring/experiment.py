@@ -1,4 +1,4 @@
-"""An experiment is one dataclass: data, model, threat, method, optimisation, selection and runtime; and it can be run."""
+"""An experiment is one dataclass, from the data to what a run notes of itself; and it can be run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sparring.learner import Optimisation
 from sparring.methods import Method
 from sparring.models import ModelDescription, create
 from sparring.threat import Threat
+from sparring.training.diagnostics import Diagnostics
 from sparring.training.progress import Reporter, reporter
 from sparring.training.run import Run
 from sparring.training.runtime import Runtime
@@ -48,6 +49,7 @@ class Experiment:
     threat: Threat = field(default_factory=Threat)
     optimisation: Optimisation = field(default_factory=Optimisation)
     selection: Selection = field(default_factory=Selection)
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
     runtime: Runtime = field(default_factory=Runtime)
     seed: int = 0
 
@@ -76,6 +78,7 @@ class Experiment:
             threat=self.threat,
             optimisation=self.optimisation,
             selection=self.selection,
+            diagnostics=self.diagnostics,
             runtime=self.runtime,
             seed=self.seed,
             run=run,

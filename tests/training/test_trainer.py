@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import sparring
 from sparring import configuration
@@ -179,6 +180,30 @@ def test_the_checkpoint_of_another_method_is_refused(tmp_path) -> None:
         train(experiment(Standard(), epochs=1), tmp_path / "standard", resume=True, report=Silent())
 
 
+def test_a_run_is_not_resumed_on_other_images(tmp_path) -> None:
+    """One pixel of one image is another, in a folder of the same name."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (40, 8, 8), generator=generator, dtype=torch.uint8).numpy()
+    for number, image in enumerate(pixels):
+        file = tmp_path / "images" / f"class-{number % 2}" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    chosen = experiment(MEP(), epochs=1, data=Data("pictures", str(tmp_path / "images"), augment=Augment(pad=1)))
+    run = train(chosen, tmp_path / "run", report=Silent())
+    before = run.last.read_bytes()
+
+    changed = pixels[7].copy()
+    changed[3, 3] ^= 1
+    Image.fromarray(changed).save(tmp_path / "images" / "class-1" / "7.png")
+    sentence = r"The images of pictures changed .*\(fingerprint [0-9a-f]{16} then, [0-9a-f]{16} now\): restore them"
+    with pytest.raises(BadInput, match=sentence):
+        train(chosen, tmp_path / "run", resume=True, report=Silent())
+    assert run.last.read_bytes() == before
+
+    Image.fromarray(pixels[7]).save(tmp_path / "images" / "class-1" / "7.png")
+    train(chosen, tmp_path / "run", resume=True, report=Silent())
+
+
 def test_a_corrupt_checkpoint_is_refused(tmp_path) -> None:
     run = train(experiment(Standard(), epochs=1), tmp_path, report=Silent())
     run.last.write_bytes(run.last.read_bytes()[:1000])
@@ -230,8 +255,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_advice_and_keeps_the_last_g
     trained = trainer.train_step
 
     def diverges(method, target, batch):
-        loss = trained(method, target, batch)
-        return replace(loss, total=loss.total * float("nan")) if target.steps > 6 else loss
+        step = trained(method, target, batch)
+        lost = replace(step, loss=replace(step.loss, total=step.loss.total * float("nan")))
+        return lost if target.steps > 6 else step
 
     monkeypatch.setattr(trainer, "train_step", diverges)
     with pytest.raises(BadInput, match="loss became nan in epoch 1: lower optimisation.lr"):

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from sparring import models
@@ -51,6 +52,10 @@ class Run:
         """The record of the latest evaluation."""
         return self.folder / "evaluation.json"
 
+    @property
+    def _diagnostics(self) -> Path:
+        return self.folder / "diagnostics"
+
     def refuse(self, config: str, *, resume: bool) -> None:
         """Raises BadInput if the folder holds another run, or one that is not to be resumed; changes nothing."""
         if not self.config.exists():
@@ -70,18 +75,35 @@ class Run:
 
     def write_metrics(self, rows: Sequence[Row]) -> None:
         """Replace metrics.csv, a row an epoch."""
-        with replacing(self.folder / "metrics.csv") as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        _write_rows(self.folder / "metrics.csv", rows)
 
     def metrics(self) -> list[Row]:
         """The rows of metrics.csv; raises BadInput if there is none."""
         path = self.folder / "metrics.csv"
         if not path.is_file():
             raise BadInput(f"There is no {path}: {self.folder} does not hold a run that finished an epoch.")
-        with path.open(newline="") as file:
-            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        return _rows(path)
+
+    def write_diagnostic(self, name: str, rows: Sequence[Row]) -> None:
+        """Replace diagnostics/NAME.csv, a row an epoch."""
+        _write_rows(self._diagnostics / f"{name}.csv", rows)
+
+    def diagnostic(self, name: str) -> list[Row]:
+        """The rows of diagnostics/NAME.csv; raises BadInput if there is none."""
+        path = self._diagnostics / f"{name}.csv"
+        if not path.is_file():
+            raise BadInput(f"There is no {path}: the run's method reports none, or no image was followed.")
+        return _rows(path)
+
+    def write_perturbations(self, epoch: int, tensors: Mapping[str, Tensor]) -> None:
+        """Write diagnostics/perturbations-EPOCH.safetensors: what followed images were perturbed by."""
+        with replacing(self._diagnostics / f"perturbations-{epoch:04}.safetensors") as temporary:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+
+    def perturbations(self) -> dict[int, dict[str, Tensor]]:
+        """By epoch: start (absent where a method has none) and delta, (B, C, H, W) in half precision, and index (B,)."""
+        files = sorted(self._diagnostics.glob("perturbations-*.safetensors"))
+        return {int(path.stem.partition("-")[2]): load_file(path) for path in files}
 
     def tensorboard(self, epoch: int) -> SummaryWriter:
         """The TensorBoard log from this epoch on; what a resumed run had logged of it is superseded."""
@@ -102,6 +124,18 @@ class Run:
     def _write(self, path: Path, text: str) -> None:
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+def _write_rows(path: Path, rows: Sequence[Row]) -> None:
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _rows(path: Path) -> list[Row]:
+    with path.open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def _difference(kept: str, given: str) -> str | None:

@@ -21,6 +21,8 @@ class Runtime:
         accelerator: auto (a GPU where there is one), cpu or cuda.
         precision: 32, or bf16-mixed (weights and optimizer stay in 32 bits).
         compile: off, or model (torch.compile; pays after a minute or so of warming up).
+        compact: let images whose attack is finished leave its batch, where each has its own number of steps (LAS): less
+            work, but the host waits for the device. None: on the CPU, where nobody waits, unless the network is compiled.
         channels_last: keep images as NHWC in memory, which most devices' convolutions prefer.
         checkpoint_every: epochs between checkpoints; the last epoch always has one.
     """
@@ -28,6 +30,7 @@ class Runtime:
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal[32, "bf16-mixed"] = 32
     compile: Literal["off", "model", False] = "off"  # YAML reads a bare off as false
+    compact: bool | None = None
     channels_last: bool = True
     checkpoint_every: int = 1
 
@@ -46,6 +49,12 @@ class Runtime:
         return Fabric(
             accelerator=accelerator, devices=1, precision="32-true" if self.precision == 32 else self.precision
         )
+
+    def compacts(self, device: torch.device) -> bool:
+        """Whether finished images leave an attack's batch on this device."""
+        if self.compact is None:
+            return device.type == "cpu" and self.compile != "model"
+        return self.compact
 
     def arrange(self, network: nn.Module) -> nn.Module:
         """The network in the chosen memory format."""

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from sparring.data.batch import Batch
 from sparring.learner import Learner
-from sparring.methods.base import Loss, Method
+from sparring.methods.base import Loss, Method, Perturbation
 
 
-def train_step(method: Method, target: Learner, batch: Batch) -> Loss:
-    """Attack, descend, remember: one batch, `method.replays` optimizer steps. Returns the last loss.
+@dataclass(frozen=True)
+class Step:
+    """What a training step did to a batch; of several replays, the last one."""
+
+    loss: Loss
+    perturbation: Perturbation
+
+
+def train_step(method: Method, target: Learner, batch: Batch) -> Step:
+    """Attack, descend, remember: one batch, `method.replays` optimizer steps.
 
     The attack goes through the bare network, only the loss through the wrapped one (design, rule 4).
     """
@@ -21,4 +31,4 @@ def train_step(method: Method, target: Learner, batch: Batch) -> Loss:
             target.backward(loss.total)
         target.step()
         method.commit(batch, perturbation)
-    return loss
+    return Step(loss, perturbation)

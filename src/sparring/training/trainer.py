@@ -17,23 +17,25 @@ from types import FrameType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from sparring.attacks import named
-from sparring.data import Augment, Images, Resident, Splits
+from sparring.data import Augment, Batch, Images, Resident, Splits
 from sparring.errors import BadInput
 from sparring.evaluation.robustness import CLEAN, Examination
 from sparring.learner import Learner, Optimisation
-from sparring.methods import Loss, Method, Task
+from sparring.methods import Method, Task
 from sparring.models import ModelDescription
 from sparring.randomness import seed_from
 from sparring.threat import Threat
 from sparring.training import checkpoint
+from sparring.training.diagnostics import Diagnostics, Observer
 from sparring.training.progress import Reporter
 from sparring.training.run import Row, Run
 from sparring.training.runtime import Runtime
-from sparring.training.step import train_step
+from sparring.training.step import Step, train_step
+from sparring.training.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Trainer:
     threat: Threat
     optimisation: Optimisation
     selection: Selection
+    diagnostics: Diagnostics
     runtime: Runtime
     seed: int
     run: Run
@@ -109,6 +112,7 @@ class Trainer:
         self._learner = Learner(network, options, fabric, self._total, compiled=self.runtime.compile == "model")
         self.method.setup(self._task())
         self._tally = Tally(self._device)
+        self._observer = self._observe()
         self._epoch, self._batch = 0, 0  # the next batch to train on
 
     def fit(self, *, resume: bool = False) -> list[Row]:
@@ -138,13 +142,16 @@ class Trainer:
         self._learner.network.train()
         for batch in self._data.epoch(self._epoch, start=self._batch):
             torch.manual_seed(seed_from(self.seed, self._learner.steps))
-            loss = train_step(self.method, self._learner, batch)
-            self._tally.add(loss, batch.y)
+            self._count(train_step(self.method, self._learner, batch), batch)
             self._batch += 1
             self.reporter.step()
             if self._stop and self._batch < self._data.steps_per_epoch:
                 self.run.save(self._state())
                 raise self._interrupted()
+
+    def _count(self, step: Step, batch: Batch) -> None:
+        self._tally.add(step.loss, batch.y)
+        self._observer.look(self._batch, step.perturbation, self._learner)
 
     def _finish_epoch(self, seconds: float) -> None:
         row = self._tally.row(self._epoch) | {"train_seconds": seconds}
@@ -153,7 +160,8 @@ class Trainer:
                 f"The training loss became {row['train_loss']} in epoch {self._epoch}: lower optimisation.lr "
                 f"({self.optimisation.lr}) or set optimisation.clip, and start again."
             )
-        self._history.append(row | self._judge())
+        row |= self._judge() | {"attack_success": 1 - row["train_accuracy"]} | self._judge_on_training_images()
+        self._history.append(self._observer.conclude(row, self._history, self.method, self._learner))
         self._tally = Tally(self._device)
         self._epoch, self._batch = self._epoch + 1, 0
         # The checkpoint comes last: killed before it, a resumed run does this epoch and these files again.
@@ -191,16 +199,26 @@ class Trainer:
     def _judge(self) -> Row:
         """Accuracy of the network to be exported, clean and attacked, in the run's own precision."""
         began = time.perf_counter()
+        clean, robust = self._examine(self._judges)
+        return {"clean": clean, "robust": robust, "judge_seconds": time.perf_counter() - began}
+
+    def _judge_on_training_images(self) -> Row:
+        if self.diagnostics.train_images == 0:
+            return {}
+        clean, robust = self._examine(self.diagnostics.pick(self.splits.train, self.seed))
+        return {"train_clean": clean, "train_robust": robust}
+
+    def _examine(self, images: Images) -> tuple[float, float]:
         options = self.selection
         examination = Examination(
-            self._learner.judged, self._judges, self.threat, options.batch_size, self._device, self.seed
+            self._learner.judged, images, self.threat, options.batch_size, self._device, self.seed
         )
         evaluation = examination.run([CLEAN, options.attack])
-        return {
-            "clean": evaluation.accuracy(CLEAN),
-            "robust": evaluation.accuracy(options.attack),
-            "judge_seconds": time.perf_counter() - began,
-        }
+        return evaluation.accuracy(CLEAN), evaluation.accuracy(options.attack)
+
+    def _observe(self) -> Observer:
+        followed = self.diagnostics.follow(self.splits.train, self.augment, self.optimisation.batch_size, self._device)
+        return Observer(self.diagnostics.every, followed, self.threat, self.seed, self.run, self._device)
 
     def _task(self) -> Task:
         channels, height, width = self.splits.train.pixels.shape[1:]
@@ -215,24 +233,33 @@ class Trainer:
             epochs=self.optimisation.epochs,
             device=self._device,
             seed=self.seed,
+            compact=self.runtime.compacts(self._device),
         )
 
     def _state(self) -> dict[str, Any]:
         return {
             "learner": self._learner.state_dict(),
             "method": self.method.state_dict(),
+            "fingerprint": self.splits.fingerprint,
             "epoch": self._epoch,
             "batch": self._batch,
             "tally": self._tally.sums,
+            "diagnostics": self._observer.state_dict(),
             "history": self._history,
         }
 
     def _restore(self) -> None:
         state = checkpoint.load(self.run.last, self._device)
+        if (begun_on := state.get("fingerprint")) != self.splits.fingerprint:
+            raise BadInput(
+                f"The images of {self.splits.name} changed since this run was begun (fingerprint {begun_on} then, "
+                f"{self.splits.fingerprint} now): restore them, or start a new run."
+            )
         self.method.load_state_dict(state["method"])
         self._learner.load_state_dict(state["learner"])
         self._epoch, self._batch, self._history = state["epoch"], state["batch"], state["history"]
         self._tally.sums = state["tally"]
+        self._observer.load_state_dict(state["diagnostics"])
         if self._batch == 0 and self._history:
             self._keep_best()  # in case it was killed between the two
 
@@ -254,20 +281,3 @@ class Trainer:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-
-
-class Tally:
-    """Sums over an epoch, kept on the device: the host reads them once, at the end."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # samples, their losses, correct ones
-
-    def add(self, loss: Loss, y: Tensor) -> None:
-        """Count a batch."""
-        correct = (loss.logits.detach().argmax(1) == y).sum()
-        self.sums += torch.stack([torch.full_like(correct, len(y)), loss.total.detach() * len(y), correct])
-
-    def row(self, epoch: int) -> Row:
-        """The epoch's mean loss and the accuracy on its training examples, as the method saw them."""
-        samples, losses, correct = self.sums.tolist()
-        return {"epoch": float(epoch), "train_loss": losses / samples, "train_accuracy": correct / samples}
