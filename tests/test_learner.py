@@ -331,3 +331,50 @@ def test_what_cannot_train_is_refused(options: dict[str, Any], message: str) -> 
 def test_numbers_that_only_fail_later_are_refused_too(options: dict[str, Any]) -> None:
     with pytest.raises(BadInput):
         Optimisation(**options)
+
+
+def test_the_plain_network_shares_the_weights_and_is_never_compiled() -> None:
+    fabric = Fabric(accelerator="cpu", devices=1)
+    subject = Learner(network(torch.float32), Optimisation(), fabric, TOTAL, compiled=True)
+    assert isinstance(subject.bare.network, torch._dynamo.OptimizedModule)
+    assert subject.plain.network is subject.network
+    x, _ = batch(0, torch.float32)
+    assert subject.plain(x).shape == (8, 4)
+
+
+# A step ahead ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decay_norms", [True, False])
+def test_looking_ahead_is_one_plain_step_at_the_current_rate(decay_norms: bool) -> None:
+    """w - lr (g + decay w), whatever the learner's momentum; the learner stays where it is."""
+    schedule = MultiStep(milestones=("1/3",))
+    subject = learner(schedule=schedule, weight_decay=0.01, decay_norms=decay_norms)
+    advance(subject, range(3))
+    kept = deepcopy(subject.state_dict())
+    ahead = subject.look_ahead()
+    x, y = batch(7)
+    for _ in range(2):  # brought up to date, it starts from the learner again
+        ahead.catch_up()
+        ahead.backward(F.cross_entropy(ahead.model.train()(x), y))
+        ahead.step()
+    before = deepcopy(subject.network)
+    gradients = torch.autograd.grad(F.cross_entropy(before(x), y), list(before.parameters()))
+    for found, weight, gradient in zip(ahead.network.parameters(), before.parameters(), gradients, strict=True):
+        decay = 0.01 if decay_norms or weight.ndim > 1 else 0.0
+        torch.testing.assert_close(found, weight - 0.1 * 0.1 * (gradient + decay * weight))
+    for found, buffer in zip(ahead.network.buffers(), before.buffers(), strict=True):
+        torch.testing.assert_close(found, buffer)  # moved by one forward
+    assert identical(kept, subject.state_dict())
+    assert all(weight.grad is None for weight in ahead.network.parameters())
+
+
+@pytest.mark.parametrize("clip", [None, 1e-3])
+def test_the_gradient_norm_is_that_before_clipping(clip: float | None) -> None:
+    subject = learner(clip=clip)
+    x, y = batch(0)
+    twin = network()
+    gradients = torch.autograd.grad(F.cross_entropy(twin(x), y), [*twin.parameters()])
+    advance(subject, [0])
+    expected = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    torch.testing.assert_close(subject.gradient_norm(), expected)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparring.randomness import Generator, SampleStreams, normal, rademacher, seed_from, uniform
+from sparring.randomness import Generator, SampleStreams, initialised, normal, rademacher, seed_from, uniform
 
 Draw = Callable[..., Tensor]
 WORD = 2**64
@@ -200,3 +200,17 @@ def test_half_precision_numbers_stay_below_one(dtype: torch.dtype) -> None:
     assert drawn.isfinite().all()
     assert drawn.max() < 1
     assert normal(torch.zeros(64, 256, dtype=dtype), streams(64)).isfinite().all()
+
+
+def test_modules_are_initialised_by_their_seed_and_nothing_else_moves() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    found = []
+    for before, seed in ((0, 1), (5, 1), (0, 2)):
+        torch.manual_seed(before)
+        with initialised(seed):
+            found.append(torch.nn.Linear(2, 2).weight.detach())
+        if before == 0:
+            assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])

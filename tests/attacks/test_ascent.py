@@ -210,3 +210,30 @@ class _Flat(nn.Module):
 def test_per_sample_steps_need_their_largest_number() -> None:
     with pytest.raises(BadInput, match="needs rounds"):
         Budget(0.1, 0.1, torch.tensor([1, 2]))
+
+
+@both_norms
+@pytest.mark.parametrize("steps", [[3, 1, 0, 4, 2, 4], [2, 2, 2, 2, 2, 2], [0, 0, 0, 0, 0, 0]])
+def test_samples_without_steps_left_may_leave_the_batch(threat: Threat, steps: list[int]) -> None:
+    """The same perturbations as with masks, at the cost of the steps that are taken, whatever the objective closes over."""
+    x = torch.rand(6, *SHAPE, generator=_generator(4), dtype=torch.float64)
+    y = torch.tensor([0, 1, 2, 3, 0, 1])
+    start = 0.05 * torch.randn(x.shape, generator=_generator(5), dtype=torch.float64)
+    eps = torch.linspace(0.05, 0.1, 6, dtype=torch.float64)
+    seen: list[int] = []
+
+    class Counting(Curved):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(len(x))
+            return super().forward(x)
+
+    def masked(compact: bool) -> Tensor:
+        budget = Budget(eps, eps / 3, torch.tensor(steps), rounds=4, compact=compact)
+        return ascend(Counting(), x, partial(cross_entropy, y=y), threat, budget, start)
+
+    expected = masked(False)
+    assert seen == [6] * 4
+    seen.clear()
+    torch.testing.assert_close(masked(True), expected, rtol=0, atol=1e-12)
+    assert sum(seen) == sum(steps)
+    assert seen == [sum(step > turn for step in steps) for turn in range(max(steps))]

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sparring.attacks import PGD
-from sparring.methods import AWP, BP, EP, MEP, TRADES, AdversarialTraining, Method, Standard
+from sparring.memory import Kind
+from sparring.methods import (
+    AWP,
+    BP,
+    EP,
+    LAS,
+    MEP,
+    SDI,
+    TRADES,
+    Actions,
+    AdversarialTraining,
+    Method,
+    Reward,
+    Standard,
+    Strategist,
+)
 
 
 @dataclass(frozen=True)
@@ -16,6 +31,10 @@ class Case:
     make: Callable[[], Method]
     units: float  # forward passes a step, a backward to the pixels counting 1 and a full one 2
     remembers: bool = False  # whether a step depends on what earlier steps left behind
+    norms: tuple[str, ...] = ("Linf", "L2")  # of the balls that it accepts
+    later: float | None = None  # forward passes of the second step, where that is another figure
+    width: int = 16  # of the ResNet-18 that the cost is measured on; 64 is the published one
+    radius: float | None = None  # of the largest perturbation that it may choose; None: the threat's
 
 
 def _fgsm_rs() -> Method:
@@ -30,7 +49,8 @@ def _trades(steps: int = 3) -> Method:
     return TRADES(beta=6.0, attack=PGD(steps=steps, alpha=0.05, start="normal"))
 
 
-def _released_mep() -> Method:
+def released_mep(memory: Kind = "fp32") -> MEP:
+    """The steps of the authors' code (card 3.3), emptied more often."""
     return MEP(
         weight=10.0,
         regulariser="mean",
@@ -41,7 +61,42 @@ def _released_mep() -> Method:
         decay=0.3,
         momentum="gradient",
         aligned=False,
+        memory=memory,
     )
+
+
+# A strategy network like the target of the cost test: a forward of it costs 1, its update 3.
+LIKE_THE_TARGET = Strategist(network="resnet18", width=16)
+REWARD = Reward(other=PGD(steps=2))
+ACTIONS = Actions(eps=("0.05", "0.1", "0.15"), steps=(1, 2, 3), alpha=("0.03", "0.05"))
+LONGEST, OTHER = 2 * 3, 2 * 2  # forward passes of the attacks
+JUDGED = (
+    3 + LONGEST + 1 + OTHER + 2
+)  # the policy's update, the attack, L1, the other attack, L2 and L3, but not the look-ahead
+# The generator has one size: it costs 0.138 of a forward of the published ResNet-18, whatever the image's size.
+GENERATOR = 0.1384
+
+
+def _las(inner: Method, **switches: object) -> LAS:
+    chosen = {"actions": ACTIONS, "strategist": LIKE_THE_TARGET, "reward": REWARD, "interval": 2}
+    return LAS(inner, **(chosen | switches))
+
+
+def _at_in_evaluation_mode() -> AdversarialTraining:
+    return AdversarialTraining(PGD(steps=3, bn="eval"), smoothing=0.1)
+
+
+def _released_las() -> LAS:
+    reward = Reward(measure="accuracy", l2_weight=4.0, l3_weight=2.0, other=PGD(steps=2, bn="train"), restarts=2)
+    strategist = Strategist(network="resnet18", width=16, optimizer="sgd", lr=1e-4, momentum=0.9, weight_decay=5e-4)
+    switches = {
+        "reward": reward,
+        "strategist": strategist,
+        "returns": "batch",
+        "baseline": "none",
+        "init_radius": "0.1",
+    }
+    return _las(_at_in_evaluation_mode(), **switches)
 
 
 CASES = {
@@ -63,9 +118,56 @@ CASES = {
     "EP": Case(EP, 8, remembers=True),
     "EP, crop coordinates, no box": Case(lambda: EP(aligned=False, box="none"), 8, remembers=True),
     "MEP": Case(MEP, 8, remembers=True),
-    "MEP as released": Case(_released_mep, 8, remembers=True),
+    "MEP as released": Case(released_mep, 8, remembers=True),
+    "EP, fp16": Case(lambda: EP(memory="fp16"), 8, remembers=True),
+    "MEP, int8": Case(lambda: MEP(memory="int8"), 8, remembers=True, norms=("Linf",)),
+    "MEP, fp16 as released": Case(lambda: released_mep("fp16"), 8, remembers=True),
     "MEP, detached start": Case(lambda: MEP(detach_start=True), 6, remembers=True),
     "MEP, no regulariser": Case(lambda: MEP(weight=0.0, bn="train"), 5, remembers=True),
     "AWP(MEP)": Case(lambda: AWP(MEP()), 14, remembers=True),
     "AWP(BP)": Case(lambda: AWP(BP()), 14, remembers=True),
+    "SDI": Case(lambda: SDI(interval=2), 7 + 4 + 4 * GENERATOR, remembers=True, later=7 + GENERATOR, width=64),
+    "SDI as released, no box": Case(
+        lambda: SDI(interval=2, smoothing=0.5, box=False),
+        7 + 4 + 4 * GENERATOR,
+        remembers=True,
+        later=7 + GENERATOR,
+        width=64,
+    ),
+    "SDI, gradient, m = 2": Case(
+        lambda: SDI(inputs="gradient", iterations=2),
+        7 + 8 + 7 * GENERATOR,
+        remembers=True,
+        later=7 + GENERATOR,
+        width=64,
+    ),
+    "LAS(AT)": Case(
+        lambda: _las(_at_in_evaluation_mode()), JUDGED + 3 + 1 + LONGEST + 3, True, later=1 + LONGEST + 3, radius=0.15
+    ),
+    "LAS(AT), greedy": Case(
+        lambda: _las(_at_in_evaluation_mode(), baseline="greedy", entropy_bonus=0.01),
+        JUDGED + 3 + JUDGED + 1 + LONGEST + 3,
+        remembers=True,
+        later=1 + LONGEST + 3,
+        radius=0.15,
+    ),
+    "LAS(AT) as released": Case(
+        _released_las, JUDGED + 3 + OTHER + 2 + 1 + LONGEST + 3, True, later=1 + LONGEST + 3, radius=0.15
+    ),
+    "LAS(AT), uniform": Case(lambda: _las(_at_in_evaluation_mode(), policy="uniform"), LONGEST + 3, radius=0.15),
+    "LAS(AT), fixed": Case(lambda: _las(_at_in_evaluation_mode(), policy="fixed"), 2 * 2 + 3, radius=0.15),
+    "LAS(TRADES)": Case(
+        lambda: _las(_trades(), actions=replace(ACTIONS, beta=(5.0, 7.0, 9.0))),
+        JUDGED + 1 + 6 + 1 + 1 + LONGEST + 6,
+        remembers=True,
+        later=1 + 1 + LONGEST + 6,
+        radius=0.15,
+    ),
+    "LAS(AWP(TRADES))": Case(
+        lambda: _las(AWP(_trades()), clip_final=True),
+        JUDGED + 1 + 12 + 1 + 1 + LONGEST + 12,
+        remembers=True,
+        later=1 + 1 + LONGEST + 12,
+    ),
+    "AWP(SDI)": Case(lambda: AWP(SDI(interval=2)), 7 + 3 + 4 + 4 * GENERATOR, True, later=7 + 3 + GENERATOR, width=64),
 }

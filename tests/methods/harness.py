@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from sparring.data import Augment, Batch, Data, Images, Resident, load
+from sparring.data.resident import batches as evaluation_batches
 from sparring.learner import Learner, Optimisation
 from sparring.methods import Loss, Method, Task
 from sparring.models import create
@@ -17,7 +18,7 @@ from sparring.randomness import seed_from
 from sparring.threat import Threat
 from sparring.training import train_step
 
-LINF = Threat("Linf", 0.1)
+LINF = Threat("Linf", "25/255")  # whole pixel levels, for memories of int8
 L2 = Threat("L2", 0.5)
 AUGMENT = Augment(pad=1, flip=True)
 BATCH = 16
@@ -51,6 +52,11 @@ def batches(epoch: int = 0) -> list[Batch]:
     return list(Resident(digits(), AUGMENT, BATCH, seed=0, device="cpu").epoch(epoch))
 
 
+def batch_of(images: Images, part: slice) -> Batch:
+    """Some images as they are, one batch."""
+    return next(iter(evaluation_batches(images.subset(torch.arange(len(images))[part]), 10**6, "cpu")))
+
+
 @dataclass
 class Bench:
     """A method and a learner, trained step by step as the trainer does it."""
@@ -64,7 +70,7 @@ class Bench:
             epoch, position = divmod(step, STEPS_PER_EPOCH)
             self.method.begin_epoch(epoch)
             torch.manual_seed(seed_from(0, step))
-            losses.append(train_step(self.method, self.learner, batches(epoch)[position]))
+            losses.append(train_step(self.method, self.learner, batches(epoch)[position]).loss)
         return losses
 
     def state(self) -> dict:

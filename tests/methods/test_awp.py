@@ -15,6 +15,7 @@ from sparring.methods import AWP, MEP, TRADES, AdversarialTraining, Method, Stan
 from sparring.threat import Budget
 from sparring.training import train_step
 from tests.methods.test_empirical import (
+    EPS,
     Plain,
     assert_same,
     batches,
@@ -45,7 +46,7 @@ def trades() -> TRADES:
 def _pgd_example(plain: Plain, batch: Batch) -> Tensor:
     start = torch.zeros_like(batch.x)
     with plain.mode("eval"):
-        return linf_pgd(plain.network, batch.x, start, lambda z: smoothed_cross_entropy(z, batch.y).sum(), 0.1, 0.06, 2)
+        return linf_pgd(plain.network, batch.x, start, lambda z: smoothed_cross_entropy(z, batch.y).sum(), EPS, 0.06, 2)
 
 
 def _pgd_loss(model: nn.Module, batch: Batch, x_adv: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ def _trades_example(plain: Plain, batch: Batch) -> Tensor:
     noise = 1e-3 * torch.randn(batch.x.shape)
     with plain.mode("eval"):
         clean = plain.network(batch.x).detach()
-        return linf_pgd(plain.network, batch.x, noise, lambda z: divergence(clean, z).sum(), 0.1, 0.06, 2)
+        return linf_pgd(plain.network, batch.x, noise, lambda z: divergence(clean, z).sum(), EPS, 0.06, 2)
 
 
 def _trades_loss(model: nn.Module, batch: Batch, x_adv: Tensor) -> Tensor:
@@ -78,7 +79,7 @@ def test_awp_steps_as_its_card_says(make: Callable[[], Method], example, objecti
     subject, plain = learner(), Plain()
     for step, batch in enumerate(batches()[:3]):
         torch.manual_seed(step)
-        loss = train_step(method, subject, batch)
+        loss = train_step(method, subject, batch).loss
 
         torch.manual_seed(step)
         x_adv = example(plain, batch)

@@ -28,6 +28,7 @@ from tests.methods import harness
 LR, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
 CLASSES = 10
 LINF, L2 = harness.LINF, harness.L2
+EPS = float(LINF.eps)
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +135,7 @@ def _uniform(x: Tensor, eps: float) -> Tensor:
 
 
 AT_CASES = {
-    "FGSM-AT": (PGD(steps=1, alpha=0.1, start="zero", bn="train"), 1.0),
+    "FGSM-AT": (PGD(steps=1, alpha=EPS, start="zero", bn="train"), 1.0),
     "FGSM-RS": (PGD(steps=1, alpha=0.125, bn="train"), 1.0),
     "PGD-3": (PGD(steps=3, alpha=0.04, bn="train"), 1.0),
     "PGD-3, eval, smoothed": (PGD(steps=3, alpha=0.04, bn="eval"), 0.7),
@@ -150,17 +151,17 @@ def test_adversarial_training_steps_as_its_card_says(attack: PGD, kept: float) -
     for step, batch in enumerate(batches()[:3]):
         x, y = batch.x, batch.y
         torch.manual_seed(step)
-        loss = train_step(method, subject, batch)
+        loss = train_step(method, subject, batch).loss
 
         torch.manual_seed(step)
-        start = torch.zeros_like(x) if attack.start == "zero" else _uniform(x, 0.1)
+        start = torch.zeros_like(x) if attack.start == "zero" else _uniform(x, EPS)
         with plain.mode(attack.bn):
             x_adv = linf_pgd(
                 plain.network,
                 x,
                 start,
                 lambda z, y=y: smoothed_cross_entropy(z, y).mean(),
-                0.1,
+                EPS,
                 float(attack.alpha),
                 attack.steps,
             )
@@ -184,7 +185,7 @@ def test_l2_adversarial_training_steps_as_the_mathematics_says() -> None:
     for step, batch in enumerate(batches()[:2]):
         x, y = batch.x, batch.y
         torch.manual_seed(step)
-        loss = train_step(method, subject, batch)
+        loss = train_step(method, subject, batch).loss
 
         torch.manual_seed(step)
         gaussian, radius = torch.randn(x.shape), torch.rand(len(x), 1)
@@ -206,7 +207,7 @@ def test_standard_training_steps_as_its_card_says(kept: float) -> None:
     method = set_up(Standard(smoothing=(1 - kept) * CLASSES / (CLASSES - 1)))
     subject, plain = learner(), Plain()
     for batch in batches()[:3]:
-        loss = train_step(method, subject, batch)
+        loss = train_step(method, subject, batch).loss
         expected = smoothed_cross_entropy(plain.network(batch.x), batch.y, kept).mean()
         plain.descend(plain.gradients(expected))
         torch.testing.assert_close(loss.total, expected, rtol=0, atol=1e-10)
@@ -240,7 +241,7 @@ def test_the_margin_can_be_climbed_instead_of_the_cross_entropy() -> None:
         true = nn.functional.one_hot(batch.y, CLASSES).bool()
         return (logits.masked_fill(true, -torch.inf).amax(1) - logits[true]).sum()
 
-    x_adv = linf_pgd(model.eval(), batch.x, torch.zeros_like(batch.x), rivals_lead, 0.1, 0.04, 2)
+    x_adv = linf_pgd(model.eval(), batch.x, torch.zeros_like(batch.x), rivals_lead, EPS, 0.04, 2)
     torch.testing.assert_close(batch.x + delta, x_adv, rtol=0, atol=1e-10)
 
 

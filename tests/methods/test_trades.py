@@ -15,6 +15,7 @@ from sparring.threat import Budget
 from sparring.training import train_step
 from tests.methods.test_empirical import (
     CLASSES,
+    EPS,
     Plain,
     assert_same,
     batches,
@@ -48,13 +49,13 @@ def test_trades_steps_as_its_card_says(beta: float, bn, kept: float) -> None:
     for step, batch in enumerate(batches()[:3]):
         x, y = batch.x, batch.y
         torch.manual_seed(step)
-        loss = train_step(method, subject, batch)
+        loss = train_step(method, subject, batch).loss
 
         torch.manual_seed(step)
         noise = 1e-3 * torch.randn(x.shape)
         with plain.mode(bn):
             clean = plain.network(x).detach()
-            x_adv = linf_pgd(plain.network, x, noise, lambda z, clean=clean: divergence(clean, z).sum(), 0.1, 0.04, 3)
+            x_adv = linf_pgd(plain.network, x, noise, lambda z, clean=clean: divergence(clean, z).sum(), EPS, 0.04, 3)
         clean = plain.network(x)
         adversarial = plain.network(x_adv)
         natural = smoothed_cross_entropy(clean, y, kept).mean()

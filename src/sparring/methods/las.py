@@ -71,8 +71,8 @@ class LAS(Wrapper):
     optimizer: torch.optim.Optimizer = state()
     steps: int = state()
     epoch: int = state()
-    usual_return: Tensor = state()  # (), a moving average; NaN before the first update
-    counts: Tensor = state()  # (actions,), how often each was taken in this epoch, head after head
+    usual_return: Tensor = state()  # (), a moving average over the updates
+    counts: Tensor = state()  # (actions,), how often each was taken in this epoch by this rank, head after head
     entropies: Tensor = state()  # (heads,), sums over this epoch's images
     rewards: Tensor = state()  # (5,), sums over this epoch's updates: L1, L2, L3, return, updates
     _ahead: LookAhead | None = field(init=False, repr=False, compare=False, default=None)
@@ -112,7 +112,7 @@ class LAS(Wrapper):
             self.network = self.strategist.build(task, actions)
             self.optimizer = self.strategist.optimiser(self.network)
         self.steps, self.epoch = 0, -1
-        self.usual_return = torch.full((), torch.nan, device=task.device)
+        self.usual_return = torch.zeros((), device=task.device)
         self.counts = torch.zeros(actions, device=task.device)
         self.entropies = torch.zeros(len(self._sizes), device=task.device)
         self.rewards = torch.zeros(len(REPORTED) + 1, device=task.device)
@@ -130,9 +130,9 @@ class LAS(Wrapper):
         super().adapt(target, batch)
         if self.policy == "learned" and self.steps % self.interval == 0:
             self.network.train()
-            policy = self._policy(batch.x)
+            policy = self.strategies(batch.x)
             choice = policy.sample()
-            terms = self._judged(target, batch, choice)
+            terms = self.judge(target, batch, choice)
             self.rewards += torch.cat([terms.mean(1), torch.ones_like(terms[0, :1])])
             advantage = self._credited(terms) - self._baseline(target, batch, policy, terms)
             gain = (advantage * policy.log_probability(choice)).mean()
@@ -146,7 +146,7 @@ class LAS(Wrapper):
         if budget is not None:
             return super().perturb(model, batch, budget)
         with torch.no_grad():
-            policy = self._policy(batch.x)
+            policy = self.strategies(batch.x)
         choice = policy.sample()
         found = self._attacked(model, batch, choice)
         return StrategicPerturbation(found.delta, found.start, found.weight, choice=choice, entropy=policy.entropy())
@@ -167,17 +167,18 @@ class LAS(Wrapper):
         terms, NaN in an epoch without an update.
         """
         found = dict(super().report())
-        for head, counts, entropy in zip(self._sizes, self._by_head(self.counts), self.entropies, strict=True):
-            shares = counts / counts.sum()
+        counts, entropies, rewards = (ranks.total(sums) for sums in (self.counts, self.entropies, self.rewards))
+        for head, taken, entropy in zip(self._sizes, self._by_head(counts), entropies, strict=True):
+            shares = taken / taken.sum()
             found[f"actions_{head}"] = shares
             found[f"{head}_mean"] = shares @ self._tables[head]
-            found[f"{head}_entropy"] = entropy / counts.sum()
-        return found | dict(zip(REPORTED, self.rewards[:-1] / self.rewards[-1], strict=True))
+            found[f"{head}_entropy"] = entropy / taken.sum()
+        return found | dict(zip(REPORTED, rewards[:-1] / rewards[-1], strict=True))
 
     def inspect(self, batch: Batch) -> Mapping[str, Tensor]:
         """The radius that the policy expects to take for each image, and the likeliest one."""
         with torch.no_grad():
-            policy = self._policy(batch.x)
+            policy = self.strategies(batch.x)
         table = self._tables["eps"]
         return {
             **super().inspect(batch),
@@ -185,7 +186,7 @@ class LAS(Wrapper):
             "eps_likeliest": table[policy.likeliest()["eps"]],
         }
 
-    def _policy(self, x: Tensor) -> Distribution:
+    def strategies(self, x: Tensor) -> Distribution:
         """What may be chosen for each image; the network is shown what the target is."""
         if self.policy != "learned":
             return Distribution.of(torch.zeros(len(x), sum(self._sizes.values()), device=x.device), self._sizes)
@@ -207,7 +208,7 @@ class LAS(Wrapper):
         delta = box(batch.x, self._threat.project(found.delta)) if self.clip_final else found.delta
         return Perturbation(delta, found.start, taken.get("beta"))
 
-    def _judged(self, target: Learner, batch: Batch, choice: Choice) -> Float[Tensor, "4 B"]:
+    def judge(self, target: Learner, batch: Batch, choice: Choice) -> Float[Tensor, "4 B"]:
         """L1, L2, L3 and the return of strategies for this batch."""
         if self._ahead is None:
             self._ahead = target.look_ahead()
@@ -223,9 +224,11 @@ class LAS(Wrapper):
         if self.baseline == "none":
             return torch.zeros_like(terms[3, 0])
         if self.baseline == "greedy":
-            return self._credited(self._judged(target, batch, policy.likeliest()))
+            return self._credited(self.judge(target, batch, policy.likeliest()))
         mean = _mean(terms[3])
-        usual = torch.where(self.usual_return.isnan(), mean, self.usual_return.to(mean.dtype))
+        usual = (
+            self.usual_return.to(mean.dtype, copy=True) if self.steps else mean
+        )  # the first step is the first update
         self.usual_return.copy_(0.9 * usual + 0.1 * mean)
         return usual
 
@@ -243,8 +246,8 @@ class LAS(Wrapper):
             )
         if max(self._chosen_from.steps) > attack.steps:
             raise BadInput(
-                f"The table of actions allows {max(self._chosen_from.steps)} steps, more than the {attack.steps} of the inner "
-                "attack: raise its steps, or leave longer strategies out."
+                f"The table of actions allows {max(self._chosen_from.steps)} steps, more than the {attack.steps} of the "
+                "inner attack: raise its steps, or leave longer strategies out."
             )
         if self.actions.beta and not self.inner.weighted():
             raise BadInput("A table of beta needs an inner method that has one: TRADES, or AWP around it.")
