@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
 from sparring import recipes
+from sparring.attacks import PGD
 from sparring.configuration import read, to_yaml
 from sparring.data.sources import KNOWN
-from sparring.experiment import Experiment
+from sparring.experiment import Experiment, train
 from sparring.losses import smoothing_from_kept
+from sparring.methods import AWP, LAS, SDI, Reward, Strategist, Task
 from sparring.threat import Ratio
+from sparring.training import checkpoint
+from sparring.training.progress import Silent
 
 METHODS = [
     *("standard", "fgsm-at", "fgsm-rs", "pgd-at", "pgd2-at", "pgd4-at", "madry-at"),
-    *("trades", "awp", "trades-awp", "fgsm-bp", "fgsm-ep", "fgsm-mep"),
+    *("trades", "awp", "trades-awp", "fgsm-bp", "fgsm-ep", "fgsm-mep", "fgsm-sdi"),
+    *("las-at", "las-madry-at", "las-trades", "las-awp"),
 ]
 CLASSES = {name: known.classes for name, known in KNOWN.items()} | {"digits": 10}
 NAMES = recipes.names()
-OFFICIAL = [name for name in NAMES if name.endswith("-official")]
+OFFICIAL = [name for name in NAMES if "-official" in name]  # and what is compared with one: -2022, -uniform
 DATA_SETS = sorted({name.partition("/")[0] for name in NAMES})
 
 
@@ -86,14 +94,15 @@ def test_only_madry_has_a_schedule_of_its_own(data: str) -> None:
     plans = {
         (experiment.optimisation.epochs, experiment.optimisation.schedule, experiment.optimisation.weight_decay)
         for method in METHODS
-        if method != "madry-at" and (experiment := load(f"{data}/{method}"))
+        if "madry" not in method and (experiment := load(f"{data}/{method}"))
     }
     assert len(plans) == 1
+    assert load(f"{data}/las-madry-at").optimisation == load(f"{data}/madry-at").optimisation
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_the_released_code_differs_from_the_default(name: str) -> None:
-    default = name.removesuffix("-official")
+    default = name.partition("-official")[0]
     assert default in NAMES
     assert load(name) != load(default)
 
@@ -165,6 +174,7 @@ def test_the_paper_s_momentum(data: str) -> None:
 
 @pytest.mark.parametrize(("data", "reset"), [("cifar10", 40), ("cifar100", 10), ("tiny_imagenet", 10)])
 def test_the_released_fgsm_mep(data: str, reset: int) -> None:
+    """Where the memory is large it is int8, which holds these perturbations exactly."""
     name = f"{data}/fgsm-mep-official"
     expected = {
         "alpha": None,
@@ -178,6 +188,7 @@ def test_the_released_fgsm_mep(data: str, reset: int) -> None:
         "decay": 0.3,
         "momentum": "gradient",
         "aligned": False,
+        "memory": "int8" if data == "tiny_imagenet" else "fp32",
     }
     for field, setting in expected.items():
         assert value(name, f"method.{field}") == setting, field
@@ -186,6 +197,175 @@ def test_the_released_fgsm_mep(data: str, reset: int) -> None:
 
 def test_released_smoothing_on_ten_classes_is_four_ninths() -> None:
     assert value("cifar10/fgsm-mep-official", "method.smoothing") == pytest.approx(4 / 9)
+
+
+@pytest.mark.parametrize("data", DATA_SETS)
+def test_the_paper_s_generator(data: str) -> None:
+    """Plain cross-entropy and every input; the interval is shorter where an epoch has a dozen batches."""
+    method = load(f"{data}/fgsm-sdi").method
+    assert method == SDI(interval=4 if data == "digits" else 20, lr=1e-3, weight_decay=5e-4, smoothing=0.0)
+
+
+@pytest.mark.parametrize(("suffix", "kept"), [("official", 0.5), ("official-2022", 0.9)])
+def test_the_released_fgsm_sdi(suffix: str, kept: float) -> None:
+    name = f"cifar10/fgsm-sdi-{suffix}"
+    expected = {"alpha": None, "interval": 20, "iterations": 1, "lr": 1e-3, "weight_decay": 5e-4, "box": False}
+    for field, setting in {**expected, "bn": "train", "inputs": "both"}.items():
+        assert value(name, f"method.{field}") == setting, field
+    assert value(name, "method.smoothing") == pytest.approx(smoothing_from_kept(kept, 10))
+    assert load(name).optimisation == load("cifar10/fgsm-sdi").optimisation
+
+
+# Radii, steps, step sizes, betas: first and last of the released command (card 1.6), in 255ths.
+TABLES = {
+    "las-at": ((3, 15), (3, 14), (1, 5), None),
+    "las-trades": ((5, 9), (7, 14), (2, 4), (5, 9)),
+    "las-awp": ((7, 15), (8, 16), (2, 5), None),
+    ("las-at", "cifar100"): ((3, 15), (3, 12), (1, 5), None),
+    ("las-trades", "cifar100"): ((5, 10), (7, 14), (2, 4), (5, 9)),
+    ("las-trades", "tiny_imagenet"): ((5, 10), (7, 14), (2, 4), (5, 9)),
+    ("las-awp", "cifar100"): ((7, 15), (8, 15), (2, 5), None),
+    ("las-awp", "tiny_imagenet"): ((7, 15), (8, 15), (2, 5), None),
+}
+STRATEGIC = [name for name in NAMES if "/las-" in name]
+
+
+def las(name: str) -> LAS:
+    method = load(name).method
+    assert isinstance(method, LAS)
+    return method
+
+
+@pytest.mark.parametrize("name", STRATEGIC)
+def test_the_tables_of_strategies_are_the_released_command_s(name: str) -> None:
+    """Scaled with the threat's radius; on MNIST below 0.5, where every image can be made the same gray."""
+    data, _, recipe = name.partition("/")
+    family = next((f for f in ("las-trades", "las-awp") if recipe.startswith(f)), "las-at")
+    eps, steps, alpha, beta = TABLES.get((family, data), TABLES[family])
+    level = Ratio(load(name).threat.eps).exact / 8
+    actions = las(name).actions
+    radii = [level * n for n in range(eps[0], eps[1] + 1)]
+    assert [radius.exact for radius in actions.eps] == [radius for radius in radii if radius < Fraction(1, 2)]
+    assert len(radii) == len(actions.eps) or data == "mnist"
+    assert [size.exact for size in actions.alpha] == [level * n for n in range(alpha[0], alpha[1] + 1)]
+    assert actions.steps == tuple(range(steps[0], steps[1] + 1))
+    assert actions.beta == (tuple(range(beta[0], beta[1] + 1)) if beta else ())
+
+
+@pytest.mark.parametrize("name", STRATEGIC)
+def test_what_strategies_are_chosen_for(name: str) -> None:
+    """The inner attack allows the most steps, in evaluation mode; BatchNorm's batches would mix the images' strategies."""
+    method = las(name)
+    assert method.inner.budgeted() == PGD(
+        steps=max(method.actions.steps), start="normal" if method.inner.weighted() else "uniform"
+    )
+    assert method.inner.weighted() == bool(method.actions.beta) == ("las-trades" in name)
+    assert isinstance(method.inner, AWP) == ("las-awp" in name)
+    method.setup(task_of(name))  # refuses what cannot be chosen
+    if method.policy == "learned":
+        assert method.strategist.network == ("smallconv" if load(name).model.name == "smallconv" else "resnet18")
+
+
+def task_of(name: str) -> Task:
+    data, experiment = name.partition("/")[0], load(name)
+    side = {"digits": 8, "mnist": 28, "fashion_mnist": 28, "tiny_imagenet": 64}.get(data, 32)
+    shape = (1 if side < 32 else 3, side, side)
+    return Task(experiment.threat, 1000, shape, shape, CLASSES[data], 128, 1, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIC if name not in OFFICIAL])
+def test_the_paper_s_policy(name: str) -> None:
+    """Table 1's interval, an image's own return of three cross-entropies, starts inside the chosen radius."""
+    method = las(name)
+    assert method.interval == (4 if name.startswith("digits/") else 40)
+    assert method.reward == Reward()
+    assert (method.returns, method.baseline, method.entropy_bonus) == ("sample", "ema", 0)
+    assert (method.init_radius, method.clip_final) == (None, False)
+    smoothed = method.inner.inner if isinstance(method.inner, AWP) else method.inner
+    assert smoothed.smoothing == 0
+
+
+# Card 1.6: k, the weights of R2 and R3, the policy's momentum and decay, epochs, drops, the target's clip.
+PLAIN, MOVING = (0.0, 0.0), (0.9, 5e-4)
+RELEASED = {
+    "cifar10/las-at": (20, 4, 2, PLAIN, 110, ("99/110", "104/110"), None),
+    "cifar100/las-at": (20, 4, 2, MOVING, 110, ("99/110", "104/110"), None),
+    "tiny_imagenet/las-at": (1, 4, 2, PLAIN, 110, ("99/110", "104/110"), 10),
+    "cifar10/las-trades": (1, 8, 4, MOVING, 100, ("75/100", "90/100"), None),
+    "cifar100/las-trades": (1, 8, 2, MOVING, 100, ("75/100", "90/100"), None),
+    "tiny_imagenet/las-trades": (1, 8, 2, PLAIN, 110, ("165/220", "99/110"), 10),
+    "cifar10/las-awp": (1, 1, 1, PLAIN, 200, ("1/2", "3/4"), None),
+    "cifar100/las-awp": (10, 4, 2, MOVING, 200, ("1/2", "3/4"), None),
+    "tiny_imagenet/las-awp": (10, 8, 2, PLAIN, 200, ("1/2", "3/4"), 10),
+}
+KEPT = {"cifar10": 0.7, "cifar100": 0.6, "tiny_imagenet": 0.8}
+
+
+@pytest.mark.parametrize("default", RELEASED)
+def test_the_released_las(default: str) -> None:
+    interval, l2, l3, (momentum, decay), epochs, drops, clip = RELEASED[default]
+    data, _, family = default.partition("/")
+    experiment, method = load(f"{default}-official"), las(f"{default}-official")
+    assert method.interval == interval
+    assert (method.policy, method.returns, method.baseline, method.entropy_bonus) == ("learned", "batch", "none", 0)
+    assert method.strategist == Strategist("resnet18", None, "sgd", 1e-4, momentum, decay, 1.0)
+    other = PGD(10, Ratio("2/255"), "uniform", "train")
+    hardness = "objective" if family == "las-trades" else "ce"
+    assert method.reward == Reward(("L1", "L2", "L3"), "accuracy", hardness, l2, l3, other, 2)
+    assert method.init_radius == (None if family == "las-trades" else Ratio("8/255"))
+    assert method.clip_final == (family == "las-awp")
+    smoothed = method.inner.inner if isinstance(method.inner, AWP) else method.inner
+    kept = KEPT[data] if family == "las-at" else 1.0
+    assert smoothed.smoothing == pytest.approx(smoothing_from_kept(kept, CLASSES[data]))
+    if isinstance(method.inner, AWP):
+        assert (method.inner.gamma, method.inner.warmup) == (0.01, 10 if data == "tiny_imagenet" else 0)
+    plan = experiment.optimisation
+    assert (plan.epochs, plan.clip, plan.weight_decay) == (epochs, clip, 5e-4)
+    assert [drop.exact for drop in plan.schedule.milestones] == [Ratio(drop).exact for drop in drops]
+    assert experiment.model.name == ("preactresnet18-talk" if data == "tiny_imagenet" else "wideresnet-34-10")
+    on_normalised_pixels = default == "cifar10/las-awp"
+    assert experiment.model.normalise == on_normalised_pixels
+    assert experiment.data.augment.fill == ("reflect" if on_normalised_pixels else "zero")
+    assert experiment.selection.attack == ("pgd-20" if family == "las-awp" else "pgd-10")
+
+
+@pytest.mark.parametrize(
+    ("control", "of", "policy"),
+    [
+        ("cifar10/las-at-uniform", "cifar10/las-at", "uniform"),
+        ("cifar10/las-at-fixed", "cifar10/las-at", "fixed"),
+        ("cifar10/las-at-official-uniform", "cifar10/las-at-official", "uniform"),
+    ],
+)
+def test_a_control_differs_in_its_policy_alone(control: str, of: str, policy: str) -> None:
+    """What only a learned policy reads is left out of the control."""
+    for field in ("data", "model", "threat", "optimisation", "selection"):
+        assert getattr(load(control), field) == getattr(load(of), field)
+    learned = las(of)
+    expected = LAS(
+        learned.inner, learned.actions, policy, init_radius=learned.init_radius, clip_final=learned.clip_final
+    )
+    assert las(control) == expected
+
+
+def test_the_fixed_strategy_is_the_one_that_its_recipe_names() -> None:
+    mean = las("cifar10/las-at-fixed").actions.means()
+    assert (mean.eps[0].exact, mean.steps, mean.alpha[0].exact) == (Fraction(9, 255), (8,), Fraction(3, 255))
+
+
+def test_the_smoothed_control_is_pgd_at_with_las_at_s_smoothing() -> None:
+    smoothing = value("cifar10/las-at-official", "method.inner.smoothing")
+    assert value("cifar10/pgd-at-smoothed", "method.smoothing") == smoothing
+    control, plain = load("cifar10/pgd-at-smoothed"), load("cifar10/pgd-at")
+    assert replace(control, method=replace(control.method, smoothing=0.0)) == plain
+
+
+@pytest.mark.parametrize("method", ["fgsm-sdi", "las-at", "las-trades", "las-awp"])
+def test_learned_methods_train_on_digits(method: str, tmp_path: Path) -> None:
+    few = ["--data.limit", "200", "--data.test_limit", "20"]
+    short = ["--optimisation.epochs", "2", "--optimisation.batch_size", "50"]
+    run = train(read(Experiment, recipes.path(f"digits/{method}"), [*few, *short]), tmp_path, report=Silent())
+    assert [math.isfinite(row["train_loss"]) for row in run.metrics()] == [True, True]
 
 
 FACTS = [
@@ -235,6 +415,21 @@ FACTS = [
 @pytest.mark.parametrize(("name", "path", "expected"), FACTS, ids=[f"{name}:{path}" for name, path, _ in FACTS])
 def test_facts_of_the_cards(name: str, path: str, expected: object) -> None:
     assert value(name, path) == expected
+
+
+def test_the_recipe_for_a_released_script_that_cannot_run_runs(shared: Callable[[str], str], tmp_path: Path) -> None:
+    """FGSM-MEP on Tiny ImageNet as released: two epochs on a hundred of its images, remembered in int8."""
+    narrow = ["--model.width", "8", "--optimisation.epochs", "2", "--optimisation.batch_size", "50"]
+    few = ["--data.limit", "100", "--data.test_limit", "10", "--data.path", shared("tiny_imagenet")]
+    experiment = read(Experiment, recipes.path("tiny_imagenet/fgsm-mep-official"), [*narrow, *few])
+    run = train(experiment, tmp_path, report=Silent())
+    assert [math.isfinite(row["train_loss"]) for row in run.metrics()] == [True, True]
+    method = checkpoint.load(run.last)["method"]
+    assert method["perturbations"]["rows"].shape == (100, 3, 64, 64)
+    levels = method["perturbations"]["rows"].abs().unique()
+    assert levels.dtype == torch.int8
+    assert levels.max() == 8
+    assert method["momenta"]["rows"].dtype == torch.float16
 
 
 @pytest.mark.parametrize(("epoch", "factor"), [(73, 1.0), (74, 0.1), (75, 0.1)])
