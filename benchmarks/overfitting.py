@@ -27,7 +27,7 @@ import sparring
 from sparring.errors import BadInput
 from sparring.files import replacing
 
-METHODS = ("fgsm-rs", "fgsm-sdi", "fgsm-bp", "fgsm-ep", "fgsm-mep")
+METHODS = ("fgsm-rs", "fgsm-sdi", "fgsm-bp", "fgsm-ep", "fgsm-mep", "fgsm-mep-official")
 ATTACKS = ("clean", "fgsm", "pgd-20", "pgd-50")
 
 
@@ -55,6 +55,7 @@ class Setting:
             "optimisation.epochs": options.epochs,
             "optimisation.schedule": options.schedule,
             "selection.images": options.held_out,
+            "selection.split": "validation",
             "seed": self.seed,
         }
         if self.method == "fgsm-rs":
@@ -79,10 +80,11 @@ def measure(setting: Setting, options: argparse.Namespace) -> dict[str, Any]:
         return dict(json.loads(found.read_text()))
     experiment = setting.experiment(options)
     run = sparring.train(experiment, folder, resume=True)
-    model = sparring.load(folder, "last")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = sparring.load(folder, "last").to(device)
     splits = sparring.data.load(experiment.data)
     tested = splits.test.subset(torch.arange(min(options.test_images, len(splits.test))))
-    evaluation = sparring.evaluate(model, tested, experiment.threat, ATTACKS)
+    evaluation = sparring.evaluate(model, tested, experiment.threat, options.attacks, device=device)
     result = {
         "method": setting.method,
         "eps": f"{setting.eps}/255",
@@ -91,21 +93,25 @@ def measure(setting: Setting, options: argparse.Namespace) -> dict[str, Any]:
         "config": (folder / "config.yaml").read_text().splitlines(),
         "by_epoch": [{key: round(value, 4) for key, value in row.items()} for row in run.metrics()],
         "test_images": len(tested),
-        "last": {attack: round(evaluation.accuracy(attack), 4) for attack in ATTACKS},
+        "last": {attack: round(evaluation.accuracy(attack), 4) for attack in options.attacks},
     }
     with replacing(found) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n")
     return result
 
 
-def table(results: list[dict[str, Any]]) -> Table:
+def table(results: list[dict[str, Any]], attacks: list[str]) -> Table:
     """The last epoch of every run, and how the accuracies on training examples and under PGD-10 ended."""
     shown = Table(
         "method", "eps", "seed", *ATTACKS, "best PGD-10", "last PGD-10", "training examples", title="Last epoch"
     )
     for result in results:
         rows = result["by_epoch"]
-        figures = [*result["last"].values(), max(row["robust"] for row in rows), rows[-1]["robust"]]
+        figures = [
+            *(result["last"].get(attack, float("nan")) for attack in attacks),
+            max(row["robust"] for row in rows),
+            rows[-1]["robust"],
+        ]
         shown.add_row(
             result["method"],
             result["eps"],
@@ -124,9 +130,12 @@ def main() -> int:
     parser.add_argument("--eps", nargs="+", type=int, default=[8, 12, 16], help="radii, in 255ths")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--schedule", default="Cyclic", help="Cyclic: one triangle up to 0.1; MultiStep: the recipes' own")
+    parser.add_argument(
+        "--schedule", default="Cyclic", help="Cyclic: one triangle up to 0.1; MultiStep: the recipes' own"
+    )
     parser.add_argument("--images", type=int, default=10000, help="training images")
     parser.add_argument("--held-out", type=int, default=300, help="images to follow a run on")
+    parser.add_argument("--attacks", nargs="+", default=ATTACKS, help="on test images, at the end")
     parser.add_argument("--test-images", type=int, default=1000)
     parser.add_argument("--width", type=int, default=8, help="channels of the first stage; 64 is the published one")
     parser.add_argument("--runs", default="runs/overfitting")
@@ -137,7 +146,7 @@ def main() -> int:
     except BadInput as error:
         print(error, file=sys.stderr)
         return 2
-    Console().print(table(results))
+    Console().print(table(results, options.attacks))
     if options.json:
         record = {"arguments": {key: str(value) for key, value in vars(options).items()}, "runs": results}
         with replacing(options.json) as temporary:
