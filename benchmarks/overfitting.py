@@ -26,6 +26,7 @@ from rich.table import Table
 import sparring
 from sparring.errors import BadInput
 from sparring.files import replacing
+from sparring.results import figures
 
 METHODS = ("fgsm-rs", "fgsm-sdi", "fgsm-bp", "fgsm-ep", "fgsm-mep", "fgsm-mep-official")
 ATTACKS = ("clean", "fgsm", "pgd-20", "pgd-50")
@@ -103,11 +104,11 @@ def measure(setting: Setting, options: argparse.Namespace) -> dict[str, Any]:
 def table(results: list[dict[str, Any]], attacks: list[str]) -> Table:
     """The last epoch of every run, and how the accuracies on training examples and under PGD-10 ended."""
     shown = Table(
-        "method", "eps", "seed", *ATTACKS, "best PGD-10", "last PGD-10", "training examples", title="Last epoch"
+        "method", "eps", "seed", *attacks, "best PGD-10", "last PGD-10", "training examples", title="Last epoch"
     )
     for result in results:
         rows = result["by_epoch"]
-        figures = [
+        accuracies = [
             *(result["last"].get(attack, float("nan")) for attack in attacks),
             max(row["robust"] for row in rows),
             rows[-1]["robust"],
@@ -116,7 +117,7 @@ def table(results: list[dict[str, Any]], attacks: list[str]) -> Table:
             result["method"],
             result["eps"],
             str(result["seed"]),
-            *[f"{value:.1%}" for value in figures],
+            *[f"{value:.1%}" for value in accuracies],
             f"{rows[-1]['train_accuracy']:.1%}",
         )
     return shown
@@ -140,6 +141,9 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=8, help="channels of the first stage; 64 is the published one")
     parser.add_argument("--runs", default="runs/overfitting")
     parser.add_argument("--json", type=Path, help="record of all runs of this call")
+    parser.add_argument(
+        "--figure", type=Path, help="PNG of PGD-10 on held-out images by epoch, for one radius and seed"
+    )
     options = parser.parse_args()
     try:
         results = [measure(setting, options) for setting in settings(options)]
@@ -147,6 +151,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     Console().print(table(results, options.attacks))
+    if options.figure:
+        figures.robust_curves({result["method"]: result["by_epoch"] for result in results}, options.figure)
     if options.json:
         record = {"arguments": {key: str(value) for key, value in vars(options).items()}, "runs": results}
         with replacing(options.json) as temporary:
