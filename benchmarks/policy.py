@@ -30,7 +30,7 @@ from sparring.methods.policy import Distribution
 from steps import Bench, held_out
 
 RELEASED_UPDATES = 110 * 391 // 20
-RADII = Actions(eps=("0.02", "0.05", "0.1", "0.2"), steps=(3,), alpha=("0.1",))
+RADII = Actions(eps=("0.02", "0.05", "0.1", "0.2"), steps=(1,), alpha=("0.2",))
 SMALL = Strategist(network="smallconv", width=8)
 RELEASED = replace(SMALL, optimizer="sgd", lr=1e-4, clip=1.0)
 HARDNESS = Reward(terms=("L1",))
@@ -61,10 +61,10 @@ def toy(variant: dict[str, Any], seed: int, updates: int) -> dict[str, Any]:
     target = Bench.of(experiment)
     for _ in target.epochs():
         pass
-    inner = AdversarialTraining(sparring.attacks.PGD(steps=3, bn="eval"))
+    inner = AdversarialTraining(sparring.attacks.PGD(steps=1, bn="eval"))
     method = LAS(inner, actions=RADII, interval=1, **variant)
     method.setup(target.task)
-    batch = held_out(target.splits.train, 128)[0]
+    batch = held_out(target.splits.train, 64)[0]
     begun = weights(method)
     probabilities = []
     for update in range(updates + 1):
