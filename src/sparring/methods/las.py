@@ -93,10 +93,7 @@ class LAS(Wrapper):
             raise BadInput(
                 "The inner objective is one number a batch: reward.hardness: objective needs returns: batch."
             )
-        if self.policy == "fixed":
-            self._chosen_from = self.actions.means()
-        else:
-            self._chosen_from = self.actions
+        self._chosen_from = self.actions.means() if self.policy == "fixed" else self.actions
         self._sizes = self._chosen_from.sizes
 
     def setup(self, task: Task) -> None:
