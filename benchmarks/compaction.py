@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -18,7 +17,7 @@ import sparring
 from sparring.environment import environment
 from sparring.files import replacing
 from sparring.training.cost import step_cost
-from steps import Bench
+from steps import Bench, exit_with
 
 
 def main() -> int:
@@ -60,4 +59,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

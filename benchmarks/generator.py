@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from sparring.environment import environment
 from sparring.files import replacing
 from sparring.losses import cross_entropy
 from sparring.methods import SDI, AdversarialTraining, Perturbation
-from steps import Bench, held_out
+from steps import Bench, exit_with, held_out
 
 INPUTS = ("both", "gradient", "image")
 ATTACKS = ("clean", "fgsm", "pgd-20")
@@ -107,4 +106,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

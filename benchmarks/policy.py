@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from sparring.environment import environment
 from sparring.files import replacing
 from sparring.methods import LAS, Actions, AdversarialTraining, Reward, Strategist
 from sparring.methods.policy import Distribution
-from steps import Bench, held_out
+from steps import Bench, exit_with, held_out
 
 RELEASED_UPDATES = 110 * 391 // 20
 RADII = Actions(eps=("0.02", "0.05", "0.1", "0.2"), steps=(1,), alpha=("0.2",))
@@ -204,4 +203,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 
 import sparring
 from sparring.data import Batch, Images, Resident, Splits, batches, load
+from sparring.errors import BadInput
 from sparring.evaluation import Examination
 from sparring.learner import Learner
 from sparring.methods import Method, Task
@@ -95,6 +98,15 @@ class Bench:
         examination = Examination(self.learner.judged, self.splits.test, self.experiment.threat, 256, "cpu", 0)
         evaluation = examination.run(attacks)
         return {attack: round(evaluation.accuracy(attack), 4) for attack in attacks}
+
+
+def exit_with(main: Callable[[], int]) -> NoReturn:
+    """End the program with what `main` returns; with a sentence and 2 for bad input."""
+    try:
+        sys.exit(main())
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 def held_out(images: Images, batch_size: int = 256) -> list[Batch]:
