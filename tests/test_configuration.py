@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from sparring.attacks import PGD
+from sparring.averaging import EMA, SWA, Average
 from sparring.configuration import read, to_yaml
 from sparring.data import Augment, Data
 from sparring.errors import BadInput
@@ -48,7 +49,7 @@ def everything() -> Experiment:
         data=Data(
             "cifar10", path="data/c: #é", limit=100, test_limit=50, validation=10, augment=Augment(4, True), seed=2
         ),
-        model=Model("resnet18", width=8, normalise=True, pretrained=True),
+        model=Model("resnet18", width=8, normalise=True, pretrained=True, levels=16),
         threat=Threat("L2", Ratio("128/255")),
         optimisation=Optimisation(
             epochs=3,
@@ -60,7 +61,7 @@ def everything() -> Experiment:
             weight_decay=1e-5,
             decay_norms=False,
             clip=1.5,
-            average=0.999,
+            average=EMA(0.999, warmup=False),
             schedule=Cyclic(lowest_momentum=0.8),
             drop_last=True,
         ),
@@ -109,6 +110,21 @@ def test_every_schedule_is_read_back_equal(schedule: Schedule) -> None:
 def test_the_test_above_knows_all_schedules() -> None:
     ours = {kind for kind in Schedule.__subclasses__() if kind.__module__.startswith("sparring.")}
     assert {type(schedule) for schedule in SCHEDULES} == ours
+
+
+@pytest.mark.parametrize("average", [None, EMA(), EMA(0.9998, warmup=False), SWA(), SWA("1/2")], ids=str)
+def test_every_average_is_read_back_equal(average: Average | None) -> None:
+    experiment = Experiment(Standard(), optimisation=Optimisation(average=average))
+    text = to_yaml(experiment)
+    assert read(Experiment, text) == experiment
+    assert to_yaml(read(Experiment, text)) == text
+
+
+def test_an_average_is_written_with_its_class() -> None:
+    content = yaml.safe_load(to_yaml(everything()))["optimisation"]["average"]
+    assert content == {"class_path": "sparring.averaging.EMA", "init_args": {"decay": 0.999, "warmup": False}}
+    swa = Experiment(Standard(), optimisation=Optimisation(average=SWA("100/110")))
+    assert yaml.safe_load(to_yaml(swa))["optimisation"]["average"]["init_args"] == {"start": "100/110"}
 
 
 def test_ratios_are_written_as_they_were_and_computed_as_numbers() -> None:
@@ -199,6 +215,24 @@ def test_an_override_can_choose_another_class() -> None:
     assert changed.optimisation.schedule == Cosine(warmup=0.1)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "average"),
+    [
+        (["EMA"], EMA()),
+        (["EMA", "--optimisation.average.decay", "0.99"], EMA(0.99)),
+        (["SWA", "--optimisation.average.start", "1/2"], SWA("1/2")),
+        (["sparring.averaging.EMA", "--optimisation.average.warmup", "false"], EMA(warmup=False)),
+        (["null"], None),
+    ],
+)
+def test_an_override_can_choose_an_average_or_none(overrides: list[str], average: Average | None) -> None:
+    before = METHOD + "optimisation: {average: {class_path: SWA, init_args: {start: 1/4}}}"
+    for text in (METHOD, before):
+        assert read(Experiment, text, ["--optimisation.average", *overrides]).optimisation.average == average
+    changed = read(Experiment, before, ["--optimisation.average.start", "1/3"])
+    assert changed.optimisation.average == SWA("1/3")
+
+
 def test_without_a_file_options_are_enough() -> None:
     overrides = ["--method", "AWP", "--method.inner", "TRADES", "--method.inner.beta", "3"]
     assert read(Experiment, None, overrides) == Experiment(AWP(TRADES(beta=3.0)))
@@ -269,6 +303,10 @@ def test_a_key_of_another_section_is_told_its_place(text: str, key: str, place: 
         ),
         (["--optimisation.epoch=30"], "Unknown option '--optimisation.epoch': did you mean '--optimisation.epochs'?"),
         (["--optimization.lr", "1"], "Unknown option '--optimization.lr': did you mean '--optimisation.lr'?"),
+        (
+            ["--optimisation.schedul.peak", "1/2"],
+            "Unknown option '--optimisation.schedul.peak': did you mean '--optimisation.schedule.peak'?",
+        ),
         (["--foo"], "Unknown option '--foo': nothing known is spelled like it."),
         (["--method.bta", "4"], "Unknown key 'bta': did you mean 'beta'?"),
     ],
@@ -304,6 +342,63 @@ def test_an_unknown_inner_method_and_schedule_are_answered_too() -> None:
     schedule = refusal(METHOD + "optimisation: {schedule: {class_path: Cosin}}")
     assert schedule == "Unknown schedule 'Cosin': did you mean 'Cosine'?"
     assert refusal(METHOD, "--optimisation.schedule", "Cyclik") == "Unknown schedule 'Cyclik': did you mean 'Cyclic'?"
+
+
+@pytest.mark.parametrize(
+    ("average", "message"),
+    [
+        ("EMMA", "Unknown average 'EMMA': did you mean 'EMA'?"),
+        ("os.system", "Unknown average 'os.system': known: EMA, SWA."),
+        ("sparring.methods.TRADES", "Unknown average 'sparring.methods.TRADES': known: EMA, SWA."),
+        ("sparring.averaging.Average", "Unknown average 'sparring.averaging.Average': known: EMA, SWA."),
+    ],
+)
+def test_an_unknown_average_is_answered_with_the_nearest(average: str, message: str) -> None:
+    for written in (average, f"{{class_path: {average}}}"):
+        assert refusal(METHOD + f"optimisation: {{average: {written}}}") == message
+    if average != "sparring.averaging.Average":
+        assert refusal(METHOD, "--optimisation.average", average) == message
+
+
+@pytest.mark.parametrize(
+    ("chosen", "key", "value", "message"),
+    [
+        ("EMA", "decay", "2", "The decay of EMA must lie between 0 and 1, not at 2.0: write, for example, 0.995."),
+        ("EMA", "decay", "x", "optimisation.average.decay cannot be 'x': write a number."),
+        ("EMA", "decy", "0.9", "Unknown key 'decy': did you mean 'decay'?"),
+        ("EMA", "warmup", "3", "optimisation.average.warmup cannot be '3': write true or false."),
+        (
+            "SWA",
+            "start",
+            "1.5",
+            "The start of SWA is a fraction of the run in [0, 1), not 1.5: write 100/110 for epoch 100 of 110.",
+        ),
+        (
+            "SWA",
+            "start",
+            "half",
+            "optimisation.average.start: 'half' is not a number: write a decimal such as 0.03 or a fraction such as 8/255.",
+        ),
+    ],
+)
+def test_a_wrong_value_inside_an_average_is_named(chosen: str, key: str, value: str, message: str) -> None:
+    settings = f"{{class_path: {chosen}, init_args: {{{key}: {value}}}}}"
+    assert refusal(METHOD + f"optimisation: {{average: {settings}}}") == message
+    assert refusal(METHOD, "--optimisation.average", chosen, f"--optimisation.average.{key}", value) == message
+
+
+def test_a_decay_alone_is_no_average_any_more() -> None:
+    message = "optimisation.average needs a class_path, one of EMA, SWA: 0.99 cannot stand for it."
+    assert refusal(METHOD + "optimisation: {average: 0.99}") == message
+    assert refusal(METHOD, "--optimisation.average", "0.99") == "Unknown average '0.99': known: EMA, SWA."
+    expected = "optimisation.average must name its class, one of EMA, SWA."
+    assert refusal(METHOD, "--optimisation.average.decay", "0.99") == expected
+
+
+def test_an_option_of_another_class_is_not_answered_with_itself() -> None:
+    message = refusal(METHOD, "--optimisation.schedule", "MultiStep", "--optimisation.schedule.peak", "0.3")
+    assert message.startswith("Unknown key 'peak': ")
+    assert "'peak'?" not in message
 
 
 def test_all_methods_are_listed_where_none_is_near() -> None:
@@ -414,6 +509,7 @@ def test_a_wrong_value_inside_a_method_is_named_with_its_path(text: str, message
     ("text", "key", "value"),
     [
         ("optimisation: {clip: big}", "optimisation.clip", "big"),
+        ("model: {levels: fine}", "model.levels", "fine"),
         ("data: {limit: many}", "data.limit", "many"),
         ("model: {width: '1.5'}", "model.width", "1.5"),
     ],

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from sparring.averaging import EMA, SWA, Average
 from sparring.errors import BadInput
 from sparring.learner import InPrecision, Learner, Optimisation
 from sparring.schedule import Constant, Cosine, Cyclic, MultiStep
@@ -178,10 +179,10 @@ def test_adamw_ignores_a_schedules_momentum() -> None:
     assert subject.optimizer.param_groups[0]["betas"] == (0.9, 0.999)
 
 
-def test_the_average_follows_its_formula_with_its_warmup() -> None:
+def test_the_average_follows_the_formula_of_an_ema_with_its_warmup() -> None:
     """a = d a + (1 - d) w with d = min(decay, (1 + t) / (10 + t)) after step t = 1, 2, ..."""
     decay = 0.3  # reached at step 3: 2/11, 3/12, then 4/13 is larger
-    subject = learner(average=decay)
+    subject = learner(average=EMA(decay))
     expected = weights(subject.network)
     for step in range(TOTAL):
         advance(subject, [step])
@@ -192,21 +193,49 @@ def test_the_average_follows_its_formula_with_its_warmup() -> None:
             torch.testing.assert_close(averaged, expected[name], rtol=1e-10, atol=1e-14)
 
 
-def test_the_average_copies_buffers_by_value() -> None:
-    subject = learner(average=0.9)
-    advance(subject, range(2))
-    live, kept = dict(subject.network.named_buffers()), dict(subject.exported.named_buffers())
-    assert {"1.running_mean", "1.running_var", "1.num_batches_tracked"} == set(kept)
-    for name, tensor in live.items():
-        assert torch.equal(kept[name], tensor), name
-        assert kept[name].data_ptr() != tensor.data_ptr(), name
+def test_the_average_is_the_plain_mean_of_the_steps_after_the_start_of_swa() -> None:
+    subject = learner(average=SWA("1/3"))
+    seen = []
+    for step in range(TOTAL):
+        advance(subject, [step])
+        seen.append(weights(subject.network))
+        averaged = seen[2:] or seen[-1:]  # of six steps two lie before the start
+        for name, found in subject.exported.named_parameters():
+            expected = torch.stack([kept[name] for kept in averaged]).mean(0)
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_before_the_start_of_swa_the_average_is_the_network_bit_for_bit() -> None:
+    subject = learner(torch.float32, average=SWA("1/2"))
+    advance(subject, range(3))
+    assert identical(subject.exported.state_dict(), subject.network.state_dict())
+    advance(subject, [3])
+    assert identical(subject.exported.state_dict(), subject.network.state_dict())  # the mean of one step
+    advance(subject, [4])
+    assert not identical(subject.exported.state_dict(), subject.network.state_dict())
+
+
+def test_the_average_has_the_statistics_of_its_steps_and_the_count_of_the_network() -> None:
+    """BatchNorm's running statistics are averaged as the weights are; the network's own belong to its own weights."""
+    subject = learner(average=SWA("1/3"))
+    seen = []
+    for step in range(TOTAL):
+        advance(subject, [step])
+        seen.append({name: buffer.clone() for name, buffer in subject.network.named_buffers()})
+    kept = dict(subject.exported.named_buffers())
+    assert set(kept) == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    for name in ("1.running_mean", "1.running_var"):
+        expected = torch.stack([buffers[name] for buffers in seen[2:]]).mean(0)
+        torch.testing.assert_close(kept[name], expected, rtol=1e-12, atol=1e-14)
+        assert not torch.equal(kept[name], seen[-1][name])
+    assert kept["1.num_batches_tracked"] == TOTAL
     before = kept["1.running_mean"].clone()
-    live["1.running_mean"].add_(1)
+    subject.network.get_buffer("1.running_mean").fill_(7)  # no alias
     assert torch.equal(kept["1.running_mean"], before)
 
 
 def test_the_average_is_judged_and_exported() -> None:
-    subject = learner(average=0.9)
+    subject = learner(average=EMA(0.9))
     advance(subject, range(3))
     averaged = subject.exported
     assert averaged is not subject.network
@@ -245,11 +274,12 @@ def test_zero_grad_drops_the_gradients() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"momentum": 0.9, "average": 0.5, "schedule": Cyclic(lowest_momentum=0.8)},
+        {"average": SWA("1/3")},
+        {"momentum": 0.9, "average": EMA(0.5), "schedule": Cyclic(lowest_momentum=0.8)},
         {"optimizer": "adamw", "lr": 0.01, "decay_norms": False, "schedule": Cosine()},
         {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "schedule": MultiStep(("1/2",)), "clip": 0.1},
     ],
-    ids=["average", "adamw", "nesterov"],
+    ids=["swa", "ema", "adamw", "nesterov"],
 )
 def test_a_restored_learner_goes_on_bit_for_bit(options: dict[str, Any]) -> None:
     subject = learner(torch.float32, **options)
@@ -267,7 +297,7 @@ def test_a_restored_learner_goes_on_bit_for_bit(options: dict[str, Any]) -> None
 
 
 def test_the_state_holds_everything() -> None:
-    subject = learner(torch.float32, average=0.5)
+    subject = learner(torch.float32, average=EMA(0.5))
     advance(subject, range(2))
     state = deepcopy(subject.state_dict())
     assert set(state) == {"network", "optimizer", "steps", "average"}
@@ -294,7 +324,7 @@ def test_logits_come_back_in_the_precision_of_the_images() -> None:
 
 
 def test_a_learner_in_bfloat16_keeps_single_precision_weights() -> None:
-    subject = learner(torch.float32, precision="bf16-mixed", average=0.5)
+    subject = learner(torch.float32, precision="bf16-mixed", average=EMA(0.5))
     advance(subject, range(2))
     x, _ = batch(0, torch.float32)
     exact = deepcopy(subject.network).eval()(x)
@@ -314,8 +344,6 @@ def test_a_learner_in_bfloat16_keeps_single_precision_weights() -> None:
         ({"lr": 0.0}, "optimisation.lr must be positive, not 0.0."),
         ({"weight_decay": -0.1}, "optimisation.weight_decay must be at least 0, not -0.1."),
         ({"clip": 0.0}, "optimisation.clip must be positive, not 0.0: leave it out to not clip."),
-        ({"average": 1.0}, "optimisation.average is a decay between 0 and 1, not 1.0."),
-        ({"average": 0.0}, "optimisation.average is a decay between 0 and 1, not 0.0."),
         ({"nesterov": True, "momentum": 0.0}, "optimisation.nesterov needs a positive momentum, not 0.0."),
     ],
 )

@@ -18,13 +18,14 @@ import yaml
 from jsonargparse.typing import register_type
 
 from sparring import schema
+from sparring.averaging import Average
 from sparring.errors import BadInput, unknown
 from sparring.methods import Method
 from sparring.schedule import Schedule
 from sparring.threat import Ratio
 
 T = TypeVar("T")
-_CHOSEN = (Method, Schedule)  # fields of these types name their class
+_CHOSEN = (Method, Schedule, Average)  # fields of these types name their class
 
 register_type(Ratio, serializer=str, deserializer=Ratio)
 jsonargparse.set_parsing_settings(
@@ -86,31 +87,45 @@ def _checked(kind: type, source: Path | str, origin: str) -> str:
     return f"# {origin}\n{text}"  # two lines at least: jsonargparse would take one for the name of a file
 
 
-_NO_CLASS = r"(?:Expected a dot import path string: |Import path |Importing ')([\w.]+)"
+_NO_CLASS = r"(?:Expected a dot import path string:|Unexpected import path format:|Import path|Importing) ?'?([^\s']*)"
+_CLASS_OR_NONE = re.compile(
+    r"Does not validate against any of the Union subtypes\n"
+    r"\s*Subtypes: \[<class '\w+\.[\w.]+'>, <class 'NoneType'>\]\n\s*Errors:\n"
+    r"\s*- ((?:.*\n)+?)\s*- Expected a <class 'NoneType'>\n.*\n\s*Given value: ?(.*)"
+)
 
 
 def _sentence(error: Exception, kind: type, origin: str) -> BadInput:
     """What is wrong in one sentence, out of jsonargparse's indented account of where it was when it found out."""
     if isinstance(error, BadInput):
         return error
-    text = str(error)
+    text = _CLASS_OR_NONE.sub(_about_the_class, str(error))
     key = ".".join(re.findall(r'Parser key "([^"]+)"', text))
     reason = text.strip().splitlines()[-1].strip()
     if match := re.search(r"Option '(.+)' is not accepted|does not accept option '(.+)'", reason):
         name = (match[1] or match[2]).partition(".")[0]
-        return unknown("key", name, {path.rpartition(".")[2] for path in schema.paths(kind)})
+        return unknown("key", name, {path.rpartition(".")[2] for path in schema.paths(kind)} - {name})
     if match := re.fullmatch(r"unrecognized arguments: (--[^\s=]+).*", reason):
         return unknown("option", match[1], {f"--{path}" for path in schema.paths(kind)})
     if match := re.search(_NO_CLASS, reason):
-        base = Schedule if key.endswith("schedule") else Method
-        return unknown(key.rpartition(".")[2], match[1], {c.__name__ for c in schema.concrete(base)})
+        return unknown(key.rpartition(".")[2], match[1], schema.choices(kind, key))
+    if re.search(r"is abstract$|implicit class_path", reason):
+        return BadInput(f"{key} must name its class, one of {', '.join(sorted(schema.choices(kind, key)))}.")
     if match := re.search(r"Expected an? (.+?)\. Got value: ?(.*)", reason):
         return BadInput(f"{key} cannot be {match[2]!r}: write {_readable_type(match[1])}.")
     if match := re.search(r"Subtypes: (.+)\n(?:.*\n)*\s*Given value: ?(.*)", text):
         return BadInput(f"{key} cannot be {match[2]!r}: write {_readable_type(match[1])}.")
     if match := re.search(r"required: (.+)", reason):
         return BadInput(f"{origin} does not say which {match[1]}: add the key {match[1]}.")
-    return BadInput(f"{key}: {reason.removeprefix('Not of type Ratio: ')}" if key else f"{origin}: {reason}")
+    if key:
+        return BadInput(f"{key}: {reason.removeprefix('Not of type Ratio: ')}")
+    return BadInput(reason if text != str(error) else f"{origin}: {reason}")  # a class's own sentence needs no place
+
+
+def _about_the_class(union: re.Match[str]) -> str:
+    """Of a class that may be left out, what is wrong with it, without the news that it is not None either."""
+    # jsonargparse strikes the value out of a union's errors.
+    return union[1].replace("Import path does", f"Import path {union[2]} does")
 
 
 def _readable_type(text: str) -> str:

@@ -31,12 +31,15 @@ class Model:
         normalise: subtract the training pixels' mean and divide by their deviation inside the network. The talk's code
             does not.
         pretrained: ImageNet weights, for timm networks.
+        levels: round the pixels to so many values inside the network, for training and for every evaluation (CAT: 16);
+            None does not round.
     """
 
     name: str = "smallconv"
     width: int | None = None
     normalise: bool = False
     pretrained: bool = False
+    levels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Experiment:
             width=self.model.width,
             mean=statistics[0],
             std=statistics[1],
+            levels=self.model.levels,
             pretrained=self.model.pretrained,
         )
         return Trainer(
@@ -94,6 +98,7 @@ class Experiment:
             channels=channels,
             size=height if height == width else (height, width),
             width=self.model.width,
+            levels=self.model.levels,
         )
 
 

@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from sparring import ranks
+from sparring.averaging import Average
 from sparring.errors import BadInput
 from sparring.schedule import MultiStep, Schedule
 
@@ -34,7 +35,7 @@ class Optimisation:
         weight_decay: L2 for SGD, decoupled for AdamW.
         decay_norms: whether biases and norms decay too (as in all three authors' released code).
         clip: largest gradient norm; None does not clip.
-        average: decay of an exponential moving average of the weights, which is then what is evaluated; None keeps none.
+        average: an average of the weights, which is then what is evaluated and kept, such as EMA(0.995); None keeps none.
         drop_last: leave out the last, smaller batch of an epoch.
     """
 
@@ -47,7 +48,7 @@ class Optimisation:
     weight_decay: float = 5e-4
     decay_norms: bool = True
     clip: float | None = None
-    average: float | None = None
+    average: Average | None = None
     schedule: Schedule = field(default_factory=MultiStep)
     drop_last: bool = False
 
@@ -61,8 +62,6 @@ class Optimisation:
             raise BadInput(f"optimisation.weight_decay must be at least 0, not {self.weight_decay}.")
         if self.clip is not None and self.clip <= 0:
             raise BadInput(f"optimisation.clip must be positive, not {self.clip}: leave it out to not clip.")
-        if self.average is not None and not 0 < self.average < 1:
-            raise BadInput(f"optimisation.average is a decay between 0 and 1, not {self.average}.")
         if self.nesterov and self.momentum <= 0:
             raise BadInput(f"optimisation.nesterov needs a positive momentum, not {self.momentum}.")
 
@@ -158,7 +157,7 @@ class Learner:
         self.optimizer.step()
         self.steps += 1
         if self._average:
-            self._average.follow(self.network, self.steps)
+            self._average.follow(self.network, self.steps, self.total)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimizer, step counter and average: all that the next step depends on."""
@@ -216,22 +215,28 @@ class LookAhead:
 
 
 class _WeightAverage:
-    """An exponential moving average of the parameters; buffers (BatchNorm's statistics) are copied by value.
+    """A copy of the network with averaged parameters and, by the same shares, BatchNorm's running statistics.
 
-    The decay grows as (1 + t) / (10 + t) until it reaches its value, so that the first steps are forgotten.
+    The network's own statistics are of its own weights: copied, they cost SWA robust accuracy (docs/log.md).
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: nn.Module, average: Average) -> None:
         self.network = deepcopy(network).requires_grad_(False).eval()
-        self._decay = decay
+        self._average = average
 
     @torch.no_grad()
-    def follow(self, network: nn.Module, steps: int) -> None:
-        """Move towards the network after its optimizer step number `steps` (from 1)."""
-        decay = min(self._decay, (1 + steps) / (10 + steps))
-        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
+    def follow(self, network: nn.Module, step: int, total: int) -> None:
+        """Move towards the network after its optimizer step number `step` (from 1) of `total`."""
+        share = self._average.share(step, total)
+        torch._foreach_lerp_(_averaged(self.network), _averaged(network), share)
         for kept, current in zip(self.network.buffers(), network.buffers(), strict=True):
-            kept.copy_(current)
+            if not kept.is_floating_point():  # the number of batches seen
+                kept.copy_(current)
+
+
+def _averaged(network: nn.Module) -> list[Tensor]:
+    """The parameters, and the buffers that can be averaged."""
+    return [*network.parameters(), *(buffer for buffer in network.buffers() if buffer.is_floating_point())]
 
 
 def _make_optimizer(network: nn.Module, options: Optimisation) -> torch.optim.Optimizer:

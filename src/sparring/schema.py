@@ -8,7 +8,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from sparring.errors import BadInput, unknown
 from sparring.methods import Wrapper
@@ -25,10 +26,13 @@ def check(kind: type, content: object, place: str = "", whole: type | None = Non
         if key not in known:
             raise _unknown_key(str(key), known, whole)
         inside = f"{place}.{key}" if place else key
-        if inspect.isabstract(hints[key]):
-            _check_choice(hints[key], value, inside, whole)
-        elif is_dataclass(hints[key]):
-            check(hints[key], value, inside, whole)
+        section = _without_none(hints[key])
+        if value is None and section is not hints[key]:  # null, where it is allowed
+            continue
+        if inspect.isabstract(section):
+            _check_choice(section, value, inside, whole)
+        elif is_dataclass(section):
+            check(section, value, inside, whole)
 
 
 def concrete(base: Any) -> Iterator[type]:
@@ -45,9 +49,19 @@ def paths(kind: Any, prefix: str = "") -> Iterator[str]:
         hints = get_type_hints(chosen)
         for name in (f.name for f in fields(chosen) if f.init):
             yield prefix + name
-            nested = prefix and inspect.isabstract(hints[name])  # a method in a method: its keys are listed already
-            if is_dataclass(hints[name]) and not nested:
-                yield from paths(hints[name], f"{prefix}{name}.")
+            section = _without_none(hints[name])
+            if is_dataclass(section) and section is not kind:  # a method in a method: its keys are listed already
+                yield from paths(section, f"{prefix}{name}.")
+
+
+def choices(kind: Any, place: str) -> set[str]:
+    """The names of the classes that can be chosen at a place such as optimisation.schedule or method.inner."""
+    options = [kind]
+    for name in place.split("."):
+        hints = [get_type_hints(option) for option in options if is_dataclass(option)]
+        found = {_without_none(hint[name]) for hint in hints if name in hint}
+        options = [chosen for base in found for chosen in (concrete(base) if inspect.isabstract(base) else [base])]
+    return {option.__name__ for option in options}
 
 
 def class_path(chosen: type) -> str:
@@ -55,6 +69,12 @@ def class_path(chosen: type) -> str:
     module = chosen.__module__
     package = module.rpartition(".")[0] if module.startswith("sparring.methods.") else module
     return f"{package}.{chosen.__qualname__}"
+
+
+def _without_none(hint: Any) -> type:
+    """The other type of a field that may be None; any other hint as it is."""
+    options = [option for option in get_args(hint) if option is not NoneType]
+    return options[0] if len(options) == 1 and len(get_args(hint)) == 2 else hint
 
 
 def _check_choice(base: type, content: object, place: str, whole: type) -> None:

@@ -13,7 +13,7 @@ from sparring.models.description import from_yaml, to_yaml
     "description",
     [
         ModelDescription("resnet18", 2),
-        ModelDescription("resnet18", 3, ("no", "1", "tench: Tinca, é"), 1, (28, 20), 16),
+        ModelDescription("resnet18", 3, ("no", "1", "tench: Tinca, é"), 1, (28, 20), 16, 2),
         ModelDescription("timm:convnext_tiny.fb_in1k", 1000, tuple(map(str, range(1000))), size=224),
     ],
 )
@@ -21,7 +21,7 @@ def test_round_trip(description: ModelDescription) -> None:
     assert from_yaml(to_yaml(description), "model.yaml") == description
 
 
-GOOD = to_yaml(ModelDescription("resnet18", 2, ("a", "b"), 3, (32, 32), 16))
+GOOD = to_yaml(ModelDescription("resnet18", 2, ("a", "b"), 3, (32, 32), 16, 256))
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,8 @@ GOOD = to_yaml(ModelDescription("resnet18", 2, ("a", "b"), 3, (32, 32), 16))
         ("classes: 2", "classes: two", "classes cannot be 'two'"),
         ("channels: 3", "channels: true", "channels cannot be True"),
         ("width: 16", "width: 1.5", "width cannot be 1.5"),
+        ("levels: 256", "levels: fine", "levels cannot be 'fine'"),
+        ("levels: 256", "", "it holds name, classes, class_names, channels, size, width\\."),
         ("- 32\n- 32\n", "- 32\n", r"size cannot be \[32\]"),
         ("- a\n", "- 1\n", r"class_names cannot be \[1, 'b'\]"),
         ("classes: 2", "classes: 3", "2 class names were given for 3"),

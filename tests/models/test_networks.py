@@ -19,15 +19,42 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def wide_parameters(depth: int, widen: int, classes: int) -> int:
+    """Zagoruyko and Komodakis' tables in closed form: 3x3 stem, three stages of n blocks, a BatchNorm and the head."""
+    n, total, inputs = (depth - 2) // 6, 27 * 16, 16  # right for 6n + 4 and for 6n + 2
+    for outputs in (16 * widen, 32 * widen, 64 * widen):
+        total += 10 * inputs * outputs + 9 * outputs**2 + 2 * (inputs + outputs)  # 3x3 and 1x1 from the inputs, 3x3
+        total += (n - 1) * (18 * outputs**2 + 4 * outputs)  # two 3x3, two BatchNorms
+        inputs = outputs
+    return total + 2 * inputs + (inputs + 1) * classes
+
+
+@pytest.mark.parametrize(("depth", "widen"), [(28, 10), (32, 10), (34, 10), (34, 20), (70, 16)])
+@pytest.mark.parametrize("classes", [10, 100])
+def test_wideresnets_have_the_parameters_of_the_closed_form(depth: int, widen: int, classes: int) -> None:
+    with torch.device("meta"):
+        assert parameters(create(f"wideresnet-{depth}-{widen}", classes)) == wide_parameters(depth, widen, classes)
+
+
 @pytest.mark.parametrize(
     ("name", "classes", "count"),
     [
+        # Stem 1,728; 3x3 and 1x1 convolutions of the stages 147,456 + 524,288 + 2,097,152 + 8,388,608; BatchNorms
+        # 128 + 512 + 1,280 + 2,560 + 5,120; head 5,130.
         ("resnet18", 10, 11_173_962),
-        ("preactresnet18", 10, 11_172_170),
+        # The same convolutions and head; BatchNorms 512 + 896 + 1,792 + 3,584, and the final one 1,024, which Rice et al.
+        # (ICML 2020) have and the 11,171,146 parameters of Kuang Liu's repository have not.
+        ("preactresnet18", 10, 11_171_146 + 1_024),
+        (
+            "timm:resnet50",
+            10,
+            25_557_032 - 2_049_000 + 20_490,
+        ),  # ImageNet's, with 2048 x 10 + 10 for 2048 x 1000 + 1000
         # Without the final BatchNorm (1,024) and with a head of 2048 x 200 + 200 instead of 512 x 10 + 10.
         ("preactresnet18-talk", 200, 11_172_170 - 1_024 - 5_130 + 409_800),
         ("wideresnet-28-10", 10, 36_479_194),
         ("wrn-34-10", 10, 46_160_474),
+        ("wideresnet-32-10", 10, 46_160_474),
         ("wideresnet-34-20", 10, 184_531_674),
         ("wideresnet-70-16", 10, 266_796_506),
         ("smallconv", 10, 104_042),
@@ -140,6 +167,12 @@ def test_a_projection_reads_the_active_input(block: PreActBlock | WideBlock) -> 
     nn.init.zeros_(block.conv2.weight)
     negative = -torch.ones(1, 2, 4, 4)  # in evaluation mode the fresh BatchNorm is almost the identity: ReLU kills it
     assert torch.equal(block.eval()(negative), torch.zeros(1, 2, 2, 2))
+
+
+def test_the_wideresnet_32_of_madry_is_zagoruykos_34() -> None:
+    with torch.device("meta"):
+        theirs, ours = create("wideresnet-32-10", 10).state_dict(), create("wideresnet-34-10", 10).state_dict()
+    assert [(name, tensor.shape) for name, tensor in theirs.items()] == [(n, t.shape) for n, t in ours.items()]
 
 
 def test_wideresnet_convolutions_are_he_normal_by_fan_out() -> None:

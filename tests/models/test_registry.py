@@ -19,6 +19,11 @@ def test_every_listed_name_can_be_created() -> None:
             assert isinstance(create(name, 10), Normalised)
 
 
+def test_the_depths_and_widths_of_the_papers_are_listed() -> None:
+    for size in ("28-10", "32-10", "34-10", "34-20", "70-16"):
+        assert f"wideresnet-{size}" in names()
+
+
 def test_the_alias_is_the_same_network() -> None:
     with torch.device("meta"):
         long, short = create("wideresnet-16-2", 10), create("wrn-16-2", 10)

@@ -1,8 +1,9 @@
 """Image classifiers that take pixels in [0, 1], normalise inside and return logits."""
 
 from sparring.models.description import ModelDescription
+from sparring.models.foreign import adopt
 from sparring.models.normalise import Normalised
 from sparring.models.registry import create, names
 from sparring.models.weights import create_from, load, save
 
-__all__ = ["ModelDescription", "Normalised", "create", "create_from", "load", "names", "save"]
+__all__ = ["ModelDescription", "Normalised", "adopt", "create", "create_from", "load", "names", "save"]

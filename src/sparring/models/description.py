@@ -25,6 +25,7 @@ class ModelDescription:
     channels: int = 3
     size: int | tuple[int, int] = 32  # pixels: a side or (H, W)
     width: int | None = None
+    levels: int | None = None  # values that a pixel is rounded to inside the network; None does not round
 
     def __post_init__(self) -> None:
         if self.class_names and len(self.class_names) != self.classes:
@@ -63,6 +64,7 @@ def from_yaml(text: str, origin: str) -> ModelDescription:
         channels=content["channels"],
         size=size if isinstance(size, int) else (size[0], size[1]),
         width=content["width"],
+        levels=content["levels"],
     )
 
 
@@ -74,7 +76,7 @@ def _fits(key: str, value: object) -> bool:
             return isinstance(value, list) and all(isinstance(name, str) for name in value)
         case "size" if isinstance(value, list):
             return len(value) == 2 and all(type(side) is int for side in value)
-        case "width" if value is None:
+        case "width" | "levels" if value is None:
             return True
         case _:
             return type(value) is int  # not isinstance: a bool is no count

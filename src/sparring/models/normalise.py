@@ -9,19 +9,23 @@ from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 from sparring.errors import BadInput
+from sparring.models.quantise import check_levels, quantised
 
 
 class Normalised(nn.Module):
     """A network behind `(x - mean) / std`; the statistics are buffers and travel with the weights.
+
+    With `levels` the pixels are first rounded to so many values; see `quantised`. That is not among the weights.
 
     Args:
         network: takes normalised images (B, C, H, W), returns logits (B, K).
         channels: C.
         mean: a value a channel, in pixel fractions [0, 1]; None is 0.
         std: a value a channel, in pixel fractions (0, 1]; None is 1.
+        levels: 2 to 256 values that a pixel may take; None leaves the pixels as they are.
 
     Raises:
-        BadInput: a wrong number of values, or values that are not pixel fractions.
+        BadInput: a wrong number of values, values that are not pixel fractions, or levels that cannot be.
     """
 
     mean: Tensor  # (1, C, 1, 1)
@@ -33,6 +37,7 @@ class Normalised(nn.Module):
         channels: int,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        levels: int | None = None,
     ) -> None:
         super().__init__()
         mean = [0.0] * channels if mean is None else mean
@@ -41,7 +46,10 @@ class Normalised(nn.Module):
         _check("std", std, channels)
         if 0 in std:
             raise BadInput(f"std {tuple(std)} contains a zero: give a positive value for every channel.")
+        if levels is not None:
+            check_levels(levels)
         self.network = network
+        self.levels = levels
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, channels, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, channels, 1, 1))
 
@@ -49,6 +57,8 @@ class Normalised(nn.Module):
         """Logits (B, K) of images (B, C, H, W) in [0, 1]; integer images are refused with BadInput."""
         if not x.is_floating_point():  # the division below would promote bytes silently, 255 times too bright
             raise BadInput(f"The model got {x.dtype} images: give floats in [0, 1], such as bytes / 255.")
+        if self.levels is not None:
+            x = quantised(x, self.levels)
         logits: Tensor = self.network((x - self.mean) / self.std)
         return logits
 

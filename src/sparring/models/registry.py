@@ -43,7 +43,7 @@ _WIDE = re.compile(r"(?:wideresnet|wrn)-(\d+)-(\d+)")
 
 def names() -> list[str]:
     """The names that `create` knows; WideResNets of other depths and every timm model work too."""
-    wide = [f"wideresnet-{size}" for size in ("28-10", "34-10", "34-20", "70-16")]
+    wide = [f"wideresnet-{size}" for size in ("28-10", "32-10", "34-10", "34-20", "70-16")]
     return sorted([*_ARCHITECTURES, *wide, "timm:<name>"])
 
 
@@ -56,6 +56,7 @@ def create(
     width: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    levels: int | None = None,
     pretrained: bool = False,
 ) -> Normalised:
     """A classifier of images (B, channels, H, W) in [0, 1] that normalises inside and returns logits (B, classes).
@@ -68,6 +69,8 @@ def create(
         width: channels of the first stage, for networks that can be narrowed (default: the paper's).
         mean: a value a channel in [0, 1]; None is 0, or what the weights were trained with where pretrained.
         std: a value a channel in (0, 1]; None is 1, or what the weights were trained with where pretrained.
+        levels: 2 to 256 values that pixels are rounded to before they are normalised, as a part of the network; None
+            does not round.
         pretrained: timm's ImageNet weights; only for `timm:` names.
 
     Raises:
@@ -79,10 +82,10 @@ def create(
     if width is not None:
         _check_at_least("width", width, 1)
     if not name.startswith("timm:"):
-        return Normalised(_own(name, classes, channels, sides, width, pretrained), channels, mean, std)
+        return Normalised(_own(name, classes, channels, sides, width, pretrained), channels, mean, std, levels)
     if width is not None:
         raise _no_width(name, width)
-    return _timm(name.removeprefix("timm:"), classes, channels, sides, mean, std, pretrained)
+    return _timm(name.removeprefix("timm:"), classes, channels, sides, mean, std, levels, pretrained)
 
 
 def _timm(
@@ -92,6 +95,7 @@ def _timm(
     size: tuple[int, int],
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
+    levels: int | None,
     pretrained: bool,
 ) -> Normalised:
     network = timm_bridge.create(name, classes, channels, size, pretrained=pretrained)
@@ -99,7 +103,7 @@ def _timm(
         trained_with = timm_bridge.pretrained_statistics(name)
         mean = trained_with.mean if mean is None else mean
         std = trained_with.std if std is None else std
-    return Normalised(network, channels, mean, std)
+    return Normalised(network, channels, mean, std, levels)
 
 
 def _own(

@@ -25,6 +25,7 @@ def create_from(description: ModelDescription) -> Normalised:
         channels=description.channels,
         size=description.size,
         width=description.width,
+        levels=description.levels,
     )
 
 
@@ -47,7 +48,7 @@ def save(model: nn.Module, path: Path, description: ModelDescription) -> None:
     }
     with torch.device("meta"):  # shapes only: neither time nor random numbers are spent
         expected = create_from(description).state_dict()
-    _check_fit(state, expected, description, "The model")
+    check_fit(state, expected, description, "The model")
     with replacing(sidecar) as temporary:
         temporary.write_text(to_yaml(description), encoding="utf-8")
     with replacing(weights) as temporary:
@@ -71,7 +72,7 @@ def load(path: Path) -> Normalised:
         raise BadInput(f"{weights} is not a valid safetensors file: {error}") from error
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: leave the caller's random state be
         model = create_from(description)
-    _check_fit(state, model.state_dict(), description, str(weights))
+    check_fit(state, model.state_dict(), description, str(weights))
     model.load_state_dict(state)
     return model.eval()
 
@@ -81,9 +82,10 @@ def _files(path: Path) -> tuple[Path, Path]:
     return weights, weights.with_suffix(".yaml")
 
 
-def _check_fit(
+def check_fit(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor], description: ModelDescription, what: str
 ) -> None:
+    """Raises BadInput, beginning with `what`, if `state` has not the `expected` names and shapes of the description."""
     described = f"the described {description.name!r}"
     if odd := sorted(state.keys() ^ expected.keys()):
         side = "lacks" if odd[0] in expected else "has an extra"

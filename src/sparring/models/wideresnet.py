@@ -35,16 +35,18 @@ class WideBlock(nn.Module):
 class WideResNet(nn.Module):
     """WRN-`depth`-`widen`: three stages of 16, 32, 64 times `widen` channels, global average pooling, one linear layer.
 
-    Any image size works. Parameters are named as in TRADES and RobustBench, so that those checkpoints load; their
-    unused `sub_block1` does not exist here.
+    The depth is 6n + 4 for n blocks a stage, or 6n + 2 as Madry et al. (ICLR 2018) and FAT count, whose WRN-32-10 is
+    WRN-34-10. Any image size works. Parameters are named as in TRADES and RobustBench, so that those checkpoints load
+    (see `adopt`); their unused `sub_block1` does not exist here.
 
     Raises:
-        BadInput: the depth is not 6n + 4, or the widening factor is not positive.
+        BadInput: the depth is neither 6n + 4 nor 6n + 2, or the widening factor is not positive.
     """
 
     def __init__(self, depth: int, widen: int, classes: int, channels: int) -> None:
         super().__init__()
-        blocks, rest = divmod(depth - 4, 6)
+        # 6n + 4 counts the stem and the three projections, 6n + 2 the stem and the head.
+        blocks, rest = divmod(depth - (2 if depth % 6 == 2 else 4), 6)
         if rest or blocks < 1:
             below = max(10, depth - rest)
             raise BadInput(f"A WideResNet has depth 6n + 4, and {depth} is not: take {below} or {below + 6}.")

@@ -1,0 +1,246 @@
+"""Files as other code leaves them compute what they computed there; what cannot be read or does not fit is refused."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sparring.errors import BadInput
+from sparring.models import ModelDescription, adopt, create, create_from, save
+
+RESNET = ModelDescription("resnet18", classes=5, width=2)
+PREACT = ModelDescription("preactresnet18", classes=5, width=2)
+WIDE = ModelDescription("wideresnet-10-1", classes=5)
+MEAN, STD = (0.125, 0.25, 0.5), (0.25, 0.5, 0.75)
+State = dict[str, Tensor]
+
+
+def source(description: ModelDescription) -> nn.Module:
+    """Another's network, which normalises outside: BatchNorm's statistics have moved and nothing is at its default."""
+    torch.manual_seed(3)
+    network = create_from(description).network
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    network(torch.randn(8, description.channels, 32, 32))
+    return network.eval()
+
+
+def weights(description: ModelDescription) -> State:
+    return dict(source(description).state_dict())
+
+
+def prefixed(state: State, prefix: str) -> State:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def assert_adopted(path: Path, description: ModelDescription, mean: Any = 0.0, std: Any = 1.0) -> None:
+    model, theirs = adopt(path, description), source(description)
+    assert not model.training
+    x = torch.rand(4, description.channels, 32, 32)
+    mean, std = (torch.as_tensor(value).view(-1, 1, 1) for value in (mean, std))
+    assert torch.equal(model(x), theirs((x - mean) / std))
+
+
+@pytest.mark.parametrize("description", [RESNET, PREACT, WIDE], ids=lambda d: d.name)
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "network.", "module.model.", "model.module.network."])
+def test_prefixes_are_cut_off(tmp_path: Path, description: ModelDescription, prefix: str) -> None:
+    torch.save(prefixed(weights(description), prefix), tmp_path / "a.pt")
+    assert_adopted(tmp_path / "a.pt", description)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"state_dict": state, "epoch": 99, "optimizer": {"state": {}, "param_groups": []}},
+        lambda state: {"epoch": 99, "model_state_dict": OrderedDict(state), "best": 0.5},
+        lambda state: {"net": state, "acc": 80.0},
+        lambda state: {"model": state},
+        lambda state: {"model": {"state_dict": prefixed(state, "module.")}},
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".pth.tar"])
+def test_the_usual_dicts_are_unwrapped(tmp_path: Path, wrap: Callable[[State], object], suffix: str) -> None:
+    torch.save(wrap(weights(WIDE)), tmp_path / f"a{suffix}")
+    assert_adopted(tmp_path / f"a{suffix}", WIDE)
+
+
+def test_of_two_wrappings_the_first_documented_is_taken(tmp_path: Path) -> None:
+    other = {name: tensor + 1 for name, tensor in weights(WIDE).items()}
+    torch.save({"model": other, "net": other, "state_dict": weights(WIDE)}, tmp_path / "a.pt")
+    assert_adopted(tmp_path / "a.pt", WIDE)
+
+
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    save_file(prefixed(weights(PREACT), "module."), tmp_path / "a.safetensors")
+    assert_adopted(tmp_path / "a.safetensors", PREACT)
+
+
+def test_files_of_old_pytorch_are_read(tmp_path: Path) -> None:
+    torch.save(weights(WIDE), tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    assert_adopted(tmp_path / "a.pt", WIDE)
+
+
+def test_our_own_files_are_read_too(tmp_path: Path) -> None:
+    model = create("wideresnet-10-1", 5, mean=MEAN, std=STD).eval()
+    save(model, tmp_path, WIDE)
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(adopt(tmp_path / "model.safetensors", WIDE)(x), model(x))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_unused_block_of_trades_is_dropped(tmp_path: Path, prefix: str) -> None:
+    state = weights(WIDE)
+    unused = {f"sub_{name}": tensor + 1 for name, tensor in state.items() if name.startswith("block1.")}
+    assert "sub_block1.layer.0.conv1.weight" in unused
+    torch.save(prefixed(state | unused, prefix), tmp_path / "a.pt")
+    assert_adopted(tmp_path / "a.pt", WIDE)
+
+
+def test_counters_of_batches_may_be_absent(tmp_path: Path) -> None:
+    state = {name: tensor for name, tensor in weights(RESNET).items() if not name.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "a.pt")
+    assert_adopted(tmp_path / "a.pt", RESNET)
+
+
+@pytest.mark.parametrize(("description", "ours", "theirs"), [(RESNET, "linear", "fc"), (WIDE, "fc", "linear")])
+def test_the_head_has_two_names(tmp_path: Path, description: ModelDescription, ours: str, theirs: str) -> None:
+    state = {name.replace(f"{ours}.", f"{theirs}."): tensor for name, tensor in weights(description).items()}
+    assert f"{theirs}.bias" in state
+    torch.save(prefixed(state, "module."), tmp_path / "a.pt")
+    assert_adopted(tmp_path / "a.pt", description)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1, 1), (1, 3, 1, 1)])
+@pytest.mark.parametrize(("mean", "std"), [("mu", "sigma"), ("mean", "std"), ("module.mu", "module.sigma")])
+def test_statistics_become_the_normalisation(tmp_path: Path, mean: str, std: str, shape: tuple[int, ...]) -> None:
+    statistics = {mean: torch.tensor(MEAN).view(shape), std: torch.tensor(STD).view(shape)}
+    torch.save(prefixed(weights(PREACT), "model.") | statistics, tmp_path / "a.pt")
+    assert_adopted(tmp_path / "a.pt", PREACT, MEAN, STD)
+
+
+def test_one_statistic_leaves_the_other_at_its_default(tmp_path: Path) -> None:
+    torch.save(weights(PREACT) | {"mu": torch.tensor(MEAN)}, tmp_path / "a.pt")
+    assert_adopted(tmp_path / "a.pt", PREACT, MEAN)
+
+
+def test_levels_are_the_descriptions(tmp_path: Path) -> None:
+    torch.save(weights(WIDE), tmp_path / "a.pt")
+    model = adopt(tmp_path / "a.pt", replace(WIDE, levels=16))
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(model(x), source(WIDE)((x * 15).round() / 15))
+
+
+def test_a_timm_network_that_has_a_part_of_a_prefixs_name_keeps_it(tmp_path: Path) -> None:
+    description = ModelDescription("timm:volo_d1_224", classes=2, size=32)
+    theirs = create("timm:volo_d1_224", 2, size=32).network.eval()
+    assert any(name.startswith("network.") for name in theirs.state_dict())
+    torch.save(prefixed(dict(theirs.state_dict()), "module."), tmp_path / "a.pt")
+    x = torch.rand(1, 3, 32, 32)
+    assert torch.equal(adopt(tmp_path / "a.pt", description)(x), theirs(x))
+
+
+def test_weights_in_half_precision_are_read_in_single(tmp_path: Path) -> None:
+    torch.save({name: t.half() if t.is_floating_point() else t for name, t in weights(WIDE).items()}, tmp_path / "a.pt")
+    model = adopt(tmp_path / "a.pt", WIDE)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert torch.equal(model.get_parameter("network.fc.weight"), weights(WIDE)["fc.weight"].half().float())
+
+
+def test_the_random_state_is_left_alone(tmp_path: Path) -> None:
+    torch.save(weights(WIDE), tmp_path / "a.pt")
+    before = torch.get_rng_state()
+    adopt(tmp_path / "a.pt", WIDE)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def without(state: State, name: str) -> State:
+    return {key: tensor for key, tensor in state.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda s: without(s, "bn1.weight"), r"'wideresnet-10-1': it lacks 'bn1\.weight' \(1 names differ\)"),
+        (lambda s: s | {"extra.weight": torch.ones(1)}, r"it has an extra 'extra\.weight'"),
+        (lambda s: s | {"module.fc.bias": torch.ones(5)}, r"'fc\.bias' twice, as 'fc\.bias' and 'module\.fc\.bias'"),
+        (lambda s: s | {"mu": torch.ones(3), "mean": torch.ones(3)}, r"'mean' twice, as 'mu' and 'mean'"),
+        (lambda s: s | {"conv1.weight": torch.ones(16, 1, 3, 3)}, r"'conv1\.weight' has shape \(16, 1, 3, 3\)"),
+        (lambda s: s | {"mu": torch.ones(1)}, r"a\.pt: mean \(1\.0,\) has length 1, but images have 3"),
+        (lambda s: s | {"mean": torch.full((3,), 125.0)}, r"a\.pt: mean \(125\.0, .* divide 8-bit values by 255"),
+        (lambda s: s | {"sigma": torch.zeros(3)}, r"a\.pt: std .* contains a zero"),
+        (lambda s: s | {"epoch": 3}, r"a\.pt is not a state dict: 'epoch' is a int"),
+        (lambda s: {"best": s, "last": s}, r"a\.pt is not a state dict: 'best' is a dict"),
+        (lambda s: list(s.values()), r"a\.pt holds a list instead of a state dict"),
+        (lambda s: {}, "it lacks"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path: Path, spoil: Callable[[State], object], said: str) -> None:
+    torch.save(spoil(weights(WIDE)), tmp_path / "a.pt")
+    with pytest.raises(BadInput, match=said) as caught:
+        adopt(tmp_path / "a.pt", WIDE)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("description", [RESNET, PREACT, WIDE], ids=lambda d: d.name)
+def test_another_number_of_classes_names_both(tmp_path: Path, description: ModelDescription) -> None:
+    torch.save(prefixed(weights(description), "module."), tmp_path / "a.pt")
+    with pytest.raises(BadInput, match=r"a\.pt is for 5 classes, but the description says 10\."):
+        adopt(tmp_path / "a.pt", replace(description, classes=10))
+
+
+def test_another_network_is_refused(tmp_path: Path) -> None:
+    torch.save(weights(RESNET), tmp_path / "a.pt")
+    with pytest.raises(BadInput, match=r"a\.pt does not fit the described 'preactresnet18'"):
+        adopt(tmp_path / "a.pt", PREACT)
+
+
+def test_a_class_in_the_file_is_refused_and_not_run(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return os.mkdir, (tmp_path / "exploded",)
+
+    torch.save({"state_dict": weights(WIDE), "note": Bomb()}, tmp_path / "bomb.pt")
+    torch.save({"state_dict": weights(WIDE), "args": argparse.Namespace(lr=0.1)}, tmp_path / "args.pt")
+    torch.save(nn.Linear(2, 2), tmp_path / "whole.pt")
+    for name in ("bomb", "args", "whole"):
+        with pytest.raises(
+            BadInput, match=rf"{name}\.pt is not a torch file of tensors .* save the network's"
+        ) as caught:
+            adopt(tmp_path / f"{name}.pt", WIDE)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello world\n", b"# a text\n", b"<!DOCTYPE html>", b"PK\x03\x04 broken", bytes(range(256))]
+)
+def test_what_is_no_torch_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(BadInput, match=r"a\.pt is not a torch file"):
+        adopt(tmp_path / "a.pt", WIDE)
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(BadInput, match=r"a\.safetensors is not a valid safetensors file"):
+        adopt(tmp_path / "a.safetensors", WIDE)
+
+
+def test_a_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    torch.save(weights(WIDE), tmp_path / "a.pt")
+    whole = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "a.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadInput, match=r"a\.pt is not a torch file"):
+        adopt(tmp_path / "a.pt", WIDE)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"There is no .*none\.pt"):
+        adopt(tmp_path / "none.pt", WIDE)
