@@ -29,6 +29,17 @@ def margin(logits: Logits, y: Labels) -> PerSample:
     return (logits - own).amax(1) - logits.gather(1, y[:, None])[:, 0]
 
 
+def boosted_cross_entropy(logits: Logits, y: Labels, padding: float = 0.0) -> PerSample:
+    """- log p_y - log(1 + padding - max_{j != y} p_j): MART's BCE. Without padding it is exact however sure a mistake is."""
+    others = logits.scatter(1, y[:, None], float("-inf"))
+    rival = others.argmax(1, keepdim=True)
+    if padding:
+        rest = (1 + padding - logits.softmax(1).gather(1, rival)[:, 0]).log()
+    else:
+        rest = logits.scatter(1, rival, float("-inf")).logsumexp(1) - logits.logsumexp(1)
+    return cross_entropy(logits, y) - rest
+
+
 def kl_divergence(clean: Logits, adversarial: Logits) -> PerSample:
     """KL(softmax(clean) || softmax(adversarial)); gradients flow through both arguments (TRADES, eq. 5)."""
     return F.kl_div(adversarial.log_softmax(1), clean.log_softmax(1), reduction="none", log_target=True).sum(1)

@@ -46,3 +46,15 @@ def rows(value: Tensor) -> Tensor:
     gathered = [torch.empty_like(value) for _ in range(count())]
     dist.all_gather(gathered, value.detach().contiguous())
     return torch.cat(gathered)
+
+
+def rows_with_gradient(value: Tensor) -> Tensor:
+    """The rows of all ranks, as `rows`; gradients reach this rank's own, times the number of ranks.
+
+    A loss of the whole batch, computed alike in every rank, then has its gradient once training has averaged over them.
+    """
+    if count() == 1:
+        return value
+    gathered = list(torch.split(rows(value), len(value)))
+    gathered[dist.get_rank()] = value.detach() + count() * (value - value.detach())
+    return torch.cat(gathered)

@@ -59,7 +59,10 @@ class MultiStep(Schedule):
 
 @dataclass(frozen=True)
 class Piecewise(Schedule):
-    """Linear between points [fraction of the run, factor], which must start at 0 and end at 1."""
+    """Linear between points [fraction of the run, factor], which must start at 0 and end at 1.
+
+    Two points at one fraction are a jump; the second one holds from there on.
+    """
 
     points: tuple[tuple[Ratio, float], ...]
 
@@ -67,7 +70,7 @@ class Piecewise(Schedule):
         points = tuple((Ratio(fraction), float(factor)) for fraction, factor in self.points)
         object.__setattr__(self, "points", points)
         fractions = [fraction for fraction, _ in points]
-        if fractions[:1] != [Ratio(0)] or fractions[-1:] != [Ratio(1)] or any(a >= b for a, b in pairwise(fractions)):
+        if fractions[:1] != [Ratio(0)] or fractions[-1:] != [Ratio(1)] or any(a > b for a, b in pairwise(fractions)):
             raise BadInput(f"Piecewise points must rise from fraction 0 to 1, not {fractions}.")
 
     def factor(self, step: int, total: int) -> float:
@@ -147,6 +150,6 @@ def _interpolate(done: float, points: list[tuple[float, float]]) -> float:
     if done <= points[0][0]:
         return points[0][1]
     for (left, low), (right, high) in pairwise(points):
-        if done <= right:
+        if done < right:
             return low + (high - low) * (done - left) / (right - left)
     return points[-1][1]

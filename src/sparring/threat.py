@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from jaxtyping import Float
@@ -183,7 +184,8 @@ class Budget:
     since finding the largest of them would make the host wait for the device. `start` is the radius that a random start
     is drawn from, None that of `eps`. `compact` lets samples that have no steps left leave the batch instead of being
     masked: the same perturbations for less work, where samples do not influence each other (BatchNorm in evaluation
-    mode), but the host reads the numbers of steps.
+    mode), but the host reads the numbers of steps. `keep_going` is asked before every step which samples take it: it maps
+    the attack's `Ascent` to (B,) bool, and the samples' start is then put inside the threat, as some may never move.
     """
 
     eps: float | Tensor
@@ -192,6 +194,7 @@ class Budget:
     rounds: int | None = None
     start: float | Tensor | None = None
     compact: bool = False
+    keep_going: Callable[[Any], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.rounds is None:

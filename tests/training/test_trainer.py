@@ -18,6 +18,7 @@ from PIL import Image
 import sparring
 from sparring import configuration
 from sparring.attacks import PGD
+from sparring.averaging import EMA
 from sparring.data import Augment, Data
 from sparring.errors import BadInput
 from sparring.experiment import Experiment, Model, train
@@ -37,7 +38,7 @@ def experiment(method: Method, epochs: int = 3, **changes: object) -> Experiment
         "data": Data(limit=300, validation=44, augment=Augment(pad=1, flip=True)),
         "model": Model(width=4),
         "threat": Threat(eps=0.2),
-        "optimisation": Optimisation(epochs=epochs, batch_size=64, schedule=Cyclic(), average=0.99),
+        "optimisation": Optimisation(epochs=epochs, batch_size=64, schedule=Cyclic(), average=EMA(0.99)),
         "selection": Selection(attack="pgd-2"),
     }
     return Experiment(method=method, **(parts | changes))

@@ -41,21 +41,20 @@ def ascend(
     threat: Threat,
     budget: Budget,
     start: Images,
-    keep_going: KeepGoing | None = None,
 ) -> Images:
     """The perturbation after `budget.steps` steps of steepest ascent from `start`, all (B, C, H, W).
 
     delta <- box(project(delta + alpha * steepest(gradient), eps)), projected gradient ascent (Madry et al., 2018). The
-    radius takes effect with the first step. `keep_going` is asked before every step which samples take it.
+    radius takes effect with the first step, unless a sample may stop before it.
     """
-    if budget.compact and isinstance(budget.steps, Tensor) and keep_going is None:
+    if budget.compact and isinstance(budget.steps, Tensor) and budget.keep_going is None:
         return _ascend_shrinking(model, x, objective, threat, budget, start)
-    delta = start
+    delta = start if budget.keep_going is None else box(x, threat.project(start, budget.eps))
     alpha = spread(budget.alpha, x)
     for step in range(budget.rounds or 0):
         gradient, logits = input_gradient(model, x + delta, objective)
         moved = box(x, threat.project(delta + alpha * threat.steepest(gradient), budget.eps))
-        going = keep_going(Ascent(x, delta, logits, gradient, step)) if keep_going else None
+        going = budget.keep_going(Ascent(x, delta, logits, gradient, step)) if budget.keep_going else None
         if isinstance(budget.steps, Tensor):
             has_steps = step < budget.steps
             going = has_steps if going is None else going & has_steps

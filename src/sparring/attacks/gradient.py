@@ -7,7 +7,7 @@ iterate were classified correctly: stronger than judging the last iterate.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from typing import Literal
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sparring.attacks.ascent import Ascent, KeepGoing, Objective, ascend
+from sparring.attacks.ascent import Ascent, Objective, ascend
 from sparring.attacks.modes import BatchNormMode, attackable
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy, margin
@@ -113,14 +113,13 @@ class PGD(Attack):
         budget: Budget | None = None,
         start: Images | None = None,
         generator: Generator = None,
-        keep_going: KeepGoing | None = None,
     ) -> Images:
         """The perturbation (B, C, H, W) after the last step; `start` and `budget` replace the configured ones."""
         budget = budget or self.budget(threat)
         if start is None:
             start = self.begin(x, threat, budget, generator)
         with attackable(model, self.bn):
-            return ascend(model, x, objective, threat, budget, start, keep_going)
+            return ascend(model, x, objective, threat, budget, start)
 
     def __call__(
         self, model: nn.Module, x: Images, y: Labels, threat: Threat, *, generator: Generator = None
@@ -130,9 +129,9 @@ class PGD(Attack):
         def still_correct(ascent: Ascent) -> Tensor:
             return ascent.logits.argmax(1) == y
 
-        # A sample that is fooled at the start takes no step, so the start itself has to be within the threat.
-        start = box(x, threat.project(draw_start(self.start, x, threat, threat.eps, generator)))
-        delta = self.climb(model, x, self.goal(y), threat, start=start, keep_going=still_correct)
+        start = draw_start(self.start, x, threat, threat.eps, generator)
+        budget = replace(self.budget(threat), keep_going=still_correct)
+        delta = self.climb(model, x, self.goal(y), threat, budget=budget, start=start)
         return (x + delta).clamp(0, 1)
 
     def describe(self, threat: Threat) -> dict[str, str | int]:

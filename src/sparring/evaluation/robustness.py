@@ -6,7 +6,7 @@ Noise belongs to the sample, not to the batch, so the figures do not depend on t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -84,6 +84,13 @@ class Examination:
         told of every batch. Raises BadInput for an unknown attack, before anything is computed.
         """
         chosen = {name: None if name == CLEAN else named(name) for name in dict.fromkeys(attacks)}
+        return self._examine(chosen, tick)
+
+    def under(self, attacks: Sequence[Attack]) -> Evaluation:
+        """Accuracy on clean images and under each of these attacks, which are called by their numbers from 1."""
+        return self._examine({CLEAN: None} | {str(number): attack for number, attack in enumerate(attacks, 1)}, silent)
+
+    def _examine(self, chosen: Mapping[str, Attack | None], tick: Tick) -> Evaluation:
         clean = self._clean(tick)
         return Evaluation(
             tuple(

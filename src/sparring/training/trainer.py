@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -20,12 +20,12 @@ import torch
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from sparring.attacks import named
+from sparring.attacks import Attack, named
 from sparring.data import Augment, Batch, Images, Resident, Splits
 from sparring.errors import BadInput
 from sparring.evaluation.robustness import CLEAN, Examination
 from sparring.learner import Learner, Optimisation
-from sparring.methods import Method, Task
+from sparring.methods import Method, Review, Task
 from sparring.models import ModelDescription
 from sparring.randomness import seed_from
 from sparring.threat import Threat
@@ -131,11 +131,21 @@ class Trainer:
                 done,
             )
             while self._epoch < self.optimisation.epochs:
+                self._review()
                 began = time.perf_counter()
                 self._train_epoch()
                 self._finish_epoch(time.perf_counter() - began)
                 reporter.epoch(self._history[-1])
         return self._history
+
+    def _review(self) -> None:
+        """Tell the method how the last epoch ended; after its checkpoint, so that a resumed run does it again."""
+        if self._history and self._batch == 0:
+
+            def accuracy(attacks: Sequence[Attack]) -> float:
+                return self._examination(self._judges).under(attacks).worst
+
+            self.method.review(self._learner, Review(self._history[-1]["train_accuracy"], accuracy))
 
     def _train_epoch(self) -> None:
         self.method.begin_epoch(self._epoch)
@@ -154,7 +164,7 @@ class Trainer:
         self._observer.look(self._batch, step.perturbation, self._learner)
 
     def _finish_epoch(self, seconds: float) -> None:
-        row = self._tally.row(self._epoch) | {"train_seconds": seconds}
+        row = self._tally.row(self._epoch) | {"steps": float(self._learner.steps), "train_seconds": seconds}
         if not math.isfinite(row["train_loss"]):
             raise BadInput(
                 f"The training loss became {row['train_loss']} in epoch {self._epoch}: lower optimisation.lr "
@@ -209,12 +219,14 @@ class Trainer:
         return {"train_clean": clean, "train_robust": robust}
 
     def _examine(self, images: Images) -> tuple[float, float]:
-        options = self.selection
-        examination = Examination(
-            self._learner.judged, images, self.threat, options.batch_size, self._device, self.seed
+        attack = self.selection.attack
+        evaluation = self._examination(images).run([CLEAN, attack])
+        return evaluation.accuracy(CLEAN), evaluation.accuracy(attack)
+
+    def _examination(self, images: Images) -> Examination:
+        return Examination(
+            self._learner.judged, images, self.threat, self.selection.batch_size, self._device, self.seed
         )
-        evaluation = examination.run([CLEAN, options.attack])
-        return evaluation.accuracy(CLEAN), evaluation.accuracy(options.attack)
 
     def _observe(self) -> Observer:
         followed = self.diagnostics.follow(self.splits.train, self.augment, self.optimisation.batch_size, self._device)
@@ -234,6 +246,7 @@ class Trainer:
             device=self._device,
             seed=self.seed,
             compact=self.runtime.compacts(self._device),
+            compiled=self.runtime.compile == "model",
         )
 
     def _state(self) -> dict[str, Any]:
