@@ -10,18 +10,32 @@ from sparring.memory import Kind
 from sparring.methods import (
     AWP,
     BP,
+    CAT,
+    CKPT,
+    DART,
     EP,
+    FAT,
+    GAIRAT,
+    GAT,
     LAS,
+    LBGAT,
+    MART,
     MEP,
+    SAT,
     SDI,
     TRADES,
     Actions,
     AdversarialTraining,
+    Free,
+    GradAlign,
     Method,
+    NuAT,
     Reward,
     Standard,
     Strategist,
+    Task,
 )
+from sparring.schedule import Constant
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,7 @@ class Case:
     norms: tuple[str, ...] = ("Linf", "L2")  # of the balls that it accepts
     later: float | None = None  # forward passes of the second step, where that is another figure
     width: int = 16  # of the ResNet-18 that the cost is measured on; 64 is the published one
+    hardens: bool = False  # whether its examples grow harder with the epochs, so that the loss on them may rise
     radius: float | None = None  # of the largest perturbation that it may choose; None: the threat's
 
 
@@ -99,6 +114,32 @@ def _released_las() -> LAS:
     return _las(_at_in_evaluation_mode(), **switches)
 
 
+class _Advanced(CAT):
+    """CAT that has come as far as its third level."""
+
+    def setup(self, task: Task) -> None:
+        super().setup(task)
+        self.level = 3
+
+
+# A gradient with respect to the pixels, and the derivatives of it: 2, and 4 through both of its passes. PyTorch's second
+# derivative of strided convolutions takes 0.11 more than it needs.
+TWICE = 2 + 4 + 0.11
+
+
+def _mart(steps: int = 3) -> MART:
+    return MART(PGD(steps=steps, alpha=0.05, start="normal"))
+
+
+def _gairat(begin: str) -> GAIRAT:
+    return GAIRAT(PGD(steps=3, alpha=0.05), begin=begin)
+
+
+def _lbgat(beta: float) -> LBGAT:
+    """A teacher like the target of the cost test: a whole pass of it costs 3."""
+    return LBGAT(beta=beta, attack=PGD(steps=3, alpha=0.05, start="normal"), teacher="resnet18", teacher_width=16)
+
+
 CASES = {
     "Standard": Case(Standard, 3),
     "FGSM-AT": Case(lambda: AdversarialTraining(PGD(steps=1, alpha=0.1, start="zero", bn="train")), 5),
@@ -140,6 +181,50 @@ CASES = {
         remembers=True,
         later=7 + GENERATOR,
         width=64,
+    ),
+    "BP, no regulariser, from zero": Case(
+        lambda: BP(alpha="0.12", weight=0.0, initial="zero", box="final", bn="train"), 5, remembers=True
+    ),
+    "CKPT": Case(CKPT, 7),
+    "CKPT, one point": Case(lambda: CKPT(points=1, alpha="0.1", bn="train"), 5),
+    "GradAlign": Case(GradAlign, 2 + 3 + TWICE),
+    "Free": Case(lambda: Free(m=3), 9, remembers=True, hardens=True),
+    "Free, first unclamped, no box": Case(lambda: Free(m=2, box="final"), 6, remembers=True, hardens=True),
+    "AWP(GradAlign)": Case(lambda: AWP(GradAlign()), 2 + 2 * (3 + TWICE)),
+    "GAT": Case(lambda: GAT(ramp=Constant()), 2 + 6, remembers=True, later=1 + 2 + 6),
+    "NuAT": Case(lambda: NuAT(ramp=Constant()), 2 + 6, remembers=True, later=1 + 2 + 6),
+    "NuAT2": Case(lambda: NuAT(steps=2, ramp=Constant()), 1 + 4 + 6),
+    "MART-3": Case(_mart, 12),
+    "MART-3, padded": Case(lambda: MART(PGD(steps=3, start="normal"), padding=True), 12),
+    "AWP(MART-3)": Case(lambda: AWP(_mart(), gamma=0.005), 18),
+    "GAIRAT-3": Case(lambda: _gairat("0"), 9),
+    "GAIRAT-3, before it begins": Case(lambda: _gairat("1"), 9),
+    "LBGAT-3": Case(lambda: _lbgat(6.0), 1 + 6 + 6 + 3, remembers=True),
+    "LBGAT-3, no divergence": Case(lambda: _lbgat(0.0), 1 + 6 + 1 + 3 + 3, remembers=True),
+    # Images that stop are masked: cost does not depend on what the network makes of them.
+    "FAT(PGD-3)": Case(lambda: FAT(_at_in_evaluation_mode()), 9, hardens=True),
+    "FAT(TRADES-3)": Case(lambda: FAT(_trades(), milestones=("0", "1/2")), 13, hardens=True),
+    "FAT(MART-3)": Case(lambda: FAT(_mart()), 12, hardens=True),
+    "SAT(PGD-3)": Case(lambda: SAT(_at_in_evaluation_mode()), 9, hardens=True),
+    "DART(PGD-3)": Case(lambda: DART(_at_in_evaluation_mode()), 9, hardens=True),
+    "DART(PGD-3), from the start": Case(lambda: DART(_at_in_evaluation_mode(), origin="start"), 9, hardens=True),
+    "AWP(FAT(PGD-3))": Case(lambda: AWP(FAT(_at_in_evaluation_mode())), 12, hardens=True),
+    "CAT, not begun": Case(CAT, 3),
+    # Four images a share take 0, 1, 2, 3 steps: half of 3 on average.
+    "CAT": Case(_Advanced, 3 + 3),
+    "LAS(FAT(AT))": Case(
+        lambda: _las(FAT(_at_in_evaluation_mode())),
+        JUDGED + 3 + 1 + LONGEST + 3,
+        True,
+        later=1 + LONGEST + 3,
+        radius=0.15,
+    ),
+    "LAS(MART)": Case(
+        lambda: _las(_mart(), actions=replace(ACTIONS, beta=(3.0, 5.0))),
+        JUDGED + 6 + 1 + LONGEST + 6,
+        remembers=True,
+        later=1 + LONGEST + 6,
+        radius=0.15,
     ),
     "LAS(AT)": Case(
         lambda: _las(_at_in_evaluation_mode()), JUDGED + 3 + 1 + LONGEST + 3, True, later=1 + LONGEST + 3, radius=0.15

@@ -44,7 +44,7 @@ def divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
 def test_trades_steps_as_its_card_says(beta: float, bn, kept: float) -> None:
     """From x + 1e-3 N(0, 1), unclipped, climb KL(p(x) || p(x')); then SGD on CE(x) + beta KL, clean forward first."""
     attack = PGD(steps=3, alpha=0.04, start="normal", bn=bn)
-    method = set_up(TRADES(beta, attack, smoothing=(1 - kept) * CLASSES / (CLASSES - 1)))
+    method = set_up(TRADES(beta, attack=attack, smoothing=(1 - kept) * CLASSES / (CLASSES - 1)))
     subject, plain = learner(), Plain()
     for step, batch in enumerate(batches()[:3]):
         x, y = batch.x, batch.y

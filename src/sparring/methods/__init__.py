@@ -1,28 +1,49 @@
 """Training methods. A new one is a class in a file here, a line below, a recipe, and a row in the contract suite."""
 
 from sparring.methods.awp import AWP
-from sparring.methods.base import Loss, Method, Perturbation, Task, Wrapper, state
+from sparring.methods.base import Loss, Method, Perturbation, Review, Task, Wrapper, state
+from sparring.methods.cat import CAT
+from sparring.methods.ckpt import CKPT
+from sparring.methods.curriculum import DART, FAT, SAT
 from sparring.methods.empirical import AdversarialTraining, Standard
+from sparring.methods.free import Free
+from sparring.methods.gradalign import GradAlign
+from sparring.methods.guided import GAT, NuAT
 from sparring.methods.las import LAS
+from sparring.methods.lbgat import LBGAT
 from sparring.methods.policy import Actions, Strategist
 from sparring.methods.prior import BP, EP, MEP
 from sparring.methods.reward import Reward
+from sparring.methods.reweighted import GAIRAT, MART
 from sparring.methods.sdi import SDI
 from sparring.methods.trades import TRADES
 
 __all__ = [
     "AWP",
     "BP",
+    "CAT",
+    "CKPT",
+    "DART",
     "EP",
+    "FAT",
+    "GAIRAT",
+    "GAT",
     "LAS",
+    "LBGAT",
+    "MART",
     "MEP",
+    "SAT",
     "SDI",
     "TRADES",
     "Actions",
     "AdversarialTraining",
+    "Free",
+    "GradAlign",
     "Loss",
     "Method",
+    "NuAT",
     "Perturbation",
+    "Review",
     "Reward",
     "Standard",
     "Strategist",

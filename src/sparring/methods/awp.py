@@ -30,7 +30,8 @@ class AWP(Wrapper):
         warmup: epochs at the beginning without weight perturbation.
 
     Raises:
-        BadInput: gamma that is not positive, or a negative warmup.
+        BadInput: gamma that is not positive, or a negative warmup; in `setup`, an inner method whose one backward pass
+            serves its attack too (Free).
     """
 
     gamma: float = 0.01
@@ -45,6 +46,12 @@ class AWP(Wrapper):
 
     def setup(self, task: Task) -> None:
         """See `Method`."""
+        if self.inner.one_pass:
+            raise BadInput(
+                f"AWP takes the loss at other weights, and {type(self.inner).__name__} takes its attack from the loss's own "
+                "backward pass, which would then be of those weights: put AWP around a method that has an attack of its "
+                "own, such as AdversarialTraining."
+            )
         self.epoch = 0
         super().setup(task)
 

@@ -7,7 +7,7 @@ perturb and what to minimise; it appears in the configuration, in checkpoints an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sparring.attacks import PGD
+from sparring.attacks import PGD, Attack
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.learner import Learner
@@ -37,6 +37,7 @@ class Task:
     device: torch.device
     seed: int = 0
     compact: bool = False  # whether finished samples may leave an attack's batch, which makes the host read tensors
+    compiled: bool = False  # whether the network is compiled, and so cannot be differentiated twice
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Perturbation:
     delta: Float[Tensor, "B C H W"]
     start: Float[Tensor, "B C H W"] | None = None  # where the ascent began; None: there was none
     weight: Float[Tensor, " B"] | None = None  # replaces, sample by sample, the weight of a method that is `weighted`
+    steps: Float[Tensor, " B"] | None = None  # how many steps the attack took, where a curriculum ends it early
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,16 @@ class Loss:
     total: Tensor
     logits: Tensor
     terms: Mapping[str, Tensor] = field(default_factory=dict)  # scalars, detached
+
+
+@dataclass(frozen=True)
+class Review:
+    """How the network does after an epoch, for a method whose curriculum depends on it."""
+
+    train_accuracy: float  # of the epoch, on its training examples
+    accuracy: Callable[
+        [Sequence[Attack]], float
+    ]  # on held-out images, under the worst of these attacks; of none: clean
 
 
 @runtime_checkable
@@ -81,13 +93,23 @@ class Method(ABC):
     the optimizer's step `commit`. None of them may read a tensor's value on the host.
     """
 
-    replays: ClassVar[int] = 1  # optimizer steps per batch
+    one_pass: ClassVar[bool] = (
+        False  # the loss's backward pass is the attack's too: it cannot be taken at other weights
+    )
+
+    @property
+    def replays(self) -> int:
+        """Optimizer steps per batch."""
+        return 1
 
     def setup(self, task: Task) -> None:  # noqa: B027 - most methods keep no state
         """Allocate the state for a run and refuse combinations that cannot work (BadInput)."""
 
     def begin_epoch(self, epoch: int) -> None:  # noqa: B027
         """Schedules and curricula; epochs count from 0. Called again for the same epoch after a resume."""
+
+    def review(self, target: Learner, last: Review) -> None:  # noqa: B027
+        """Comes before every epoch but the first, with how the network did in the last one; may put weights back."""
 
     def adapt(self, target: Learner, batch: Batch) -> None:  # noqa: B027
         """Train networks of the method's own, before the attack."""
@@ -163,6 +185,11 @@ class Wrapper(Method):
 
     inner: Method
 
+    @property
+    def replays(self) -> int:
+        """See `Method`."""
+        return self.inner.replays
+
     def setup(self, task: Task) -> None:
         """See `Method`."""
         self.inner.setup(task)
@@ -170,6 +197,10 @@ class Wrapper(Method):
     def begin_epoch(self, epoch: int) -> None:
         """See `Method`."""
         self.inner.begin_epoch(epoch)
+
+    def review(self, target: Learner, last: Review) -> None:
+        """See `Method`."""
+        self.inner.review(target, last)
 
     def adapt(self, target: Learner, batch: Batch) -> None:
         """See `Method`."""

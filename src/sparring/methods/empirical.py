@@ -35,19 +35,14 @@ class Standard(Method):
 
 
 @dataclass
-class AdversarialTraining(Method):
-    """Minimise the loss on adversarial examples (Madry et al., ICLR 2018).
-
-    The attack makes it FGSM-AT (one step of eps from zero; Goodfellow et al., ICLR 2015), FGSM-RS (one step of 1.25 eps
-    from a uniform start; Wong et al., ICLR 2020) or PGD-n-AT (n steps).
+class Attacked(Method):
+    """A method that trains on what an attack on the cross-entropy finds; its loss is its own.
 
     Args:
         attack: how the training examples are found; it ascends the unsmoothed loss.
-        smoothing: PyTorch's label smoothing in the outer loss.
     """
 
-    attack: PGD = field(default_factory=lambda: PGD(bn="train"))
-    smoothing: float = 0.0
+    attack: PGD = field(default_factory=PGD)
     _threat: Threat = field(init=False, repr=False, compare=False)
 
     def setup(self, task: Task) -> None:
@@ -61,11 +56,27 @@ class AdversarialTraining(Method):
         delta = self.attack.climb(model, batch.x, objective, self._threat, budget=budget, start=start)
         return Perturbation(delta, start)
 
+    def budgeted(self) -> PGD | None:
+        """See `Method`."""
+        return self.attack
+
+
+@dataclass
+class AdversarialTraining(Attacked):
+    """Minimise the loss on adversarial examples (Madry et al., ICLR 2018).
+
+    The attack makes it FGSM-AT (one step of eps from zero; Goodfellow et al., ICLR 2015), FGSM-RS (one step of 1.25 eps
+    from a uniform start; Wong et al., ICLR 2020) or PGD-n-AT (n steps).
+
+    Args:
+        attack: see `Attacked`.
+        smoothing: PyTorch's label smoothing in the outer loss.
+    """
+
+    attack: PGD = field(default_factory=lambda: PGD(bn="train"))
+    smoothing: float = 0.0
+
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
         """CE(f(x + delta), y), label-smoothed."""
         logits = model(batch.x + perturbation.delta)
         return Loss(cross_entropy(logits, batch.y, self.smoothing).mean(), logits)
-
-    def budgeted(self) -> PGD | None:
-        """See `Method`."""
-        return self.attack

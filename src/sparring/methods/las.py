@@ -146,7 +146,9 @@ class LAS(Wrapper):
             policy = self.strategies(batch.x)
         choice = policy.sample()
         found = self._attacked(model, batch, choice)
-        return StrategicPerturbation(found.delta, found.start, found.weight, choice=choice, entropy=policy.entropy())
+        return StrategicPerturbation(
+            found.delta, found.start, found.weight, found.steps, choice=choice, entropy=policy.entropy()
+        )
 
     def commit(self, batch: Batch, perturbation: Perturbation) -> None:
         """Count the actions."""
@@ -203,7 +205,7 @@ class LAS(Wrapper):
         )
         found = self.inner.perturb(model, batch, budget)
         delta = box(batch.x, self._threat.project(found.delta)) if self.clip_final else found.delta
-        return Perturbation(delta, found.start, taken.get("beta"))
+        return Perturbation(delta, found.start, taken.get("beta"), found.steps)
 
     def judge(self, target: Learner, batch: Batch, choice: Choice) -> Float[Tensor, "4 B"]:
         """L1, L2, L3 and the return of strategies for this batch."""

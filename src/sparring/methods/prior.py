@@ -51,7 +51,7 @@ class _PriorGuided(Method):
         regulariser: sum over classes (the paper's squared norm) or mean over classes (the released code).
         detach_start: no gradient through f(x + start): cheaper, and another method.
         smoothing: PyTorch's label smoothing, in the attack and in the loss.
-        initial: what an empty memory holds, uniform in the ball or Rademacher noise of size eps (the released code).
+        initial: what an empty memory holds: uniform in the ball, Rademacher noise of size eps (the released code), or zero.
         reset: empty the memory every so many epochs; None is never.
         box: which perturbations are clamped so that the image stays in [0, 1]: all, final (not the start, as the
             released code), or none.
@@ -67,7 +67,7 @@ class _PriorGuided(Method):
     regulariser: Literal["sum", "mean"] = "sum"
     detach_start: bool = False
     smoothing: float = 0.0
-    initial: Literal["uniform", "rademacher"] = "uniform"
+    initial: Literal["uniform", "rademacher", "zero"] = "uniform"
     reset: int | None = None
     box: Literal["all", "final", "none"] = "all"
     bn: BatchNormMode = "train_frozen_stats"
@@ -134,6 +134,8 @@ class _PriorGuided(Method):
     def _noise(self, device: torch.device, epoch: int) -> Callable[[Tensor], Tensor]:
         """Draws what an empty memory holds, like its argument (B, C, H, W); depends on the seed and the epoch only."""
         generator = torch.Generator(device).manual_seed(seed_from(self._seed, epoch))
+        if self.initial == "zero":
+            return torch.zeros_like
         if self.initial == "rademacher":
             return lambda like: self._threat.project(self._threat.eps * rademacher(like, generator))
         return lambda like: self._threat.draw(like, generator=generator)

@@ -17,30 +17,25 @@ from sparring.threat import Budget, Threat
 
 
 @dataclass
-class TRADES(Method):
-    """CE on clean images plus beta times KL(clean || adversarial) (Zhang et al., ICML 2019).
+class Diverging(Method):
+    """A method whose attack drives the prediction away from the clean one; its loss is its own.
 
     Args:
-        beta: weight of the divergence, at least 0.
-        attack: ascends the divergence; it must not start at zero, where the divergence has no gradient.
-        smoothing: PyTorch's label smoothing in the clean loss.
+        attack: ascends KL(f(x) || f(x + delta)); it must not start at zero, where the divergence has no gradient.
 
     Raises:
-        BadInput: a negative beta, an attack that starts at zero or has another objective.
+        BadInput: an attack that starts at zero or has another objective.
     """
 
-    beta: float = 6.0
-    attack: PGD = field(default_factory=lambda: PGD(start="normal", bn="eval"))
-    smoothing: float = 0.0
+    attack: PGD = field(default_factory=lambda: PGD(start="normal", bn="eval"), kw_only=True)
     _threat: Threat = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.beta < 0:
-            raise BadInput(f"TRADES needs beta >= 0, not {self.beta}.")
+        name = type(self).__name__
         if self.attack.objective != "ce":
-            raise BadInput("TRADES attacks by its own divergence: leave attack.objective out.")
+            raise BadInput(f"{name} attacks by its own divergence: leave attack.objective out.")
         if self.attack.start == "zero":
-            raise BadInput("TRADES cannot start its attack at zero, where KL has no gradient: use start: normal.")
+            raise BadInput(f"{name} cannot start its attack at zero, where KL has no gradient: use start: normal.")
 
     def setup(self, task: Task) -> None:
         """See `Method`."""
@@ -54,6 +49,28 @@ class TRADES(Method):
         objective = partial(kl_divergence, clean)
         delta = self.attack.climb(model, batch.x, objective, self._threat, budget=budget, start=start)
         return Perturbation(delta, start)
+
+
+@dataclass
+class TRADES(Diverging):
+    """CE on clean images plus beta times KL(clean || adversarial) (Zhang et al., ICML 2019).
+
+    Args:
+        beta: weight of the divergence, at least 0.
+        attack: see `Diverging`.
+        smoothing: PyTorch's label smoothing in the clean loss.
+
+    Raises:
+        BadInput: a negative beta, and what `Diverging` refuses.
+    """
+
+    beta: float = 6.0
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.beta < 0:
+            raise BadInput(f"TRADES needs beta >= 0, not {self.beta}.")
+        super().__post_init__()
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
         """CE(f(x), y) + beta KL(f(x) || f(x + delta)), with gradients through both predictions (eq. 5)."""

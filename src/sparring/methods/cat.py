@@ -1,0 +1,108 @@
+"""CAT: a curriculum over the number of attack steps, which goes on when the network has learnt the shorter attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparring.attacks import PGD, BatchNormMode
+from sparring.data.batch import Batch
+from sparring.errors import BadInput
+from sparring.learner import Learner
+from sparring.losses import cross_entropy
+from sparring.methods.base import Loss, Method, Perturbation, Review, Task, state
+from sparring.randomness import uniform
+from sparring.threat import Budget, Ratio, Threat
+
+
+@dataclass
+class CAT(Method):
+    """Curriculum adversarial training (Cai et al., IJCAI 2018): CE(f(x + delta), y) on attacks of 0 to k steps.
+
+    At level k, from 0, a batch is split into k + 1 equal shares (the last takes the rest), and share j is attacked with j
+    steps of (2 eps / j) u from a uniform start, u drawn from U(1, 10 / j) for each share (U(10 / j, 1) beyond ten steps).
+    When accuracy on held-out images, under the worst of the attacks with 0 to k steps of 2 eps / j, has not risen for
+    `patience` epochs and that on training examples exceeds `mastery`, the network goes back to where the former was highest,
+    and k rises by 1. The paper's network also rounds its input: `model.levels: 16`.
+
+    Args:
+        steps: the last level, at least 0.
+        patience: epochs without an improvement, at least 1.
+        mastery: accuracy on training examples, in [0, 1).
+        bn: BatchNorm in the attack, in which each share is a batch of its own.
+
+    Raises:
+        BadInput: any of these outside its range.
+    """
+
+    steps: int = 7
+    patience: int = 10
+    mastery: float = 0.9
+    bn: BatchNormMode = "train"
+    level: int = state()  # k
+    record: float = state()  # the highest accuracy at this level
+    waited: int = state()  # epochs since
+    best: dict[str, Any] = state()  # the learner at the record
+    _threat: Threat = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise BadInput(f"CAT's last level must be at least 0 steps, not {self.steps}.")
+        if self.patience < 1:
+            raise BadInput(f"CAT's patience must be at least 1 epoch, not {self.patience}.")
+        if not 0 <= self.mastery < 1:
+            raise BadInput(f"CAT's mastery is an accuracy in [0, 1), not {self.mastery}.")
+
+    def setup(self, task: Task) -> None:
+        """See `Method`."""
+        self._threat, self.level, self.record, self.waited, self.best = task.threat, 0, -1.0, 0, {}
+
+    def review(self, target: Learner, last: Review) -> None:
+        """Note an improvement, or go back to the last one and on to the next level."""
+        accuracy = last.accuracy([self._attack(j) for j in range(1, self.level + 1)])
+        if accuracy > self.record:
+            self.record, self.waited, self.best = accuracy, 0, deepcopy(target.state_dict())
+            return
+        self.waited += 1
+        if self.waited >= self.patience and last.train_accuracy > self.mastery and self.level < self.steps:
+            # The schedule goes on: only what was learnt is taken back.
+            target.load_state_dict({**self.best, "steps": target.steps})
+            # The optimizer now owns the copy's tensors, and moves them.
+            self.level, self.record, self.waited, self.best = self.level + 1, -1.0, 0, {}
+
+    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
+        """Share j after j steps; a budget's radius applies, its steps and step sizes do not."""
+        eps: float | Tensor = budget.eps if budget else self._threat.eps
+        share = len(batch.y) // (self.level + 1)
+        delta = torch.zeros_like(batch.x)
+        start = torch.zeros_like(batch.x)
+        draws = uniform(batch.x.new_zeros(self.level + 1))
+        for j in range(1, self.level + 1):
+            part = slice(j * share, (j + 1) * share if j < self.level else len(batch.y))
+            attack, x = self._attack(j), batch.x[part]
+            if len(x) == 0:
+                continue
+            radius = eps[part] if isinstance(eps, Tensor) else eps
+            effort = Budget(radius, (2 * radius / j) * (1 + draws[j] * (10 / j - 1)), j)
+            start[part] = attack.begin(x, self._threat, effort)
+            objective = partial(cross_entropy, y=batch.y[part])
+            delta[part] = attack.climb(model, x, objective, self._threat, budget=effort, start=start[part])
+        return Perturbation(delta, start)
+
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+        """CE(f(x + delta), y)."""
+        logits = model(batch.x + perturbation.delta)
+        return Loss(cross_entropy(logits, batch.y).mean(), logits)
+
+    def report(self) -> Mapping[str, Tensor]:
+        """The level."""
+        return {"level": torch.tensor(float(self.level))}
+
+    def _attack(self, steps: int) -> PGD:
+        return PGD(steps=steps, alpha=Ratio(str(self._threat.eps.exact * 2 / steps)), bn=self.bn)

@@ -1,0 +1,105 @@
+"""FGSM-GA: one-step training kept from catastrophic overfitting by input gradients that agree inside the ball."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparring import ranks
+from sparring.attacks import BatchNormMode, attackable, input_gradient
+from sparring.data.batch import Batch
+from sparring.errors import BadInput
+from sparring.losses import cross_entropy
+from sparring.methods.base import Loss, Method, Perturbation, Task
+from sparring.threat import Budget, Ratio, Threat, box, spread
+
+
+@dataclass(frozen=True)
+class AlignedPerturbation(Perturbation):
+    """FGSM's perturbation and the two places whose gradients are to agree."""
+
+    gradient: Tensor = field(kw_only=True)  # (B, C, H, W), of the loss at x
+    probe: Tensor = field(kw_only=True)  # (B, C, H, W), drawn uniformly from the ball
+
+
+@dataclass
+class GradAlign(Method):
+    """FGSM-AT with a penalty on gradients that turn inside the ball (Andriushchenko and Flammarion, NeurIPS 2020).
+
+    CE(f(x + delta), y) + weight (1 - cos(g(x), g(x + eta))), eta uniform in the ball, g the gradient of CE with respect to
+    the pixels. g(x) is FGSM's own and a constant: only g(x + eta) is differentiated again. Images of which either gradient
+    vanishes are left out of the mean.
+
+    Args:
+        weight: lambda, at least 0.
+        alpha: FGSM's step size from the image itself; None is eps.
+        bn: BatchNorm in the attack's forward.
+
+    Raises:
+        BadInput: a negative weight, or a step size that is not positive; in `setup`, a compiled network.
+    """
+
+    weight: float = 0.2
+    alpha: Ratio | None = None
+    bn: BatchNormMode = "train"
+    _threat: Threat = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise BadInput(f"GradAlign needs a weight of at least 0, not {self.weight}.")
+        if self.alpha is not None:
+            self.alpha = Ratio(self.alpha)
+            if self.alpha <= 0:
+                raise BadInput(f"The step size alpha must be positive, not {self.alpha}.")
+
+    def setup(self, task: Task) -> None:
+        """See `Method`."""
+        if task.compiled:
+            raise BadInput(
+                "GradAlign differentiates the network twice, which a compiled one does not allow: set runtime.compile: none."
+            )
+        self._threat = task.threat
+
+    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> AlignedPerturbation:
+        """One step of size alpha from the image."""
+        eps: float | Tensor = budget.eps if budget else self._threat.eps
+        alpha: float | Tensor = budget.alpha if budget else (self._threat.eps if self.alpha is None else self.alpha)
+        x = batch.x
+        with attackable(model, self.bn):
+            gradient, _ = input_gradient(model, x, partial(cross_entropy, y=batch.y))
+        delta = box(x, self._threat.project(spread(alpha, x) * self._threat.steepest(gradient), eps))
+        probe = self._threat.draw(x, eps)
+        return AlignedPerturbation(delta, torch.zeros_like(x), gradient=gradient, probe=probe)
+
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+        """The penalised loss above."""
+        assert isinstance(perturbation, AlignedPerturbation)
+        logits = model(batch.x + perturbation.delta)
+        adversarial = cross_entropy(logits, batch.y).mean()
+        if self.weight == 0:
+            return Loss(adversarial, logits)
+        point = (batch.x + perturbation.probe).requires_grad_()
+        (gradient,) = torch.autograd.grad(cross_entropy(model(point), batch.y).sum(), point, create_graph=True)
+        misaligned = _misalignment(perturbation.gradient, gradient)
+        terms = {"adversarial": adversarial.detach(), "misaligned": misaligned.detach()}
+        return Loss(adversarial + self.weight * misaligned, logits, terms)
+
+
+def _misalignment(fixed: Tensor, gradient: Tensor) -> Tensor:
+    """The mean of 1 - cos over the images, of all ranks, of which neither gradient (B, C, H, W) vanishes, ()."""
+    fixed, gradient = fixed.flatten(1), gradient.flatten(1)
+    # Before the cosine, which has no derivative at zero.
+    present = fixed.any(1) & gradient.detach().any(1)
+    fixed, gradient = (torch.where(present[:, None], value, 1.0) for value in (fixed, gradient))
+    cosine = F.cosine_similarity(_unit(fixed), _unit(gradient), dim=1)
+    counted = ranks.total(present.sum()) / ranks.count()
+    return ((1 - cosine) * present).sum() / counted.clamp_min(1 / ranks.count())
+
+
+def _unit(gradient: Tensor) -> Tensor:
+    """At a largest magnitude of 1, as the squares of a confident network's gradients vanish in float32."""
+    return gradient / gradient.detach().abs().amax(1, keepdim=True)

@@ -1,0 +1,141 @@
+"""GAT and NuAT: one-step training whose attack and loss are guided by the distance between two predictions."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from sparring import ranks
+from sparring.attacks import PGD, BatchNormMode, Objective, attackable
+from sparring.data.batch import Batch
+from sparring.errors import BadInput
+from sparring.losses import cross_entropy
+from sparring.methods.base import Loss, Method, Perturbation, Task, state
+from sparring.schedule import MultiStep, Piecewise, Schedule
+from sparring.threat import Budget, Ratio, Threat
+
+
+@dataclass
+class _Guided(Method):
+    """What GAT and NuAT share: CE(f(x), y) + weight D(f(x), f(x + delta)), D a distance of the subclass's own.
+
+    The attack starts at +-eps / 2 at random and goes eps in all, up CE; in every second batch up CE + weight D.
+
+    Args:
+        weight: lambda, at least 0.
+        ramp: what lambda is multiplied by, as a function of the epoch.
+        bn: BatchNorm in the attack. Its clean prediction is made in training mode, as the loss's is.
+
+    Raises:
+        BadInput: a negative weight.
+    """
+
+    weight: float = 10.0
+    ramp: Schedule = field(default_factory=MultiStep)
+    bn: BatchNormMode = "eval"
+    batches: int = state()  # seen so far
+    _threat: Threat = field(init=False, repr=False, compare=False)
+    _epochs: int = field(init=False, repr=False, compare=False)
+    _weight: float = field(init=False, repr=False, compare=False)  # in this epoch
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise BadInput(f"{type(self).__name__} needs a weight of at least 0, not {self.weight}.")
+
+    def setup(self, task: Task) -> None:
+        """See `Method`."""
+        self._threat, self._epochs, self.batches = task.threat, task.epochs, 0
+
+    def begin_epoch(self, epoch: int) -> None:
+        """See `Method`."""
+        self._weight = self.weight * self.ramp.factor(epoch, self._epochs)
+
+    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
+        """One step of eps from +-eps / 2; a budget's steps do not apply to a one-step method."""
+        return self._climb(model, batch, budget, steps=1, guided=self.batches % 2 == 1)
+
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+        """The guided loss above."""
+        clean = model(batch.x)
+        adversarial = model(batch.x + perturbation.delta)
+        natural = cross_entropy(clean, batch.y).mean()
+        distance = self._distance(clean, adversarial)
+        terms = {"natural": natural.detach(), "distance": distance.detach()}
+        return Loss(natural + self._weight * distance, adversarial, terms)
+
+    def commit(self, batch: Batch, perturbation: Perturbation) -> None:
+        """Count the batch."""
+        self.batches += 1
+
+    def _climb(self, model: nn.Module, batch: Batch, budget: Budget | None, steps: int, guided: bool) -> Perturbation:
+        """`steps` steps that add up to eps, the first of them guided or not."""
+        eps: float | Tensor = budget.eps if budget else self._threat.eps
+        once = Budget(eps, budget.alpha if budget else eps / steps, steps=1, start=eps / 2)
+        attack = PGD(steps=1, start="bernoulli", bn=self.bn)
+        delta = start = attack.begin(batch.x, self._threat, once)
+        for step in range(steps):
+            objective = attack.goal(batch.y)
+            if guided and step == 0:
+                objective = self._guided(model, batch, objective)
+            delta = attack.climb(model, batch.x, objective, self._threat, budget=once, start=delta)
+        return Perturbation(delta, start)
+
+    def _guided(self, model: nn.Module, batch: Batch, objective: Objective) -> Objective:
+        # The loss repeats this forward and moves BatchNorm's statistics there.
+        with torch.no_grad(), attackable(model, "train_frozen_stats"):
+            clean = model(batch.x)
+        # Values are summed over the batch, and the distance is a mean over it.
+        return lambda logits: objective(logits) + self._weight * self._distance(clean, logits)
+
+    @abstractmethod
+    def _distance(self, clean: Tensor, adversarial: Tensor) -> Tensor:
+        """D of two predictions, logits (B, K) each: a mean over the batch, ()."""
+
+
+@dataclass
+class GAT(_Guided):
+    """Guided adversarial training: D is the squared distance of the probabilities (Sriramanan et al., NeurIPS 2020)."""
+
+    ramp: Schedule = field(default_factory=lambda: MultiStep((Ratio("85/100"),), gamma=4.0))
+
+    def _distance(self, clean: Tensor, adversarial: Tensor) -> Tensor:
+        return (clean.softmax(1) - adversarial.softmax(1)).square().sum(1).mean()
+
+
+@dataclass
+class NuAT(_Guided):
+    """Nuclear-norm adversarial training (Sriramanan et al., NeurIPS 2021).
+
+    D is the nuclear norm of the batch's differences of logits, over the batch size; of all ranks' rows together.
+
+    Args:
+        weight: see `_Guided`.
+        ramp: see `_Guided`.
+        bn: see `_Guided`.
+        steps: of eps / steps each. With one, every second batch is guided; with more (NuAT2) the first step of each batch.
+
+    Raises:
+        BadInput: fewer than one step, and what GAT refuses.
+    """
+
+    weight: float = 4.5
+    ramp: Schedule = field(
+        default_factory=lambda: Piecewise(((Ratio(0), 0.0), (Ratio("90/100"), 1.0), (Ratio(1), 1.0)))
+    )
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise BadInput(f"NuAT needs at least 1 attack step, not {self.steps}.")
+
+    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
+        """Steps that add up to eps, from +-eps / 2."""
+        return self._climb(model, batch, budget, self.steps, guided=self.steps > 1 or self.batches % 2 == 1)
+
+    def _distance(self, clean: Tensor, adversarial: Tensor) -> Tensor:
+        difference = ranks.rows_with_gradient(clean - adversarial)
+        return torch.linalg.matrix_norm(difference, "nuc") / len(difference)
