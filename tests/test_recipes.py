@@ -14,6 +14,7 @@ import torch
 
 from sparring import recipes
 from sparring.attacks import PGD
+from sparring.averaging import EMA
 from sparring.configuration import read, to_yaml
 from sparring.data.sources import KNOWN
 from sparring.experiment import Experiment, train
@@ -27,9 +28,12 @@ METHODS = [
     *("standard", "fgsm-at", "fgsm-rs", "pgd-at", "pgd2-at", "pgd4-at", "madry-at"),
     *("trades", "awp", "trades-awp", "fgsm-bp", "fgsm-ep", "fgsm-mep", "fgsm-sdi"),
     *("las-at", "las-madry-at", "las-trades", "las-awp"),
+    *("fgsm-rs-previous", "fgsm-ckpt", "fgsm-ga", "free-at", "nuat", "nuat-wa", "nuat2", "gat"),
+    *("mart", "mart-awp", "fat", "fat-trades", "fat-mart", "gairat", "lbgat", "sat", "cat", "dart"),
 ]
 CLASSES = {name: known.classes for name, known in KNOWN.items()} | {"digits": 10}
 NAMES = recipes.names()
+RELEASED_WITH_VALIDATION = {"cifar10/nuat-official", "cifar10/nuat-wa-official", "cifar10/cat-official"}
 OFFICIAL = [name for name in NAMES if "-official" in name]  # and what is compared with one: -2022, -uniform
 DATA_SETS = sorted({name.partition("/")[0] for name in NAMES})
 
@@ -82,7 +86,9 @@ def test_the_recipes_of_a_data_set_are_comparable(data: str) -> None:
     experiments = [load(f"{data}/{method}") for method in METHODS]
     first = experiments[0]
     for experiment in experiments:
-        assert (experiment.data, experiment.model, experiment.threat) == (first.data, first.model, first.threat)
+        # CAT's network rounds its input.
+        seeing_alike = replace(experiment.model, levels=first.model.levels)
+        assert (experiment.data, seeing_alike, experiment.threat) == (first.data, first.model, first.threat)
         judged_alike = replace(experiment.selection, by=first.selection.by)  # standard training goes by clean accuracy
         assert (judged_alike, experiment.runtime, experiment.seed) == (first.selection, first.runtime, first.seed)
         assert experiment.optimisation.batch_size == first.optimisation.batch_size
@@ -108,9 +114,10 @@ def test_the_released_code_differs_from_the_default(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
-def test_the_released_code_holds_nothing_out(name: str) -> None:
-    assert value(name, "data.validation") == 0
-    assert value(name, "selection.split") == "test"
+def test_the_released_code_holds_out_what_it_held_out(name: str) -> None:
+    held_out = name in RELEASED_WITH_VALIDATION
+    assert value(name, "data.validation") == (1000 if held_out else 0)
+    assert value(name, "selection.split") == ("validation" if held_out else "test")
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in OFFICIAL])
@@ -436,3 +443,122 @@ def test_the_recipe_for_a_released_script_that_cannot_run_runs(shared: Callable[
 def test_the_released_trades_drops_for_its_last_two_epochs(epoch: int, factor: float) -> None:
     schedule = load("cifar10/trades-official").optimisation.schedule
     assert schedule.factor(epoch * 391, 76 * 391) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("data", DATA_SETS)
+@pytest.mark.parametrize(
+    ("method", "path", "start"),
+    [
+        ("mart", "method", "normal"),
+        ("mart-awp", "method.inner", "normal"),
+        ("fat", "method.inner", "uniform"),
+        ("fat-trades", "method.inner", "normal"),
+        ("fat-mart", "method.inner", "normal"),
+        ("gairat", "method", "uniform"),
+        ("lbgat", "method", "normal"),
+        ("sat", "method.inner", "uniform"),
+        ("dart", "method.inner", "uniform"),
+    ],
+)
+def test_ten_step_attacks_of_the_baselines(data: str, method: str, path: str, start: str) -> None:
+    """The TRADES family attacks in evaluation mode, in steps of a quarter of the radius."""
+    name = f"{data}/{method}"
+    alpha, eps = value(name, f"{path}.attack.alpha"), value(name, "threat.eps")
+    assert isinstance(alpha, Ratio)
+    assert isinstance(eps, Ratio)
+    assert alpha.exact == eps.exact / 4
+    for field, expected in {"steps": 10, "start": start, "bn": "eval"}.items():
+        assert value(name, f"{path}.attack.{field}") == expected
+
+
+BASELINES = {
+    "fgsm-ckpt": {"points": 3, "alpha": None},
+    "fgsm-ga": {"weight": 0.2, "alpha": None},
+    "free-at": {"m": 8, "box": "all"},
+    "nuat": {"weight": 4.5, "steps": 1},
+    "nuat-wa": {"weight": 4.0, "steps": 1},
+    "nuat2": {"weight": 4.5, "steps": 2},
+    "gat": {"weight": 10.0},
+    "mart": {"beta": 5.0, "padding": False},
+    "fat": {"milestones": (Ratio("50/120"), Ratio("90/120"))},
+    "fat-trades": {"milestones": (Ratio("30/85"), Ratio("50/85"), Ratio("70/85")), "inner.beta": 6.0},
+    "fat-mart": {"milestones": tuple(Ratio(f"{epoch}/90") for epoch in (20, 40, 60, 80)), "inner.beta": 5.0},
+    "gairat": {"shift": -1.0, "begin": Ratio("60/120")},
+    "lbgat": {"beta": 0.0},
+    "dart": {"threshold": 0.5, "until": Ratio("100/120"), "origin": "image"},
+}
+
+
+@pytest.mark.parametrize("data", DATA_SETS)
+@pytest.mark.parametrize("method", BASELINES)
+def test_settings_of_the_baselines(data: str, method: str) -> None:
+    for field, expected in BASELINES[method].items():
+        assert value(f"{data}/{method}", f"method.{field}") == expected, field
+
+
+@pytest.mark.parametrize("data", DATA_SETS)
+def test_fgsm_rs_from_the_last_batch_is_fgsm_bp_without_its_regulariser(data: str) -> None:
+    name = f"{data}/fgsm-rs-previous"
+    assert value(name, "method.alpha") == value(f"{data}/fgsm-rs", "method.attack.alpha")
+    expected = {"weight": 0.0, "initial": "zero", "box": "final", "bn": "train", "reset": None}
+    for field, setting in expected.items():
+        assert value(name, f"method.{field}") == setting
+
+
+@pytest.mark.parametrize("data", DATA_SETS)
+def test_cat_sees_sixteen_levels_and_the_others_all(data: str) -> None:
+    assert value(f"{data}/cat", "model.levels") == 16
+    assert all(value(f"{data}/{method}", "model.levels") is None for method in METHODS if method != "cat")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nuat", [0, 1 / 90, 45 / 90, 1, 1]),
+        ("nuat-wa", [0, 1 / 100, 45 / 100, 90 / 100, 99 / 100]),
+        ("gat", [1, 1, 1, 4, 4]),
+    ],
+)
+def test_ramps_of_the_guided_methods(name: str, expected: list[float]) -> None:
+    ramp = value(f"cifar10/{name}", "method.ramp")
+    assert [ramp.factor(epoch, 100) for epoch in (0, 1, 45, 90, 99)] == pytest.approx(expected)
+
+
+RELEASED_BASELINES = {
+    "cifar10/fgsm-ga-official": {"model.name": "preactresnet18", "optimisation.epochs": 30, "optimisation.lr": 0.3},
+    "cifar10/free-at-official": {"method.box": "final", "optimisation.epochs": 10, "optimisation.lr": 0.04},
+    "cifar10/nuat-official": {"optimisation.batch_size": 64, "optimisation.epochs": 100, "method.weight": 4.5},
+    "cifar10/nuat-wa-official": {"optimisation.average": EMA(0.9998, warmup=False), "method.weight": 4.0},
+    "cifar10/gat-official": {"optimisation.batch_size": 64, "optimisation.epochs": 100},
+    "cifar10/mart-official": {"optimisation.lr": 0.01, "optimisation.weight_decay": 3.5e-3, "method.padding": True},
+    "cifar10/fat-official": {"threat.eps": 0.031, "model.name": "wideresnet-32-10"},
+    "cifar10/fat-trades-official": {"threat.eps": 0.031, "model.name": "wideresnet-34-10", "optimisation.epochs": 85},
+    "cifar10/gairat-official": {"threat.eps": 0.031, "model.name": "wideresnet-32-10", "optimisation.epochs": 120},
+    "cifar100/lbgat-official": {"method.teacher": "resnet18", "optimisation.weight_decay": 2e-4},
+    "cifar10/cat-official": {"threat.eps": 0.032, "optimisation.optimizer": "adamw", "optimisation.batch_size": 200},
+    "cifar10/dart-official": {"method.origin": "start", "optimisation.lr": 0.01, "optimisation.weight_decay": 1e-4},
+    "cifar10/fgsm-ckpt-official": {"optimisation.drop_last": True, "optimisation.lr": 0.3, "method.points": 3},
+}
+
+
+@pytest.mark.parametrize("name", RELEASED_BASELINES)
+def test_the_released_baselines(name: str) -> None:
+    for path, expected in RELEASED_BASELINES[name].items():
+        assert value(name, path) == expected, path
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "factors"),
+    [
+        ("cifar10/fat-official", 120, {0: 1.0, 59: 1.0, 60: 0.1, 90: 0.01, 109: 0.01, 110: 0.005, 119: 0.005}),
+        ("cifar10/nuat-official", 100, {0: 0.0, 20: 0.5, 40: 1.0, 60: 0.6, 84: 0.2, 85: 0.02, 90: 0.002}),
+        ("cifar10/nuat-wa-official", 100, {0: 0.0, 25: 1.0, 100: 0.0}),
+        ("cifar100/lbgat-official", 100, {0: 0.2, 1: 1.0, 75: 1.0, 76: 0.1, 91: 0.01}),
+        ("cifar10/fgsm-ga-official", 30, {0: 0.0, 12: 1.0, 30: 0.0}),
+    ],
+)
+def test_released_rates_by_epoch(name: str, epochs: int, factors: dict[int, float]) -> None:
+    schedule = value(name, "optimisation.schedule")
+    steps = 391
+    for epoch, factor in factors.items():
+        assert schedule.factor(epoch * steps, epochs * steps) == pytest.approx(factor), epoch
