@@ -40,10 +40,11 @@ class Bench:
             channels=channels,
             size=(height, width),
             width=experiment.model.width,
+            levels=experiment.model.levels,
         )
         runtime, options = experiment.runtime, experiment.optimisation
         bench = cls(experiment, splits, Learner(runtime.arrange(network), options, runtime.fabric(), total=1))
-        bench.learner.total = options.epochs * bench.data().steps_per_epoch
+        bench.learner.total = options.epochs * bench.data().steps_per_epoch * bench.method.replays
         bench.method.setup(bench.task)
         return bench
 

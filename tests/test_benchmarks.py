@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -9,10 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
+import accuracy
 import compaction
 import generator
 import overfitting
 import policy
+import sparring
+from sparring.data import Batch
+from sparring.errors import BadInput
+from sparring.learner import Learner
+from sparring.methods import Method
+from sparring.training.cost import step_cost
 from steps import held_out
 
 
@@ -66,3 +74,199 @@ def test_the_benchmark_of_compaction_writes_a_record(
     forwards = json.loads(file.read_text())["forwards"]
     assert forwards["masked"] == pytest.approx(31, rel=0.02)
     assert forwards["compact"] < 0.75 * forwards["masked"]
+
+
+def test_the_benchmark_of_accuracy_repeats_nothing_and_refuses_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ["--images", 300, "--held-out", 20, "--test-images", 32, "--width", 8, "--seeds", 0]
+    small += ["--attacks", "clean", "pgd-20", "--methods", "fgsm-rs", "trades", "--runs", tmp_path / "runs"]
+    words = ["run", "--data-set", "digits", *small]
+    _call(accuracy, monkeypatch, *words, "--epochs", 1, "--json", tmp_path / "one.json")
+    monkeypatch.setattr(accuracy.sparring, "train", None)  # from here on nothing may be trained
+    _call(accuracy, monkeypatch, *words, "--epochs", 1, "--json", tmp_path / "two.json")
+    one, two = (accuracy.read(tmp_path / name) for name in ("one.json", "two.json"))
+    assert one == two
+    assert [(run["method"], run["seed"]) for run in one] == [("fgsm-rs", 0), ("trades", 0)]
+    # As in test_cost.py; the first layer, which spares its share, is a larger part of this network.
+    assert [run["passes"] for run in one] == pytest.approx([5, 2 * 10 + 7], rel=0.05)
+    for run in one:
+        assert run["last"] == run["best"]  # the only epoch
+        assert 0 <= run["last"]["pgd-20"] <= run["last"]["clean"] <= 1
+        assert run["train_seconds"] > 0
+
+    with pytest.raises(BadInput, match="epochs: 1, not epochs: 2"):
+        _call(accuracy, monkeypatch, *words, "--epochs", 2)
+
+
+def test_the_benchmark_of_accuracy_evaluates_a_trained_run_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["run", "--data-set", "digits", "--methods", "standard", "--seeds", 0, "--epochs", 1, "--width", 8]
+    words += ["--images", 200, "--held-out", 20, "--test-images", 32, "--runs", tmp_path / "runs"]
+    _call(accuracy, monkeypatch, *words, "--attacks", "clean")
+    trained = (tmp_path / "runs/digits/standard-seed0/environment.json").read_text()
+    monkeypatch.setattr(accuracy.sparring, "train", None)
+    _call(accuracy, monkeypatch, *words, "--attacks", "clean", "fgsm", "--json", tmp_path / "record.json")
+    (run,) = accuracy.read(tmp_path / "record.json")
+    assert [*run["last"]] == ["clean", "fgsm"]
+    assert run["environment"] == json.loads(trained)
+
+
+def test_passes_are_counted_where_training_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--data.limit=300", "--data.validation=20", "--model.width=8", "--optimisation.epochs=2"]
+    words += ["--optimisation.schedule=Cyclic", "--runtime.accelerator=cpu"]
+    sparring.train(sparring.recipe("digits/standard", words), tmp_path)
+    trained = sparring.load(tmp_path, "last").state_dict()
+    seen, begun = [], []
+
+    def cost(method: Method, learner: Learner, batch: Batch) -> float:
+        for name, weights in learner.network.named_parameters():
+            assert torch.equal(weights, trained[name])
+        seen.append((learner.steps, len(batch.y)))
+        return step_cost(method, learner, batch) + 2 * (len(seen) % 2)
+
+    monkeypatch.setattr(accuracy, "step_cost", cost)
+    monkeypatch.setattr(sparring.methods.Standard, "begin_epoch", lambda method, epoch: begun.append(epoch))
+    assert accuracy.passes(sparring.recipe("digits/standard", words), tmp_path) == pytest.approx(3 + 1, rel=0.06)
+    steps = 2 * 3  # epochs of two whole batches and a third one
+    assert seen == [(steps + number, 128) for number in range(40)]
+    assert begun == [1]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--methods", "standard", "nonsense"], "Unknown recipe 'digits/nonsense'"),
+        (["--attacks", "pgd"], "Unknown attack 'pgd'"),
+        (["--images", 140, "--held-out", 20], "There are 120 images to train on"),
+        (["--test-images", 0], "--test-images at least 1"),
+        (["--epochs", 0], "optimisation.epochs must be positive"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_the_benchmark_of_accuracy_refuses_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[object], sentence: str
+) -> None:
+    monkeypatch.setattr(accuracy.sparring, "train", None)
+    runs = ["--methods", "standard", "--seeds", 0, "--runs", tmp_path]
+    with pytest.raises(BadInput, match=sentence):
+        _call(accuracy, monkeypatch, "run", "--data-set", "digits", *runs, *words)
+
+
+def test_the_recipes_of_a_comparison_share_one_protocol() -> None:
+    names = [name for name in accuracy.METHODS if f"digits/{name}" in sparring.recipes.names()]
+    options = argparse.Namespace(data=None, images=500, held_out=50, width=8, epochs=3)
+    experiments = [accuracy.Setting("digits", name, 1).experiment(options) for name in names]
+    for part in ("data", "threat", "runtime", "seed"):
+        assert len({repr(getattr(experiment, part)) for experiment in experiments}) == 1, part
+    for name in ("name", "width", "normalise"):
+        assert len({getattr(experiment.model, name) for experiment in experiments}) == 1, name
+    for name in ("epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule"):
+        assert len({getattr(experiment.optimisation, name) for experiment in experiments}) == 1, name
+
+
+def _noted(method: str, seed: int, *, pgd: float, best: float, seconds: float) -> dict[str, object]:
+    last = {"clean": 0.9, "pgd-20": pgd, "cw-20": 0.25}
+    best_epoch = {"clean": 0.9, "pgd-20": best, "cw-20": 0.25}
+    return {
+        "method": method,
+        "seed": seed,
+        "last": last,
+        "best": best_epoch,
+        "passes": 4.96,
+        "train_seconds": seconds,
+    }
+
+
+NOTED = [
+    _noted("weak", 0, pgd=0.30, best=0.41, seconds=10.4),
+    _noted("strong", 0, pgd=0.40, best=0.40, seconds=20.2),
+    _noted("weak", 1, pgd=0.32, best=0.43, seconds=11.4),
+    _noted("strong", 1, pgd=0.44, best=0.40, seconds=20.2),
+]
+# Two values a and b deviate by |a - b| / sqrt(2) from their mean.
+TABLE = """\
+| method | clean | PGD-20 | CW-20 | PGD-20, best epoch | passes a step | seconds |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |
+| weak | 90.0 ± 0.0 | 31.0 ± 1.4 | **25.0 ± 0.0** | **42.0 ± 1.4** | 5.0 | 11 |
+| strong | 90.0 ± 0.0 | **42.0 ± 2.8** | **25.0 ± 0.0** | 40.0 ± 0.0 | 5.0 | 20 |"""
+
+
+@pytest.fixture
+def noted(tmp_path: Path) -> Path:
+    record = tmp_path / "by-hand.json"
+    record.write_text(json.dumps({"arguments": {}, "runs": NOTED}))
+    return record
+
+
+def test_a_record_of_accuracies_is_rendered(
+    noted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _call(accuracy, monkeypatch, "table", noted)
+    assert capsys.readouterr().out == TABLE + "\n"
+    _call(accuracy, monkeypatch, "table", noted, "--methods", "strong")
+    assert capsys.readouterr().out.splitlines()[2:] == [TABLE.splitlines()[3].replace("40.0 ± 0.0", "**40.0 ± 0.0**")]
+    assert "| strong | 90.0 | **40.0** | **25.0** | **40.0** | 5.0 | 20 |" in accuracy.markdown([NOTED[1]])
+    with pytest.raises(BadInput, match="no run of other"):
+        accuracy.markdown(NOTED, ["weak", "other"])
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"runs": []}', '{"runs": [{"method": "weak", "seed": 0}]}'])
+def test_what_is_no_record_of_accuracies_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "record.json"
+    with pytest.raises(BadInput, match="not a record of this benchmark"):
+        accuracy.read(file)
+    file.write_text(content)
+    with pytest.raises(BadInput, match="not a record of this benchmark"):
+        accuracy.read(file)
+
+
+def test_tables_of_accuracies_are_renewed_between_their_markers(
+    noted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, other = tmp_path / "page.md", tmp_path / "other.md"
+    end = "<!-- end of accuracy -->"
+    begun = f"# Title\n\n<!-- accuracy: by-hand strong weak -->\nold\n{end}\n\nText.\n"
+    foreign = f"<!-- accuracy: another-record -->\nkept\n{end}\n"
+    page.write_text(f"{begun}<!-- accuracy: by-hand -->\n{end}\n{foreign}")
+    other.write_text(f"<!-- accuracy: by-hand weak -->\n{end}")
+    _call(accuracy, monkeypatch, "table", noted, "--into", page, other)
+    head, rule, weak, strong = TABLE.splitlines()
+    short = "\n".join([head, rule, strong, weak])
+    assert page.read_text(encoding="utf-8") == (
+        f"# Title\n\n<!-- accuracy: by-hand strong weak -->\n\n{short}\n\n{end}\n\nText.\n"
+        f"<!-- accuracy: by-hand -->\n\n{TABLE}\n\n{end}\n{foreign}"
+    )
+    assert "| weak |" in other.read_text(encoding="utf-8")
+    assert "| strong |" not in other.read_text(encoding="utf-8")
+
+    once = page.read_text(encoding="utf-8")
+    _call(accuracy, monkeypatch, "table", noted, "--into", page)
+    assert page.read_text(encoding="utf-8") == once
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("Text.\n", "no line <!-- accuracy: by-hand -->"),
+        ("<!-- accuracy: another -->\n<!-- end of accuracy -->\n", "no line <!-- accuracy: by-hand -->"),
+        ("<!-- accuracy: by-hand -->\nText.\n", "without a line <!-- end of accuracy -->"),
+        (
+            "<!-- accuracy: by-hand -->\nText.\n<!-- accuracy: by-hand weak -->\n<!-- end of accuracy -->\n",
+            "without a line <!-- end of accuracy -->",
+        ),
+        ("<!-- accuracy: by-hand other -->\n<!-- end of accuracy -->\n", "no run of other"),
+    ],
+)
+def test_pages_without_whole_markers_are_refused_and_stay(
+    noted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, sentence: str
+) -> None:
+    good, page = tmp_path / "good.md", tmp_path / "page.md"
+    marked = "<!-- accuracy: by-hand -->\n<!-- end of accuracy -->\n"
+    good.write_text(marked)
+    page.write_text(text)
+    with pytest.raises(BadInput, match=sentence):
+        _call(accuracy, monkeypatch, "table", noted, "--into", good, page)
+    assert page.read_text() == text
+    assert good.read_text() == marked

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
 
+import accuracy
 from sparring import configuration, recipes
+from sparring.errors import BadInput
 from sparring.experiment import Experiment
 from tests.methods.harness import bench, identical
 
 ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "benchmarks" / "results"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
 
 
@@ -71,3 +75,34 @@ def test_the_example_method_trains_and_resumes(tmp_path: Path) -> None:
     second.load(first.state())
     second.steps(5, 16)
     assert identical(whole.state(), second.state())
+
+
+def with_tables_of_records(text: str) -> str:
+    """A page whose tables of accuracies are rendered again from the committed records."""
+    for record in re.findall(r"^<!-- accuracy: (\S+)", text, re.MULTILINE):
+        text = accuracy.renewed(text, record, accuracy.read(RECORDS / f"{record}.json"))
+    return text
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page.parent.name != "benchmarks"],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_tables_of_accuracies_are_those_of_their_records(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text == with_tables_of_records(text)
+
+
+def test_a_wrong_digit_in_a_table_of_accuracies_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracies = {"clean": 0.9, "pgd-20": 0.321}
+    run = {"method": "weak", "seed": 0, "last": accuracies, "best": accuracies, "passes": 5.0, "train_seconds": 10.0}
+    (tmp_path / "by-hand.json").write_text(json.dumps({"runs": [run]}))
+    monkeypatch.setattr(sys.modules[__name__], "RECORDS", tmp_path)
+    right = with_tables_of_records("Text.\n\n<!-- accuracy: by-hand -->\n<!-- end of accuracy -->\n")
+    assert with_tables_of_records(right) == right
+    wrong = right.replace("32.1", "32.2", 1)
+    assert wrong != right
+    assert with_tables_of_records(wrong) == right
+    with pytest.raises(BadInput, match=r"nowhere\.json"):
+        with_tables_of_records("<!-- accuracy: nowhere -->\n<!-- end of accuracy -->\n")
