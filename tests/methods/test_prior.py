@@ -30,6 +30,7 @@ from tests.methods.test_empirical import (
     batches,
     learner,
     network,
+    pixel_gradient,
     set_up,
     smoothed_cross_entropy,
 )
@@ -100,6 +101,11 @@ class Positions:
 
     def write(self, batch: Batch, values: Tensor) -> None:
         self.rows[: len(batch.y)] = values
+
+
+def beginning(batch: Batch, count: int) -> Batch:
+    """Its first images only, like the smaller last batch of an epoch."""
+    return Batch(batch.x[:count], batch.y[:count], batch.index[:count], batch.view[:count])
 
 
 def clip(delta: Tensor) -> Tensor:
@@ -316,7 +322,7 @@ def test_bp_hands_the_perturbations_to_the_next_batch_by_position() -> None:
 def test_a_smaller_last_batch_replaces_only_the_first_rows_of_bp() -> None:
     method = set_up(BP(box="none"))
     batch, before = batches()[0], method.buffer.clone()
-    last = Batch(batch.x[:5], batch.y[:5], batch.index[:5], batch.view[:5])
+    last = beginning(batch, 5)
     perturbation = method.perturb(network(), last)
     assert torch.equal(perturbation.start, before[:5])
     method.commit(last, perturbation)
@@ -749,3 +755,35 @@ def test_a_momentum_of_signs_below_a_half_is_no_momentum(switches: dict, same: b
                 train_step(method, subject, batch)
         ends.append(torch.cat([weight.detach().flatten() for weight in subject.network.parameters()]))
     assert torch.equal(ends[0], ends[1]) is same
+
+
+# FGSM-RS's `previous` --------------------------------------------------------------------------------------------------
+
+
+def test_bp_without_a_regulariser_is_fgsm_rs_from_the_previous_perturbation() -> None:
+    """Wong et al.'s option: from zero, once per run, then from the last batch's by position, not clamped to the new images;
+    one step of 1.25 eps; CE alone. Their smaller batches move the first rows only.
+    """
+    method = set_up(BP(alpha="125/1020", weight=0.0, initial="zero", box="final", bn="train"))  # 1.25 * 25 / 255
+    subject, plain = learner(), Plain()
+    kept, unclamped = torch.zeros(16, 1, 8, 8), 0
+    for epoch in range(2):
+        method.begin_epoch(epoch)
+        first, second, third, last = batches(epoch)
+        for batch in (first, second, beginning(third, 5), last):
+            x, y, start = batch.x, batch.y, kept[: len(batch.y)].clone()
+            loss = train_step(method, subject, batch).loss
+
+            gradient = pixel_gradient(plain.network, x + start, lambda z, y=y: smoothed_cross_entropy(z, y).mean())
+            delta = boxed(x, clip(start + 1.25 * EPS * gradient.sign()))
+            logits = plain.network(x + delta)
+            expected = smoothed_cross_entropy(logits, y).mean()
+            plain.descend(plain.gradients(expected))
+            kept[: len(y)] = delta
+
+            torch.testing.assert_close(loss.total, expected, rtol=0, atol=1e-10)
+            torch.testing.assert_close(loss.logits, logits, rtol=0, atol=1e-10)
+            torch.testing.assert_close(method.buffer, kept, rtol=0, atol=1e-10)
+            unclamped += bool((x + start).min() < -0.01)
+    assert_same(subject, plain)
+    assert unclamped == 7, "only the first start, which is zero, lies in the box"

@@ -35,7 +35,7 @@ class GradAlign(Method):
     vanishes are left out of the mean.
 
     Args:
-        weight: lambda, at least 0.
+        weight: lambda, at least 0; with 0 this is FGSM-AT, and no probe is shown to the network.
         alpha: FGSM's step size from the image itself; None is eps.
         bn: BatchNorm in the attack's forward.
 
