@@ -123,7 +123,10 @@ BAD_INPUT = {
     "begin": (["train", "digits/gairat", "--method.begin", "60"], "write 60/120"),
     "mastery": (["train", "digits/cat", "--method.mastery", "90"], "an accuracy in [0, 1), not 90"),
     "points": (["train", "digits/fgsm-ckpt", "--method.points", "0"], "needs at least 1 point, not 0"),
-    "AWP(Free)": (["train", "digits/awp", "--method.inner", "Free"], "Free takes its attack from the loss's own backward"),
+    "AWP(Free)": (
+        ["train", "digits/awp", "--method.inner", "Free"],
+        "Free takes its attack from the loss's own backward",
+    ),
     "levels": (["train", "digits/cat", "--model.levels", "1"], "levels"),
     "compiled GradAlign": (["train", "digits/fgsm-ga", "--runtime.compile", "model"], "set runtime.compile: none"),
     "model": (["train", "digits/standard", "--model.name", "resnet81"], "did you mean 'resnet18'?"),

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from sparring.averaging import EMA, SWA, Average
+from sparring.averaging import EMA, SWA
 from sparring.errors import BadInput
 from sparring.learner import InPrecision, Learner, Optimisation
 from sparring.schedule import Constant, Cosine, Cyclic, MultiStep

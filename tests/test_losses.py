@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal, localcontext
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from sparring.errors import BadInput
-from sparring.losses import cross_entropy, kl_divergence, margin, smoothing_from_kept
+from sparring.losses import boosted_cross_entropy, cross_entropy, kl_divergence, margin, smoothing_from_kept
 
 
 def logits(batch: int = 6, classes: int = 5, seed: int = 0, scale: float = 3.0) -> Tensor:
@@ -97,13 +98,80 @@ def test_the_divergence_has_no_gradient_where_its_sides_agree() -> None:
         torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-14, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "smoothed", "margin", "kl_divergence"])
+def exact_boosted(row: list[float], label: int, padding: float = 0.0) -> float:
+    """- log p_y - log(1 + padding - max_{j != y} p_j), with 500 digits."""
+    with localcontext(prec=500):
+        powers = [Decimal(value).exp() for value in row]
+        p = [power / sum(powers) for power in powers]
+        rival = max(value for c, value in enumerate(p) if c != label)
+        return float(-p[label].ln() - (1 + Decimal(padding) - rival).ln())
+
+
+@pytest.mark.parametrize("padding", [0.0, 1e-4, 0.5])
+def test_boosted_cross_entropy_follows_its_definition(padding: float) -> None:
+    z, y = logits(40, 7), labels(40, 7)
+    expected = [exact_boosted(row, label, padding) for row, label in zip(z.tolist(), y.tolist(), strict=True)]
+    assert boosted_cross_entropy(z, y, padding).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_of_two_classes_the_boosted_cross_entropy_is_twice_the_cross_entropy() -> None:
+    z, y = logits(9, 2), labels(9, 2)
+    torch.testing.assert_close(boosted_cross_entropy(z, y), 2 * cross_entropy(z, y), rtol=1e-12, atol=0)
+
+
+def test_the_gradient_of_the_boosted_cross_entropy() -> None:
+    """2 p - e_y - s, with s the softmax over all classes but the rival; with padding from finite differences."""
+    z, y = logits(8, 5).requires_grad_(), labels(8, 5)
+    (gradient,) = torch.autograd.grad(boosted_cross_entropy(z, y).sum(), z)
+    p, own = z.detach().softmax(1), F.one_hot(y, 5)
+    rival = p.masked_fill(own.bool(), 0).argmax(1, keepdim=True)
+    without = z.detach().scatter(1, rival, -math.inf).softmax(1)
+    torch.testing.assert_close(gradient, 2 * p - own - without, rtol=0, atol=1e-12)
+    for padding in (0.0, 1e-4):
+        assert torch.autograd.gradcheck(lambda values, padding=padding: boosted_cross_entropy(values, y, padding), z)
+
+
+@pytest.mark.parametrize("margin", [20.0, 90.0, 200.0, 1000.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_boosted_cross_entropy_of_a_certain_mistake_is_exact(margin: float, dtype: torch.dtype) -> None:
+    """In float32 the probability of a mistake by 20 rounds to 1, and log(1 - p) to minus infinity."""
+    z = torch.tensor([[margin, 0.0, -1.0], [margin, 0.0, 0.5]], dtype=dtype, requires_grad=True)
+    y = torch.tensor([1, 2])
+    if dtype == torch.float32:
+        assert (1 - z.softmax(1).amax(1)).log().isneginf().all()
+    value = boosted_cross_entropy(z, y)
+    exact = [exact_boosted(row, label) for row, label in zip(z.tolist(), y.tolist(), strict=True)]
+    assert value.tolist() == pytest.approx(exact, rel=4 * torch.finfo(dtype).eps)
+    (gradient,) = torch.autograd.grad(value.sum(), z)
+    first, second = math.exp(-1) / (1 + math.exp(-1)), 1 / (1 + math.exp(0.5))
+    expected = [[2.0, -1 - (1 - first), -first], [2.0, -second, -1 - (1 - second)]]
+    torch.testing.assert_close(gradient, torch.tensor(expected, dtype=dtype), rtol=0, atol=1e-6)
+
+
+def test_the_boosted_cross_entropy_of_a_certain_success_is_zero() -> None:
+    z = torch.tensor([[200.0, 0.0, -1.0]], requires_grad=True)
+    value = boosted_cross_entropy(z, torch.tensor([0]))
+    assert value.item() == 0
+    assert torch.autograd.grad(value.sum(), z)[0].abs().max() == 0
+
+
+def test_padding_bounds_the_second_logarithm() -> None:
+    """At - log(1e-4) for a certain mistake (released MART)."""
+    z = torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True)
+    value = boosted_cross_entropy(z, torch.tensor([1]), 1e-4)
+    assert value.item() == pytest.approx(200 - math.log(1e-4), rel=1e-5)
+    assert torch.autograd.grad(value.sum(), z)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "smoothed", "margin", "kl_divergence", "boosted", "padded"])
 def test_a_samples_loss_and_gradient_do_not_depend_on_its_batch(name: str) -> None:
     loss = {
         "cross_entropy": cross_entropy,
         "smoothed": lambda z, y: cross_entropy(z, y, 0.3),
         "margin": margin,
         "kl_divergence": lambda z, y: kl_divergence(z.roll(1, 1), z),
+        "boosted": boosted_cross_entropy,
+        "padded": lambda z, y: boosted_cross_entropy(z, y, 1e-4),
     }[name]
     z, y = logits().requires_grad_(), labels()
     whole = loss(z, y)
@@ -119,7 +187,8 @@ def test_a_samples_loss_and_gradient_do_not_depend_on_its_batch(name: str) -> No
 def test_extreme_logits_give_finite_losses() -> None:
     z = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]])
     y = torch.tensor([1, 1])
-    for value in (cross_entropy(z, y), cross_entropy(z, y, 0.1), margin(z, y), kl_divergence(z, z.flip(0))):
+    boosted = boosted_cross_entropy(z, y), boosted_cross_entropy(z, y, 1e-4)
+    for value in (cross_entropy(z, y), cross_entropy(z, y, 0.1), margin(z, y), kl_divergence(z, z.flip(0)), *boosted):
         assert value.isfinite().all()
     assert cross_entropy(z, y).tolist() == [2e4, 0.0]
 

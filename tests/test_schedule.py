@@ -197,8 +197,45 @@ def test_piecewise_can_be_cyclic_and_linear(total: int, peak: int) -> None:
 
 @pytest.mark.parametrize(
     "points",
-    [(), ((0, 1),), ((0, 1), (0.5, 1)), ((0.1, 1), (1, 0)), ((0, 1), (0.5, 1), (0.5, 0), (1, 0)), ((1, 0), (0, 1))],
+    [(), ((0, 1),), ((0, 1), (0.5, 1)), ((0.1, 1), (1, 0)), ((0, 1), (0.6, 1), (0.5, 0), (1, 0)), ((1, 0), (0, 1))],
 )
 def test_points_that_do_not_span_the_run_are_refused(points: tuple[tuple[float, float], ...]) -> None:
     with pytest.raises(BadInput, match="points must rise from fraction 0 to 1"):
         Piecewise(points)
+
+
+def test_piecewise_jumps_where_two_points_have_one_fraction() -> None:
+    schedule = Piecewise(((0, 1.0), ("1/2", 2.0), ("1/2", 0.5), (1, 0.0)))
+    values = [schedule.factor(step, 8) for step in range(9)]
+    assert values == pytest.approx([1, 1.25, 1.5, 1.75, 0.5, 0.375, 0.25, 0.125, 0])
+    assert schedule.factor(4, 8) == 0.5
+
+
+def test_piecewise_jumps_at_the_first_step_of_its_epochs() -> None:
+    """TRADES's and FAT's rates: 1, 0.1, 0.01 and 0.005 from epochs 60, 90 and 110 of 120 on."""
+    jumps = [(60, 0.1), (90, 0.01), (110, 0.005)]
+    points, before = [(0, 1.0)], 1.0
+    for epoch, after in jumps:
+        points += [(f"{epoch}/120", before), (f"{epoch}/120", after)]
+        before = after
+    schedule, per_epoch = Piecewise((*points, (1, before))), 391
+    values = factors(schedule, 120 * per_epoch)
+    assert values == [
+        next((after for epoch, after in reversed(jumps) if step >= epoch * per_epoch), 1.0)
+        for step in range(120 * per_epoch)
+    ]
+
+
+@cases
+@given(epochs=st.integers(2, 300), per_epoch=st.integers(1, 1000), data=st.data())
+def test_every_jump_comes_at_the_first_step_of_its_epoch(epochs: int, per_epoch: int, data: st.DataObject) -> None:
+    epoch = data.draw(st.integers(1, epochs - 1))
+    milestone, total = f"{epoch}/{epochs}", epochs * per_epoch
+    schedule = Piecewise(((0, 1.0), (milestone, 1.0), (milestone, 0.1), (1, 0.1)))
+    assert [schedule.factor(epoch * per_epoch - 1, total), schedule.factor(epoch * per_epoch, total)] == [1.0, 0.1]
+
+
+def test_a_jump_at_the_very_end_comes_after_the_last_step() -> None:
+    schedule = Piecewise(((0, 1.0), (1, 1.0), (1, 7.0)))
+    assert factors(schedule, 4) == [1.0] * 4
+    assert schedule.factor(4, 4) == 7.0

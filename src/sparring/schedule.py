@@ -147,7 +147,7 @@ def _warm(done: float, warmup: float) -> float:
 
 def _interpolate(done: float, points: list[tuple[float, float]]) -> float:
     """The value at `done` on the straight lines between the points; the first and last values hold outside."""
-    if done <= points[0][0]:
+    if done < points[0][0]:
         return points[0][1]
     for (left, low), (right, high) in pairwise(points):
         if done < right:

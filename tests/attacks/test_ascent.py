@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -70,9 +71,9 @@ def labels(count: int, classes: int = 2) -> Tensor:
     return torch.arange(count) % classes
 
 
-def climb(model, x, y, threat, budget, start=None, keep_going=None) -> Tensor:
+def climb(model, x, y, threat, budget, start=None) -> Tensor:
     start = torch.zeros_like(x) if start is None else start
-    return ascend(model, x, partial(cross_entropy, y=y), threat, budget, start, keep_going)
+    return ascend(model, x, partial(cross_entropy, y=y), threat, budget, start)
 
 
 @both_norms
@@ -142,10 +143,10 @@ def test_keep_going_is_asked_before_every_step_and_holds_the_others_where_they_a
         return torch.tensor([True, ascent.step < 2, False])
 
     start = 0.01 * torch.ones_like(x)
-    delta = climb(model, x, y, LINF, Budget(0.1, 0.02, 4), start, rule)
+    delta = climb(model, x, y, LINF, Budget(0.1, 0.02, 4, keep_going=rule), start)
 
     assert [ascent.step for ascent in seen] == [0, 1, 2, 3]
-    torch.testing.assert_close(seen[0].delta, start, rtol=0, atol=0)
+    torch.testing.assert_close(seen[0].delta, start, rtol=0, atol=1e-15)
     for ascent in seen:
         gradient, logits = input_gradient(model, x + ascent.delta, partial(cross_entropy, y=y))
         torch.testing.assert_close((ascent.gradient, ascent.logits), (gradient, logits), rtol=0, atol=0)
@@ -153,15 +154,70 @@ def test_keep_going_is_asked_before_every_step_and_holds_the_others_where_they_a
     for i, count in enumerate((4, 2)):
         alone = climb(model, x[i : i + 1], y[i : i + 1], LINF, Budget(0.1, 0.02, count), start[i : i + 1])
         torch.testing.assert_close(delta[i : i + 1], alone, rtol=0, atol=1e-12)
-    assert torch.equal(delta[2], start[2])
+    assert torch.equal(delta[2], seen[0].delta[2])
 
 
 def test_a_sample_moves_only_while_it_has_steps_and_the_rule_lets_it() -> None:
     model, x, y = Binary(), inner_images(3), torch.zeros(3, dtype=torch.int64)
     steps = torch.tensor([1, 3, 3])
     going = torch.tensor([True, True, False])
-    delta = climb(model, x, y, LINF, Budget(0.1, 0.02, steps, rounds=3), keep_going=lambda ascent: going)
+    delta = climb(model, x, y, LINF, Budget(0.1, 0.02, steps, rounds=3, keep_going=lambda ascent: going))
     assert LINF.size(delta).tolist() == pytest.approx([0.02, 0.06, 0.0])
+
+
+@both_norms
+def test_where_a_rule_may_stop_them_samples_start_inside_ball_and_box(threat: Threat) -> None:
+    """Also those that never move, with a radius of their own; without a rule the first step does it."""
+    model, y = Curved(), labels(4, 4)
+    x = torch.tensor([0.0, 0.5, 1.0, 0.02]).double().view(4, 1, 1, 1).expand(4, *SHAPE).contiguous()
+    eps = torch.tensor([0.1, 0.05, 0.2, 0.1]).double()
+    outside = torch.full_like(x, 0.25) * torch.tensor([-1.0, 1.0, 1.0, -1.0]).view(4, 1, 1, 1)
+    seen: list[Tensor] = []
+
+    def never(ascent: Ascent) -> Tensor:
+        seen.append(ascent.delta)
+        return torch.zeros(4, dtype=torch.bool)
+
+    delta = climb(model, x, y, threat, Budget(eps, 0.02, 3, keep_going=never), outside)
+    assert all(torch.equal(delta, visited) for visited in seen)
+    inside = (x + threat.project(outside, eps)).clamp(0, 1) - x
+    torch.testing.assert_close(delta, inside, rtol=0, atol=1e-15)
+    assert (threat.size(delta) <= eps + 1e-15).all()
+    assert threat.size(delta).tolist()[::2] == [0, 0]
+    assert threat.size(delta)[1] == pytest.approx(0.05)
+    visited: list[Tensor] = []
+
+    class Watched(Curved):
+        def forward(self, x: Tensor) -> Tensor:
+            visited.append(x.detach())
+            return super().forward(x)
+
+    climb(Watched(), x, y, threat, Budget(eps, 0.02, 3), outside)
+    torch.testing.assert_close(visited[0], x + outside, rtol=0, atol=1e-15)
+
+
+def test_a_rule_that_stops_nobody_changes_nothing() -> None:
+    model, x, y = Curved(), inner_images(5), labels(5, 4)
+    start = LINF.project(0.05 * torch.randn(x.shape, generator=_generator(6), dtype=x.dtype))
+    steps = torch.tensor([4, 0, 2, 7, 1])
+    budget = Budget(0.1, 0.03, steps, rounds=7, compact=True)
+    always = replace(budget, keep_going=lambda ascent: torch.ones(5, dtype=torch.bool))
+    found = [climb(model, x, y, LINF, each, start) for each in (always, replace(budget, compact=False), budget)]
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-12)
+    torch.testing.assert_close(found[0], found[2], rtol=0, atol=1e-12)
+
+
+def test_with_a_rule_no_sample_leaves_the_batch_even_if_it_might() -> None:
+    """It sees the whole batch before every step, also where `compact` would let finished samples go."""
+    sizes: list[int] = []
+
+    def rule(ascent: Ascent) -> Tensor:
+        sizes.append(len(ascent.logits))
+        return torch.ones(3, dtype=torch.bool)
+
+    budget = Budget(0.1, 0.02, torch.tensor([1, 3, 0]), rounds=3, compact=True, keep_going=rule)
+    climb(Curved(), inner_images(3), labels(3, 4), LINF, budget)
+    assert sizes == [3, 3, 3]
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 5])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Attack
+from sparring.attacks import CW, FGSM, PGD, Attack
 from sparring.data import Data, Images, load
 from sparring.errors import BadInput
 from sparring.evaluation import Evaluation, Examination, Outcome, robustness
@@ -217,3 +217,38 @@ def test_part_of_a_split_gives_the_figures_of_these_images(model, images, evalua
     rows = torch.tensor([90, 3, 41, 55, 8])
     found = flags(Examination(model, images.subset(rows), LINF).run(ATTACKS))
     assert found == {name: [correct[row] for row in rows] for name, correct in flags(evaluation).items()}
+
+
+UNDER = [PGD(steps=1, alpha=0.06), PGD(steps=3, alpha=0.02, bn="eval"), CW(steps=2)]
+
+
+def test_attacks_that_have_no_name_are_called_by_their_numbers(model, images, evaluation) -> None:
+    found = Examination(model, images, LINF).under(UNDER)
+    assert [outcome.attack for outcome in found.outcomes] == ["clean", "1", "2", "3"]
+    assert [outcome.settings.get("steps") for outcome in found.outcomes] == [None, 1, 3, 2]
+    assert flags(found)["clean"] == flags(evaluation)["clean"]
+    assert all(0.1 < found.accuracy(name) < found.accuracy("clean") for name in ("1", "2", "3"))
+    together = [all(column) for column in zip(*flags(found).values(), strict=True)]
+    assert found.worst == sum(together) / COUNT < min(found.accuracy(name) for name in ("clean", "1", "2", "3"))
+
+
+def test_under_no_attack_the_clean_images_are_left(model, images, evaluation) -> None:
+    found = Examination(model, images, LINF).under([])
+    assert flags(found) == {"clean": flags(evaluation)["clean"]}
+    assert found.worst == evaluation.accuracy("clean")
+
+
+def test_an_attack_finds_the_same_by_its_number_as_by_its_name_where_it_draws_nothing(
+    model, images, evaluation
+) -> None:
+    assert flags(Examination(model, images, LINF).under([FGSM()]))["1"] == flags(evaluation)["fgsm"]
+
+
+def test_the_figures_of_numbered_attacks_depend_on_the_seed_and_on_nothing_else(model, images) -> None:
+    """On the numbers of the others neither: the first is the same whatever follows."""
+    found = flags(Examination(model, images, LINF).under(UNDER))
+    torch.manual_seed(99)
+    assert flags(Examination(model, images, LINF, batch_size=7).under(UNDER)) == found
+    assert flags(Examination(model, images, LINF).under(UNDER[:1])) == {name: found[name] for name in ("clean", "1")}
+    others = [flags(Examination(model, images, LINF, seed=seed).under(UNDER))["1"] for seed in (1, 2, 3)]
+    assert any(other != found["1"] for other in others)

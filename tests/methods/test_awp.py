@@ -25,6 +25,7 @@ from tests.methods.test_empirical import (
     set_up,
     smoothed_cross_entropy,
 )
+from tests.methods.test_reweighted import mart, mart_example, mart_loss
 from tests.methods.test_trades import divergence
 
 
@@ -65,7 +66,11 @@ def _trades_loss(model: nn.Module, batch: Batch, x_adv: Tensor) -> Tensor:
     return smoothed_cross_entropy(clean, batch.y).mean() + 6 * divergence(clean, adversarial).mean()
 
 
-INNER = {"PGD": (pgd, _pgd_example, _pgd_loss), "TRADES": (trades, _trades_example, _trades_loss)}
+INNER = {
+    "PGD": (pgd, _pgd_example, _pgd_loss),
+    "TRADES": (trades, _trades_example, _trades_loss),
+    "MART": (mart, mart_example, mart_loss),
+}
 
 
 @pytest.mark.parametrize("gamma", [0.005, 0.05])

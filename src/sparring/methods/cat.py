@@ -35,7 +35,8 @@ class CAT(Method):
         steps: the last level, at least 0.
         patience: epochs without an improvement, at least 1.
         mastery: accuracy on training examples, in [0, 1).
-        bn: BatchNorm in the attack, in which each share is a batch of its own.
+        bn: BatchNorm in the training attack, in which each share is a batch of its own; unless it is eval, a share of
+            one image stays clean.
 
     Raises:
         BadInput: any of these outside its range.
@@ -65,7 +66,7 @@ class CAT(Method):
 
     def review(self, target: Learner, last: Review) -> None:
         """Note an improvement, or go back to the last one and on to the next level."""
-        accuracy = last.accuracy([self._attack(j) for j in range(1, self.level + 1)])
+        accuracy = last.accuracy([self._attack(j, "eval") for j in range(1, self.level + 1)])
         if accuracy > self.record:
             self.record, self.waited, self.best = accuracy, 0, deepcopy(target.state_dict())
             return
@@ -85,8 +86,8 @@ class CAT(Method):
         draws = uniform(batch.x.new_zeros(self.level + 1))
         for j in range(1, self.level + 1):
             part = slice(j * share, (j + 1) * share if j < self.level else len(batch.y))
-            attack, x = self._attack(j), batch.x[part]
-            if len(x) == 0:
+            attack, x = self._attack(j, self.bn), batch.x[part]
+            if len(x) < (1 if self.bn == "eval" else 2):  # BatchNorm's statistics need two
                 continue
             radius = eps[part] if isinstance(eps, Tensor) else eps
             effort = Budget(radius, (2 * radius / j) * (1 + draws[j] * (10 / j - 1)), j)
@@ -104,5 +105,5 @@ class CAT(Method):
         """The level."""
         return {"level": torch.tensor(float(self.level))}
 
-    def _attack(self, steps: int) -> PGD:
-        return PGD(steps=steps, alpha=Ratio(str(self._threat.eps.exact * 2 / steps)), bn=self.bn)
+    def _attack(self, steps: int, bn: BatchNormMode) -> PGD:
+        return PGD(steps=steps, alpha=Ratio(str(self._threat.eps.exact * 2 / steps)), bn=bn)

@@ -15,6 +15,7 @@ from sparring.attacks import Ascent, KeepGoing
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.methods.base import Perturbation, Task, Wrapper, state
+from sparring.methods.trades import Diverging
 from sparring.schedule import Piecewise, Schedule
 from sparring.threat import Budget, Ratio, Threat
 
@@ -179,7 +180,8 @@ class DART(_Curriculum):
         origin: where delta is measured from, the image (the paper) or the random start (the released code).
 
     Raises:
-        BadInput: a threshold or an `until` outside these; in `setup`, an inner method without an attack of several steps.
+        BadInput: a threshold or an `until` outside these; in `setup`, an inner method without an attack of several steps, or
+            TRADES from a normal start.
     """
 
     threshold: float = 0.5
@@ -192,6 +194,18 @@ class DART(_Curriculum):
             raise BadInput(f"DART's threshold must be at least 0, not {self.threshold}.")
         if not 0 < self.until <= 1:
             raise BadInput(f"DART's until is a fraction of the run in (0, 1], not {self.until}: write 100/120.")
+
+    def setup(self, task: Task) -> None:
+        """See `Method`."""
+        super().setup(task)
+        inner = self.inner
+        while isinstance(inner, Wrapper):
+            inner = inner.inner
+        if isinstance(inner, Diverging) and inner.attack.start == "normal":
+            raise BadInput(
+                f"DART would end every attack at once: {type(inner).__name__}'s divergence is flat near the image, which "
+                "counts as converged. Set its attack.start to uniform, or put DART around AdversarialTraining or MART."
+            )
 
     @property
     def criterion(self) -> float:
