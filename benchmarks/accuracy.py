@@ -97,7 +97,7 @@ class Size:
     width: int | None = None
 
 
-SIZES = {"digits": Size(epochs=20), "fashion_mnist": Size(epochs=8, images=4000, held_out=500, width=8)}
+SIZES = {"digits": Size(epochs=20), "fashion_mnist": Size(epochs=8, images=3000, held_out=300, width=8)}
 
 
 @dataclass(frozen=True)

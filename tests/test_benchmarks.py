@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import accuracy
+import averaging
 import compaction
 import generator
 import overfitting
@@ -270,3 +271,11 @@ def test_pages_without_whole_markers_are_refused_and_stay(
         _call(accuracy, monkeypatch, "table", noted, "--into", good, page)
     assert page.read_text() == text
     assert good.read_text() == marked
+
+
+def test_the_benchmark_of_averages_writes_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "averaging.json"
+    _call(averaging, monkeypatch, "--method", "fgsm-rs", "--epochs", 2, "--seeds", 0, "--json", file)
+    (run,) = json.loads(file.read_text())["runs"]
+    assert set(run["accuracies"]) == {"last", "average", "average, last statistics"}
+    assert len({tuple(found.items()) for found in run["accuracies"].values()}) == 3  # three networks
