@@ -65,6 +65,8 @@ class Bench:
             device=torch.device("cpu"),
             seed=experiment.seed,
             compact=experiment.runtime.compacts(torch.device("cpu")),
+            optimizer=experiment.optimisation.optimizer,
+            held_out=len(self.splits.validation),
         )
 
     @property

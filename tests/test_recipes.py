@@ -33,7 +33,7 @@ METHODS = [
 ]
 CLASSES = {name: known.classes for name, known in KNOWN.items()} | {"digits": 10}
 NAMES = recipes.names()
-RELEASED_WITH_VALIDATION = {"cifar10/nuat-official", "cifar10/nuat-wa-official", "cifar10/cat-official"}
+RELEASED_WITH_VALIDATION = {f"cifar10/{name}-official" for name in ("nuat", "nuat-wa", "nuat2", "cat")}
 OFFICIAL = [name for name in NAMES if "-official" in name]  # and what is compared with one: -2022, -uniform
 DATA_SETS = sorted({name.partition("/")[0] for name in NAMES})
 
@@ -529,6 +529,7 @@ RELEASED_BASELINES = {
     "cifar10/free-at-official": {"method.box": "final", "optimisation.epochs": 10, "optimisation.lr": 0.04},
     "cifar10/nuat-official": {"optimisation.batch_size": 64, "optimisation.epochs": 100, "method.weight": 4.5},
     "cifar10/nuat-wa-official": {"optimisation.average": EMA(0.9998, warmup=False), "method.weight": 4.0},
+    "cifar10/nuat2-official": {"method.alpha": Ratio("8/255"), "method.clean_bn": "eval", "method.weight": 4.0},
     "cifar10/gat-official": {"optimisation.batch_size": 64, "optimisation.epochs": 100},
     "cifar10/mart-official": {"optimisation.lr": 0.01, "optimisation.weight_decay": 3.5e-3, "method.padding": True},
     "cifar10/fat-official": {"threat.eps": 0.031, "model.name": "wideresnet-32-10"},
@@ -551,7 +552,8 @@ def test_the_released_baselines(name: str) -> None:
     ("name", "epochs", "factors"),
     [
         ("cifar10/fat-official", 120, {0: 1.0, 59: 1.0, 60: 0.1, 90: 0.01, 109: 0.01, 110: 0.005, 119: 0.005}),
-        ("cifar10/nuat-official", 100, {0: 0.0, 20: 0.5, 40: 1.0, 60: 0.6, 84: 0.2, 85: 0.02, 90: 0.002}),
+        ("cifar10/nuat-official", 100, {0: 0.0, 20: 0.5, 40: 1.0, 60: 0.6, 85: 0.2, 86: 0.02, 90: 0.02, 91: 0.002}),
+        ("cifar10/nuat2-official", 55, {0: 0.0, 20: 1.0, 35: 0.25, 40: 0.25, 41: 0.025, 46: 0.0025}),
         ("cifar10/nuat-wa-official", 100, {0: 0.0, 25: 1.0, 100: 0.0}),
         ("cifar100/lbgat-official", 100, {0: 0.2, 1: 1.0, 75: 1.0, 76: 0.1, 91: 0.01}),
         ("cifar10/fgsm-ga-official", 30, {0: 0.0, 12: 1.0, 30: 0.0}),

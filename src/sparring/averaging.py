@@ -45,7 +45,7 @@ class EMA(Average):
 class SWA(Average):
     """The equal mean of the weights after every step past the fraction `start` (Izmailov et al., UAI 2018).
 
-    The first step in the mean is floor(start total) + 1, compared exactly: from 100/110 on, the steps that a `MultiStep`
+    The first step in the mean is ceil(start total) + 1, compared exactly: from 100/110 on, the steps that a `MultiStep`
     with this milestone makes at its lower rate. Up to it the average is the network. (The paper takes weights once an
     epoch or cycle.)
     """
@@ -61,4 +61,4 @@ class SWA(Average):
 
     def share(self, step: int, total: int) -> float:
         """See `Average`."""
-        return 1 / max(1, step - math.floor(self.start.exact * total))
+        return 1 / max(1, step - math.ceil(self.start.exact * total))

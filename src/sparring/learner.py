@@ -217,7 +217,7 @@ class LookAhead:
 class _WeightAverage:
     """A copy of the network with averaged parameters and, by the same shares, BatchNorm's running statistics.
 
-    The network's own statistics are of its own weights: copied, they cost SWA robust accuracy (docs/log.md).
+    The network's own statistics are of its own weights (docs/log.md).
     """
 
     def __init__(self, network: nn.Module, average: Average) -> None:

@@ -45,6 +45,7 @@ def task(threat: Threat = LINF) -> Task:
         batch_size=BATCH,
         epochs=4,
         device=torch.device("cpu"),
+        held_out=BATCH,
     )
 
 
@@ -87,11 +88,12 @@ def bench(
     seed: int = 0,
     name: str = "smallconv",
     width: int = 4,
+    precision: str = "32-true",
     **optimisation: object,
 ) -> Bench:
     method.setup(task(threat))
     options = Optimisation(epochs=4, batch_size=BATCH, lr=0.05, **optimisation)
-    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
     return Bench(method, Learner(network(seed, name, width), options, fabric, total=16))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -165,7 +166,7 @@ def test_it_waits_for_the_network_to_master_its_training_examples() -> None:
 def test_the_last_level_is_never_left() -> None:
     seen = reviewed(bench(steps=1, patience=1), Judge(0.5, 0.5, 0.4, 0.4, 0.3, 0.3), 6)
     assert [level for level, _ in seen] == [0, 1, 1, 1, 1, 1]
-    assert [waited for _, waited in seen] == [0, 0, 0, 1, 2, 3]
+    assert [waited for _, waited in seen] == [0] * 6  # nothing is kept for a way back that there is not
 
 
 def test_it_is_judged_under_the_attacks_of_its_level_with_steps_of_two_radii_in_all() -> None:
@@ -326,3 +327,8 @@ def test_las_is_told_that_cat_leaves_it_nothing_to_choose(method: Method) -> Non
 
 def test_the_defaults_are_the_paper_s() -> None:
     assert CAT() == CAT(steps=7, patience=10, mastery=0.9, bn="train")
+
+
+def test_without_images_held_out_there_is_nothing_to_go_on_by() -> None:
+    with pytest.raises(BadInput, match="set data.validation above 0"):
+        CAT().setup(replace(harness.task(), held_out=0))

@@ -183,6 +183,12 @@ def _clean_loss(learner: Learner) -> float:
 
 
 @every_method
+def test_the_step_works_in_mixed_precision(case: Case) -> None:
+    losses = [loss.total for loss in bench(case.make(), precision="bf16-mixed").steps(0, 2)]
+    assert all(loss.isfinite() for loss in losses)
+
+
+@every_method
 def test_a_network_of_any_class_can_be_attacked_in_float64(case: Case) -> None:
     """Methods keep the dtype of the images."""
     method = case.make()

@@ -266,7 +266,7 @@ def test_values_that_make_no_sense_are_refused() -> None:
 
 
 def test_a_compiled_network_is_refused() -> None:
-    with pytest.raises(BadInput, match="differentiates the network twice.*runtime.compile: none"):
+    with pytest.raises(BadInput, match="differentiates the network twice.*runtime.compile: off"):
         GradAlign().setup(replace(harness.task(), compiled=True))
 
 

@@ -64,6 +64,13 @@ CASES = {
     "GAT, train": (GAT(weight=10.0, ramp=RISING, bn="train"), squared, 10.0, 1, EVERY_OTHER),
     "NuAT": (NuAT(weight=4.5, ramp=RISING), nuclear, 4.5, 1, EVERY_OTHER),
     "NuAT2": (NuAT(weight=4.5, ramp=RISING, steps=2), nuclear, 4.5, 2, FIRST),
+    "NuAT2 as released": (
+        NuAT(weight=4.0, ramp=RISING, steps=2, alpha=EPS, clean_bn="eval"),
+        nuclear,
+        4.0,
+        2,
+        FIRST,
+    ),
     "NuAT, three steps": (NuAT(weight=4.5, ramp=JUMPING, steps=3), nuclear, 4.5, 3, FIRST),
 }
 
@@ -73,10 +80,12 @@ def test_guided_training_steps_as_its_card_says(
     method: Method, distance: Callable, weight: float, steps: int, guides: Callable
 ) -> None:
     """From +-eps / 2, steps that add up to eps along CE, where guided along CE + lambda D, D to the clean prediction of the
-    network in training mode; then SGD on CE(x) + lambda D. lambda is the weight in epoch 1 and twice that in epoch 3.
+    network in training mode (NuAT2 as released: in evaluation mode, and each step is of eps); then SGD on CE(x) + lambda D.
+    lambda is the weight in epoch 1 and twice that in epoch 3.
     """
     set_up(method)
     subject, plain, count = learner(), Plain(), 0
+    size = EPS if getattr(method, "alpha", None) else EPS / steps
     for epoch, factor in ((1, 1.0), (3, 2.0)):
         method.begin_epoch(epoch)
         for batch in batches(epoch):
@@ -87,7 +96,7 @@ def test_guided_training_steps_as_its_card_says(
             torch.manual_seed(count)
             x_adv = (x + EPS / 2 * signs(x)).clamp(0, 1)
             for step in range(steps):
-                with plain.mode("train_frozen_stats"):
+                with plain.mode(method.clean_bn):
                     clean = plain.network(x).detach()
                 strength = factor * weight if guides(count, step) else 0.0
                 with plain.mode(method.bn):
@@ -98,7 +107,7 @@ def test_guided_training_steps_as_its_card_says(
                             smoothed_cross_entropy(z, y).mean() + (strength * distance(clean, z) if strength else 0)
                         ),
                     )
-                x_adv = ball_and_box(x_adv + EPS / steps * gradient.sign(), x, EPS)
+                x_adv = ball_and_box(x_adv + size * gradient.sign(), x, EPS)
             clean, adversarial = plain.network(x), plain.network(x_adv)
             natural, gap = smoothed_cross_entropy(clean, y).mean(), distance(clean, adversarial)
             expected = natural + factor * weight * gap
@@ -263,6 +272,28 @@ def test_nuat_s_weight_rises_linearly_over_90_of_100_epochs() -> None:
 def test_a_negative_weight_is_refused(make) -> None:
     with pytest.raises(BadInput, match=f"{make.__name__} needs a weight of at least 0, not -1"):
         make(weight=-1.0)
+
+
+def test_a_ramp_that_makes_the_weight_negative_is_refused() -> None:
+    with pytest.raises(BadInput, match="not multiply it by -1.0 as in epoch 2"):
+        set_up(NuAT(ramp=MultiStep(("1/2",), gamma=-1.0)))
+
+
+def test_a_step_size_that_is_not_positive_is_refused() -> None:
+    with pytest.raises(BadInput, match="alpha must be positive, not 0"):
+        NuAT(alpha=0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_make_a_loss_that_is_not_and_no_error(bad: float) -> None:
+    """The trainer ends such a run with a sentence."""
+    method, model, batch = set_up(NuAT(ramp=Constant())), network(), batches()[0]
+    perturbation = attacked(method, 1)
+    with torch.no_grad():
+        next(reversed(list(model.parameters()))).fill_(bad)
+    assert not method.loss(model, batch, perturbation).total.isfinite()
+    method.batches = 1
+    assert method.perturb(model, batch).delta.shape == batch.x.shape
 
 
 def test_an_attack_without_steps_is_refused() -> None:

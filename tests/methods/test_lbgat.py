@@ -279,3 +279,8 @@ def test_a_teacher_that_does_not_fit_is_refused_in_setup(method, shape: tuple, s
 def test_the_defaults_are_the_paper_s() -> None:
     attack = PGD(steps=10, alpha=None, start="normal", bn="eval")
     assert LBGAT() == LBGAT(beta=0.0, attack=attack, teacher="resnet18", teacher_width=None)
+
+
+def test_another_optimizer_than_the_teacher_s_is_refused() -> None:
+    with pytest.raises(BadInput, match="by one SGD, not by adamw"):
+        LBGAT(teacher="smallconv").setup(replace(harness.task(), optimizer="adamw"))

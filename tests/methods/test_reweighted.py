@@ -386,3 +386,9 @@ def part(batch: Batch, rows: slice) -> Batch:
 
 def _none(batch: Batch) -> Perturbation:
     return Perturbation(torch.zeros_like(batch.x))
+
+
+@pytest.mark.parametrize("shift", [-21, 21])
+def test_a_shift_that_leaves_no_weights_in_float32_is_refused(shift: float) -> None:
+    with pytest.raises(BadInput, match="shift must lie in .-20, 20., not"):
+        GAIRAT(shift=shift)

@@ -30,7 +30,7 @@ from tests.methods.test_contract import _NoHostSync
 from tests.training.test_trainer import _Interrupts, experiment, killed_at, same
 
 FULL = Diagnostics(every=2, images=5, train_images=40)
-USUAL = ("epoch", "train_loss", "train_accuracy", "train_seconds", "clean", "robust", "judge_seconds")
+USUAL = ("epoch", "train_loss", "train_accuracy", "steps", "train_seconds", "clean", "robust", "judge_seconds")
 LOOKED = ("delta_l2", "start_l2", "move_l2", "delta_saturated", "delta_zero", "gradient_square")
 every_method = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 

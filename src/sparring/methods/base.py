@@ -38,6 +38,8 @@ class Task:
     seed: int = 0
     compact: bool = False  # whether finished samples may leave an attack's batch, which makes the host read tensors
     compiled: bool = False  # whether the network is compiled, and so cannot be differentiated twice
+    optimizer: str = "sgd"  # the target's, a name of `Optimisation`
+    held_out: int = 0  # images outside the training set that `Review.accuracy` is of
 
 
 @dataclass(frozen=True)

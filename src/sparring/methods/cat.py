@@ -39,7 +39,7 @@ class CAT(Method):
             one image stays clean.
 
     Raises:
-        BadInput: any of these outside its range.
+        BadInput: any of these outside its range; in `setup`, no images held out.
     """
 
     steps: int = 7
@@ -62,16 +62,22 @@ class CAT(Method):
 
     def setup(self, task: Task) -> None:
         """See `Method`."""
+        if self.steps and task.held_out == 0:
+            raise BadInput(
+                "CAT goes on by accuracy on images held out of the training set: set data.validation above 0."
+            )
         self._threat, self.level, self.record, self.waited, self.best = task.threat, 0, -1.0, 0, {}
 
     def review(self, target: Learner, last: Review) -> None:
         """Note an improvement, or go back to the last one and on to the next level."""
+        if self.level == self.steps:
+            return
         accuracy = last.accuracy([self._attack(j, "eval") for j in range(1, self.level + 1)])
         if accuracy > self.record:
             self.record, self.waited, self.best = accuracy, 0, deepcopy(target.state_dict())
             return
         self.waited += 1
-        if self.waited >= self.patience and last.train_accuracy > self.mastery and self.level < self.steps:
+        if self.waited >= self.patience and last.train_accuracy > self.mastery:
             # The schedule goes on: only what was learnt is taken back.
             target.load_state_dict({**self.best, "steps": target.steps})
             # The optimizer now owns the copy's tensors, and moves them.

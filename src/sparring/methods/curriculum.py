@@ -25,7 +25,7 @@ class _Curriculum(Wrapper):
     """An inner method whose attack leaves each image where it is once a rule says so.
 
     Raises:
-        BadInput: in `setup`, an inner method without an attack of several steps.
+        BadInput: in `setup`, an inner method without an attack.
     """
 
     taken: Tensor = state()  # (2,), this epoch's sums over this rank's images: attack steps, images
@@ -100,7 +100,7 @@ class FAT(_Curriculum):
         milestones: fractions of the run; the default is the paper's 50 and 90 of 120 epochs.
 
     Raises:
-        BadInput: a milestone outside [0, 1]; in `setup`, an inner method without an attack of several steps.
+        BadInput: a milestone outside [0, 1]; in `setup`, an inner method without an attack.
     """
 
     milestones: tuple[Ratio, ...] = field(default_factory=lambda: (Ratio("50/120"), Ratio("90/120")))
@@ -132,6 +132,7 @@ class SAT(_Curriculum):
     """A curriculum over how wrong an image may become (Sitawarin et al., AISec 2021; ATES before).
 
     An image takes a step while max_{j != y} p_j - p_y, in [-1, 1], is at most `gap`. At 1 this is the inner method itself.
+    (The released code lets a stopped image go on. With BatchNorm in evaluation mode it never would: nothing moves it.)
 
     Args:
         inner: AdversarialTraining, TRADES or MART.
@@ -139,7 +140,7 @@ class SAT(_Curriculum):
             default, 0 rising to 1 by half of the run, is ours.
 
     Raises:
-        BadInput: in `setup`, a gap outside [-1, 1], or an inner method without an attack of several steps.
+        BadInput: in `setup`, a gap outside [-1, 1], or an inner method without an attack.
     """
 
     gap: Schedule = field(default_factory=lambda: Piecewise(((Ratio(0), 0.0), (Ratio("1/2"), 1.0), (Ratio(1), 1.0))))
@@ -180,7 +181,7 @@ class DART(_Curriculum):
         origin: where delta is measured from, the image (the paper) or the random start (the released code).
 
     Raises:
-        BadInput: a threshold or an `until` outside these; in `setup`, an inner method without an attack of several steps, or
+        BadInput: a threshold or an `until` outside these; in `setup`, an inner method without an attack, or
             TRADES from a normal start.
     """
 

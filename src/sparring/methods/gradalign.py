@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from lightning_fabric.wrappers import is_wrapped
 from torch import Tensor, nn
 
 from sparring import ranks
@@ -47,6 +48,7 @@ class GradAlign(Method):
     alpha: Ratio | None = None
     bn: BatchNormMode = "train"
     _threat: Threat = field(init=False, repr=False, compare=False)
+    _bare: nn.Module = field(init=False, repr=False, compare=False)  # in mixed precision Fabric's wrapper refuses it
 
     def __post_init__(self) -> None:
         if self.weight < 0:
@@ -60,7 +62,7 @@ class GradAlign(Method):
         """See `Method`."""
         if task.compiled:
             raise BadInput(
-                "GradAlign differentiates the network twice, which a compiled one does not allow: set runtime.compile: none."
+                "GradAlign differentiates the network twice, which a compiled one does not allow: set runtime.compile: off."
             )
         self._threat = task.threat
 
@@ -68,7 +70,7 @@ class GradAlign(Method):
         """One step of size alpha from the image."""
         eps: float | Tensor = budget.eps if budget else self._threat.eps
         alpha: float | Tensor = budget.alpha if budget else (self._threat.eps if self.alpha is None else self.alpha)
-        x = batch.x
+        x, self._bare = batch.x, model
         with attackable(model, self.bn):
             gradient, _ = input_gradient(model, x, partial(cross_entropy, y=batch.y))
         delta = box(x, self._threat.project(spread(alpha, x) * self._threat.steepest(gradient), eps))
@@ -82,8 +84,9 @@ class GradAlign(Method):
         adversarial = cross_entropy(logits, batch.y).mean()
         if self.weight == 0:
             return Loss(adversarial, logits)
+        network = self._bare if is_wrapped(model) else model
         point = (batch.x + perturbation.probe).requires_grad_()
-        (gradient,) = torch.autograd.grad(cross_entropy(model(point), batch.y).sum(), point, create_graph=True)
+        (gradient,) = torch.autograd.grad(cross_entropy(network(point), batch.y).sum(), point, create_graph=True)
         misaligned = _misalignment(perturbation.gradient, gradient)
         terms = {"adversarial": adversarial.detach(), "misaligned": misaligned.detach()}
         return Loss(adversarial + self.weight * misaligned, logits, terms)

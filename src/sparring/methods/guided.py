@@ -27,15 +27,17 @@ class _Guided(Method):
     Args:
         weight: lambda, at least 0.
         ramp: what lambda is multiplied by, as a function of the epoch.
-        bn: BatchNorm in the attack. Its clean prediction is made in training mode, as the loss's is.
+        bn: BatchNorm in the attack.
+        clean_bn: BatchNorm in the attack's clean prediction; the loss repeats it in training mode and moves the statistics.
 
     Raises:
-        BadInput: a negative weight.
+        BadInput: a negative weight, or, in `setup`, one that the ramp makes negative.
     """
 
-    weight: float = 10.0
-    ramp: Schedule = field(default_factory=MultiStep)
+    weight: float
+    ramp: Schedule
     bn: BatchNormMode = "eval"
+    clean_bn: BatchNormMode = "train_frozen_stats"
     batches: int = state()  # seen so far
     _threat: Threat = field(init=False, repr=False, compare=False)
     _epochs: int = field(init=False, repr=False, compare=False)
@@ -48,6 +50,11 @@ class _Guided(Method):
     def setup(self, task: Task) -> None:
         """See `Method`."""
         self._threat, self._epochs, self.batches = task.threat, task.epochs, 0
+        for epoch in range(task.epochs):
+            if (factor := self.ramp.factor(epoch, task.epochs)) < 0:
+                raise BadInput(
+                    f"The ramp must keep the weight at 0 or above, not multiply it by {factor} as in epoch {epoch}."
+                )
 
     def begin_epoch(self, epoch: int) -> None:
         """See `Method`."""
@@ -55,7 +62,7 @@ class _Guided(Method):
 
     def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
         """One step of eps from +-eps / 2; a budget's steps do not apply to a one-step method."""
-        return self._climb(model, batch, budget, steps=1, guided=self.batches % 2 == 1)
+        return self._climb(model, batch, budget, 1, None, guided=self.batches % 2 == 1)
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
         """The guided loss above."""
@@ -70,10 +77,13 @@ class _Guided(Method):
         """Count the batch."""
         self.batches += 1
 
-    def _climb(self, model: nn.Module, batch: Batch, budget: Budget | None, steps: int, guided: bool) -> Perturbation:
-        """`steps` steps that add up to eps, the first of them guided or not."""
+    def _climb(
+        self, model: nn.Module, batch: Batch, budget: Budget | None, steps: int, alpha: Ratio | None, guided: bool
+    ) -> Perturbation:
+        """`steps` steps of alpha, or such that they add up to eps, the first of them guided or not."""
         eps: float | Tensor = budget.eps if budget else self._threat.eps
-        once = Budget(eps, budget.alpha if budget else eps / steps, steps=1, start=eps / 2)
+        size: float | Tensor = eps / steps if alpha is None else alpha
+        once = Budget(eps, budget.alpha if budget else size, steps=1, start=eps / 2)
         attack = PGD(steps=1, start="bernoulli", bn=self.bn)
         delta = start = attack.begin(batch.x, self._threat, once)
         for step in range(steps):
@@ -84,8 +94,7 @@ class _Guided(Method):
         return Perturbation(delta, start)
 
     def _guided(self, model: nn.Module, batch: Batch, objective: Objective) -> Objective:
-        # The loss repeats this forward and moves BatchNorm's statistics there.
-        with torch.no_grad(), attackable(model, "train_frozen_stats"):
+        with torch.no_grad(), attackable(model, self.clean_bn):
             clean = model(batch.x)
         # Values are summed over the batch, and the distance is a mean over it.
         return lambda logits: objective(logits) + self._weight * self._distance(clean, logits)
@@ -99,6 +108,7 @@ class _Guided(Method):
 class GAT(_Guided):
     """Guided adversarial training: D is the squared distance of the probabilities (Sriramanan et al., NeurIPS 2020)."""
 
+    weight: float = 10.0
     ramp: Schedule = field(default_factory=lambda: MultiStep((Ratio("85/100"),), gamma=4.0))
 
     def _distance(self, clean: Tensor, adversarial: Tensor) -> Tensor:
@@ -109,16 +119,19 @@ class GAT(_Guided):
 class NuAT(_Guided):
     """Nuclear-norm adversarial training (Sriramanan et al., NeurIPS 2021).
 
-    D is the nuclear norm of the batch's differences of logits, over the batch size; of all ranks' rows together.
+    D is the nuclear norm of the batch's differences of logits, over the batch size; of all ranks' rows together. The
+    decomposition that it needs makes the host wait for a GPU.
 
     Args:
         weight: see `_Guided`.
         ramp: see `_Guided`.
         bn: see `_Guided`.
-        steps: of eps / steps each. With one, every second batch is guided; with more (NuAT2) the first step of each batch.
+        clean_bn: see `_Guided`.
+        steps: of the attack. With one, every second batch is guided; with more (NuAT2) the first step of each batch.
+        alpha: step size; None is eps / steps.
 
     Raises:
-        BadInput: fewer than one step, and what GAT refuses.
+        BadInput: fewer than one step, a step size that is not positive, and what GAT refuses.
     """
 
     weight: float = 4.5
@@ -126,16 +139,24 @@ class NuAT(_Guided):
         default_factory=lambda: Piecewise(((Ratio(0), 0.0), (Ratio("90/100"), 1.0), (Ratio(1), 1.0)))
     )
     steps: int = 1
+    alpha: Ratio | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.steps < 1:
             raise BadInput(f"NuAT needs at least 1 attack step, not {self.steps}.")
+        if self.alpha is not None:
+            self.alpha = Ratio(self.alpha)
+            if self.alpha <= 0:
+                raise BadInput(f"The step size alpha must be positive, not {self.alpha}.")
 
     def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
-        """Steps that add up to eps, from +-eps / 2."""
-        return self._climb(model, batch, budget, self.steps, guided=self.steps > 1 or self.batches % 2 == 1)
+        """Steps from +-eps / 2, which add up to eps unless alpha says otherwise."""
+        guided = self.steps > 1 or self.batches % 2 == 1
+        return self._climb(model, batch, budget, self.steps, self.alpha, guided=guided)
 
     def _distance(self, clean: Tensor, adversarial: Tensor) -> Tensor:
         difference = ranks.rows_with_gradient(clean - adversarial)
-        return torch.linalg.matrix_norm(difference, "nuc") / len(difference)
+        # The decomposition raises an error for numbers that are not finite; the trainer has a sentence for such a loss.
+        finite = torch.nan_to_num(difference, nan=0.0, posinf=0.0, neginf=0.0)
+        return torch.linalg.matrix_norm(finite, "nuc") / len(difference) + 0 * difference.sum()

@@ -34,7 +34,8 @@ class LBGAT(Diverging):
         teacher_width: channels of its first stage; None is the paper's.
 
     Raises:
-        BadInput: a negative beta, and what `Diverging` refuses; in `setup`, a teacher that does not fit the images.
+        BadInput: a negative beta, and what `Diverging` refuses; in `setup`, a teacher that does not fit the images, or
+            an optimizer other than SGD.
     """
 
     beta: float = 0.0
@@ -51,6 +52,10 @@ class LBGAT(Diverging):
     def setup(self, task: Task) -> None:
         """See `Method`."""
         super().setup(task)
+        if task.optimizer != "sgd":
+            raise BadInput(
+                f"LBGAT moves both networks by one SGD, not by {task.optimizer}: set optimisation.optimizer: sgd."
+            )
         channels, *size = task.shape
         with initialised(task.seed):
             teacher = create(self.teacher, task.classes, channels=channels, size=size, width=self.teacher_width)

@@ -75,11 +75,11 @@ class GAIRAT(Attacked):
 
     Args:
         attack: see `Attacked`.
-        shift: lambda; the larger, the flatter the weights.
+        shift: lambda, in [-20, 20]; the larger, the flatter the weights.
         begin: as a fraction of the run, in [0, 1].
 
     Raises:
-        BadInput: a `begin` outside [0, 1].
+        BadInput: a `begin` or a shift outside these.
     """
 
     attack: PGD = field(default_factory=lambda: PGD(bn="eval"))
@@ -92,6 +92,8 @@ class GAIRAT(Attacked):
         self.begin = Ratio(self.begin)
         if not 0 <= self.begin <= 1:
             raise BadInput(f"GAIRAT's begin is a fraction of the run in [0, 1], not {self.begin}: write 60/120.")
+        if not -20 <= self.shift <= 20:  # beyond, float32 has no weights left
+            raise BadInput(f"GAIRAT's shift must lie in [-20, 20], not {self.shift}.")
 
     def setup(self, task: Task) -> None:
         """See `Method`."""

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any, Literal
 
@@ -143,7 +143,8 @@ class Trainer:
         if self._history and self._batch == 0:
 
             def accuracy(attacks: Sequence[Attack]) -> float:
-                return self._examination(self._judges).under(attacks).worst
+                held_out = replace(self.selection, split="validation").pick(self.splits)  # never test images
+                return self._examination(held_out).under(attacks).worst
 
             self.method.review(self._learner, Review(self._history[-1]["train_accuracy"], accuracy))
 
@@ -247,6 +248,8 @@ class Trainer:
             seed=self.seed,
             compact=self.runtime.compacts(self._device),
             compiled=self.runtime.compile == "model",
+            optimizer=self.optimisation.optimizer,
+            held_out=len(self.splits.validation),
         )
 
     def _state(self) -> dict[str, Any]:
