@@ -68,7 +68,7 @@ class Review:
     train_accuracy: float  # of the epoch, on its training examples
     accuracy: Callable[
         [Sequence[Attack]], float
-    ]  # on held-out images, under the worst of these attacks; of none: clean
+    ]  # on held-out images, under the worst of these attacks, clean included
 
 
 @runtime_checkable
@@ -95,9 +95,7 @@ class Method(ABC):
     the optimizer's step `commit`. None of them may read a tensor's value on the host.
     """
 
-    one_pass: ClassVar[bool] = (
-        False  # the loss's backward pass is the attack's too: it cannot be taken at other weights
-    )
+    one_pass: ClassVar[bool] = False  # the loss's backward pass is the attack's too: other weights will not do
 
     @property
     def replays(self) -> int:
