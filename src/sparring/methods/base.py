@@ -66,9 +66,8 @@ class Review:
     """How the network does after an epoch, for a method whose curriculum depends on it."""
 
     train_accuracy: float  # of the epoch, on its training examples
-    accuracy: Callable[
-        [Sequence[Attack]], float
-    ]  # on held-out images, under the worst of these attacks, clean included
+    # On held-out images, under the worst of these attacks; the clean images count as one.
+    accuracy: Callable[[Sequence[Attack]], float]
 
 
 @runtime_checkable
