@@ -38,3 +38,11 @@ def shared() -> Callable[[str], str]:
 def cifar10(shared: Callable[[str], str]) -> Path:
     """The folder of real CIFAR-10 images."""
     return Path(shared("cifar10"))
+
+
+@pytest.fixture
+def double_precision() -> Iterator[None]:
+    """float64 as PyTorch's default, so also of Fabric's outputs and of memories: for tests that compare to 1e-10."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

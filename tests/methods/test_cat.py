@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
@@ -37,13 +36,6 @@ from tests.methods.test_empirical import (
 from tests.training.test_trainer import _Interrupts, experiment, final_state, same
 
 
-@pytest.fixture
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)  # also of Fabric's outputs
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def at_level(level: int, **options: object) -> CAT:
     method = set_up(CAT(**({"steps": max(level, 7)} | options)))
     method.level = level
@@ -59,7 +51,7 @@ def shares(level: int, size: int) -> list[slice]:
     return [slice(begin, end) for begin, end in pairwise(ends)]
 
 
-@pytest.mark.usefixtures("_double")
+@pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize(
     ("level", "bn"),
     [*((level, "train") for level in (0, 1, 2, 3, 20)), (3, "eval"), (11, "eval"), (2, "train_frozen_stats")],

@@ -31,11 +31,7 @@ LINF, L2 = harness.LINF, harness.L2
 EPS = float(LINF.eps)
 
 
-@pytest.fixture(autouse=True)
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)  # also of Fabric's outputs and of the memories
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 # The library's side ----------------------------------------------------------------------------------------------------

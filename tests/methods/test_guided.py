@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -31,12 +31,7 @@ from tests.methods.test_empirical import (
 from tests.methods.test_prior import Linear, beginning, middle
 from tests.methods.test_trades import Table
 
-
-@pytest.fixture(autouse=True)
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)  # also of Fabric's outputs
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 # Fidelity --------------------------------------------------------------------------------------------------------------

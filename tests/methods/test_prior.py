@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -40,11 +40,7 @@ SAMPLES = harness.BATCH * harness.STEPS_PER_EPOCH
 all_three = pytest.mark.parametrize("make", [BP, EP, MEP])
 
 
-@pytest.fixture(autouse=True)
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)  # also of Fabric's outputs and of the memories
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 # Transcriptions --------------------------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -26,12 +24,7 @@ from tests.methods.test_empirical import (
     smoothed_cross_entropy,
 )
 
-
-@pytest.fixture(autouse=True)
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)  # also of Fabric's outputs
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
