@@ -12,6 +12,7 @@ import torch
 
 from sparring.attacks import PGD, Attack
 from sparring.averaging import EMA
+from sparring.data import load
 from sparring.errors import BadInput
 from sparring.evaluation.robustness import Examination
 from sparring.experiment import train
@@ -324,3 +325,26 @@ def test_the_defaults_are_the_paper_s() -> None:
 def test_without_images_held_out_there_is_nothing_to_go_on_by() -> None:
     with pytest.raises(BadInput, match="set data.validation above 0"):
         CAT().setup(replace(harness.task(), held_out=0))
+
+
+def test_it_goes_on_by_held_out_images_even_where_the_best_epoch_is_chosen_on_the_test_set(
+    tmp_path, monkeypatch
+) -> None:
+    looked_at = []
+    plain = Examination.under
+
+    def under(examination: Examination, attacks: list[Attack]):
+        looked_at.append(examination.images.pixels)
+        return plain(examination, attacks)
+
+    monkeypatch.setattr(Examination, "under", under)
+    by_test = chosen()
+    by_test = replace(
+        by_test,
+        selection=replace(by_test.selection, split="test"),
+        optimisation=replace(by_test.optimisation, epochs=2),
+    )
+    train(by_test, tmp_path, report=Silent())
+    held_out = replace(by_test.selection, split="validation").pick(load(by_test.data)).pixels
+    assert len(looked_at) == 1
+    assert torch.equal(looked_at[0], held_out)
