@@ -13,6 +13,11 @@ class BadInput(ValueError):
     """
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an exception says, without its full stop; its name where it says nothing."""
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     """An error for a name that is not among the `known` ones, with the nearest of them as a suggestion."""
     options = {option.lower(): option for option in sorted(known)}

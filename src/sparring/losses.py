@@ -17,6 +17,8 @@ Logits = Float[Tensor, "B K"]
 Labels = Int[Tensor, " B"]
 PerSample = Float[Tensor, " B"]
 
+_SMALL = 1e-12  # keeps the ratio of equal logits finite
+
 
 def cross_entropy(logits: Logits, y: Labels, smoothing: float = 0.0) -> PerSample:
     """- sum_c q_c log softmax(z)_c with q = (1 - smoothing) onehot(y) + smoothing / C (PyTorch's label smoothing)."""
@@ -27,6 +29,29 @@ def margin(logits: Logits, y: Labels) -> PerSample:
     """max_{j != y} z_j - z_y: positive where the sample is misclassified (the C&W loss of the AT literature)."""
     own = torch.zeros_like(logits).scatter(1, y[:, None], float("inf"))
     return (logits - own).amax(1) - logits.gather(1, y[:, None])[:, 0]
+
+
+def dlr(logits: Logits, y: Labels) -> PerSample:
+    """- (z_y - max_{j != y} z_j) / (z_(1) - z_(3)), sorted descending: unchanged if logits are scaled or shifted.
+
+    The difference of logits ratio (Croce and Hein, ICML 2020, eq. 6). Raises RuntimeError for fewer than three classes.
+    """
+    first, _, third = logits.topk(3).values.unbind(1)
+    return margin(logits, y) / (first - third + _SMALL)
+
+
+def targeted_dlr(logits: Logits, y: Labels, target: Labels) -> PerSample:
+    """- (z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2), sorted descending (Croce and Hein, ICML 2020, eq. 7).
+
+    Raises RuntimeError for fewer than four classes.
+    """
+    first, _, third, fourth = logits.topk(4).values.unbind(1)
+    return targeted_margin(logits, y, target) / (first - (third + fourth) / 2 + _SMALL)
+
+
+def targeted_margin(logits: Logits, y: Labels, target: Labels) -> PerSample:
+    """z_t - z_y: positive where the network prefers the target to the true class (Gowal et al., 2019)."""
+    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None]))[:, 0]
 
 
 def boosted_cross_entropy(logits: Logits, y: Labels, padding: float = 0.0) -> PerSample:

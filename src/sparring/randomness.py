@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio, as a signed 64-bit number
+_ODD = -3335678366873096957  # another odd number, which keeps a sample's turns apart from its elements
 
 
 def seed_from(*parts: int) -> int:
@@ -52,15 +53,20 @@ class SampleStreams:
         """The same samples' streams for another stage."""
         return replace(self, stage=stage)
 
+    def of(self, rows: Tensor) -> SampleStreams:
+        """The streams of some of the samples."""
+        return replace(self, index=self.index[rows.to(self.index.device)])
+
+    def keys(self) -> Tensor:
+        """A number (B,) that stands for each sample's stream: see `drawn`."""
+        return _mix(self.index * _GOLDEN + seed_from(self.seed, self.stage))
+
     def uniform(self, like: Tensor) -> Tensor:
         """Draws from [0, 1) in the shape (B, ...), dtype and device of `like`; 24 random bits each."""
-        key = _mix(self.index.to(like.device) * _GOLDEN + seed_from(self.seed, self.stage))  # (B,)
-        element = torch.arange(math.prod(like.shape[1:]), device=like.device)
-        bits = _shift(_mix(key[:, None] + element * _GOLDEN), 40)  # (B, elements), 24 bits
         precision = torch.float64 if like.dtype == torch.float64 else torch.float32
-        drawn = (bits.to(precision) / 2**24).view_as(like)
+        numbers = _unit(self.keys().to(like.device), math.prod(like.shape[1:]), precision).view_as(like)
         # Half precision would round the largest draws up to 1.
-        return drawn.to(like.dtype).clamp_max(1 - torch.finfo(like.dtype).eps)
+        return numbers.to(like.dtype).clamp_max(1 - torch.finfo(like.dtype).eps)
 
 
 Generator: TypeAlias = torch.Generator | SampleStreams | None  # None: the default generator of the device
@@ -84,6 +90,20 @@ def normal(like: Tensor, generator: Generator = None) -> Tensor:
 def rademacher(like: Tensor, generator: Generator = None) -> Tensor:
     """Fair draws from {-1, +1} in the shape, dtype and device of `like` (B, ...)."""
     return torch.where(uniform(like, generator) < 0.5, -1.0, 1.0).to(like.dtype)
+
+
+def drawn(keys: Tensor, turn: Tensor, count: int) -> Tensor:
+    """`count` float32 draws from [0, 1) for each of the keys (B,) in its own turn (B,): (B, count), 24 random bits each.
+
+    For searches that draw again and again: the draws of a sample's turn do not depend on what else is drawn.
+    """
+    return _unit(_mix(keys + (turn + 1) * _ODD), count, torch.float32)
+
+
+def _unit(keys: Tensor, count: int, precision: torch.dtype) -> Tensor:
+    element = torch.arange(count, device=keys.device)
+    bits = _shift(_mix(keys[:, None] + element * _GOLDEN), 40)  # (B, count), 24 bits
+    return bits.to(precision) / 2**24
 
 
 def _shift(value: Tensor, bits: int) -> Tensor:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparring.attacks import CW, FGSM, PGD, Attack, Restarted, draw_start
+from sparring.attacks import CW, FGSM, PGD, Attack, Lanes, Restarted, SearchAttack, draw_start, opened
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy, margin
 from sparring.randomness import SampleStreams
@@ -336,19 +336,24 @@ def test_attacks_work_under_no_grad(attack: Attack) -> None:
 
 
 @dataclass(frozen=True)
-class Scripted(Attack):
-    """Fools the images whose first pixel is listed for this turn, by turning them to 1 - turn / 100."""
+class Scripted(SearchAttack):
+    """Fools the images whose first pixel is listed for this attempt, by turning them to 1 - attempt / 100."""
 
     script: tuple[tuple[float, ...], ...]
-    calls: list[tuple[Tensor, Tensor, object]] = field(default_factory=list)
+    calls: list[tuple[list[float], SampleStreams]] = field(default_factory=list)
 
-    def __call__(self, model, x, y, threat, *, generator=None) -> Tensor:
-        turn = len(self.calls)
-        self.calls.append((x.clone(), y.clone(), generator))
-        first = x[:, 0, 0, 0]
-        fooled = torch.isin(first, torch.tensor(self.script[turn]))
-        result = torch.where(fooled, 1 - turn / 100, first + 0.01)
-        return result.view_as(x)
+    @property
+    def length(self) -> int:
+        return 1
+
+    def open(self, x, y, clean, attempt, streams, threat) -> Lanes:
+        self.calls.append((x.flatten().tolist(), streams))
+        attempt = streams.stage % 10
+        fooled = torch.isin(x, torch.tensor(self.script[attempt]))
+        return Lanes(**opened(x, y, torch.where(fooled, 1 - attempt / 100, x + 0.01)))
+
+    def advance(self, probe, lanes, threat) -> Lanes:
+        return lanes
 
     def describe(self, threat):
         return {"restarts": 1}
@@ -362,27 +367,31 @@ class Bright(nn.Module):
         return torch.stack([1 - bright, bright], 1)
 
 
-def test_restarts_keep_each_first_success_and_attack_the_survivors_only() -> None:
-    x = torch.tensor([0.1, 0.2, 0.3, 0.4]).view(4, 1, 1, 1)
-    scripted = Scripted(script=((0.2,), (0.4, 0.2), (0.1,)))
-    streams = SampleStreams(5, torch.tensor([7, 8, 9, 10]), stage=20)
-    adversarial = Restarted(scripted, 3)(Bright(), x, torch.zeros(4, dtype=torch.int64), LINF, generator=streams)
+ANYWHERE = Threat("Linf", "99/100")
 
-    torch.testing.assert_close(adversarial.flatten(), torch.tensor([0.98, 1.0, 0.31, 0.99]))
-    attacked = [call[0].flatten() for call in scripted.calls]
-    torch.testing.assert_close(attacked, [x.flatten(), x.flatten()[[0, 2, 3]], x.flatten()[[0, 2]]])
-    used = [call[2] for call in scripted.calls]
-    assert [(s.seed, s.stage, s.index.tolist()) for s in used] == [
-        (5, 20, [7, 8, 9, 10]),
-        (5, 21, [7, 9, 10]),
-        (5, 22, [7, 9]),
-    ]
+
+def test_restarts_keep_each_first_success_and_attack_the_survivors_only() -> None:
+    x = torch.tensor([0.125, 0.25, 0.375, 0.5]).view(4, 1, 1, 1)
+    scripted = Scripted(script=((0.25,), (0.5, 0.25), (0.125,)))
+    streams = SampleStreams(5, torch.tensor([7, 8, 9, 10]), stage=20)
+    adversarial = Restarted(scripted, 3)(Bright(), x, torch.zeros(4, dtype=torch.int64), ANYWHERE, generator=streams)
+
+    torch.testing.assert_close(adversarial.flatten(), torch.tensor([0.98, 1.0, 0.385, 0.99]))
+    attacked: dict[int, list[tuple[float, int]]] = {}
+    for pixels, used in scripted.calls:
+        assert used.seed == 5
+        attacked.setdefault(used.stage, []).extend(zip(pixels, used.index.tolist(), strict=True))
+    assert attacked == {
+        20: [(0.125, 7), (0.25, 8), (0.375, 9), (0.5, 10)],
+        21: [(0.125, 7), (0.375, 9), (0.5, 10)],
+        22: [(0.125, 7), (0.375, 9)],
+    }
 
 
 def test_restarts_end_when_nobody_survives() -> None:
-    x = torch.tensor([0.1, 0.2]).view(2, 1, 1, 1)
-    scripted = Scripted(script=((0.1, 0.2),))
-    Restarted(scripted, 5)(Bright(), x, torch.zeros(2, dtype=torch.int64), LINF)
+    x = torch.tensor([0.125, 0.25]).view(2, 1, 1, 1)
+    scripted = Scripted(script=((0.125, 0.25),))
+    Restarted(scripted, 5)(Bright(), x, torch.zeros(2, dtype=torch.int64), ANYWHERE)
     assert len(scripted.calls) == 1
 
 

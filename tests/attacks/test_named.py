@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from sparring.attacks import CW, FGSM, PGD, Restarted, named
+from sparring.attacks import (
+    APGD,
+    CW,
+    FAB,
+    FGSM,
+    GAMA,
+    PGD,
+    AutoAttack,
+    MultiTargeted,
+    Restarted,
+    Square,
+    named,
+)
 from sparring.attacks.named import EXAMPLES
 from sparring.errors import BadInput
 
@@ -18,6 +30,19 @@ from sparring.errors import BadInput
         ("pgd-50-10", Restarted(PGD(steps=50), 10)),
         ("cw-20", CW(steps=20)),
         ("cw-30-2", Restarted(CW(steps=30), 2)),
+        ("aa", AutoAttack("standard")),
+        ("aa-plus", AutoAttack("plus")),
+        ("aa-rand", AutoAttack("rand")),
+        ("aa-fast", AutoAttack("fast")),
+        ("apgd-ce", APGD("ce")),
+        ("apgd-dlr", APGD("dlr")),
+        ("apgd-t", APGD("dlr", targets=9)),
+        ("fab", FAB(targets=None)),
+        ("fab-t", FAB(targets=9)),
+        ("square", Square()),
+        ("mt", MultiTargeted()),
+        ("gama-100", GAMA(steps=100)),
+        ("gama-50-3", Restarted(GAMA(steps=50), 3)),
     ],
 )
 def test_a_name_means_its_attack(name: str, attack: object) -> None:
@@ -48,6 +73,9 @@ def test_every_example_is_a_name(name: str) -> None:
         ("fsgm", "fgsm"),
         ("fgsm-1", "fgsm"),
         ("pgd-10 ", "pgd-10"),
+        ("AA", "aa"),
+        ("aa-standard", "aa-rand"),
+        ("apgdt", "apgd-t"),
     ],
 )
 def test_another_name_is_refused_with_the_nearest_one(name: str, suggestion: str) -> None:
@@ -61,7 +89,9 @@ def test_numbers_that_make_no_sense_are_refused(name: str) -> None:
         named(name)
 
 
-@pytest.mark.parametrize("name", ["", "deepfool", "aa!"])
+@pytest.mark.parametrize("name", ["", "deepfool", "boundary"])
 def test_a_name_like_no_other_is_refused_with_the_list(name: str) -> None:
-    with pytest.raises(BadInput, match="known: cw-20, fgsm, pgd-10"):
+    with pytest.raises(
+        BadInput, match="known: aa, aa-fast, aa-plus, aa-rand, apgd-ce, apgd-dlr, apgd-t, cw-20, fab, fab-t, fgsm"
+    ):
         named(name)

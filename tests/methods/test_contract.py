@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparring.attacks import frozen_statistics
 from sparring.averaging import EMA
@@ -24,6 +23,7 @@ from sparring.training.cost import step_cost
 from sparring.training.step import train_step
 from tests.methods.cases import CASES, Case
 from tests.methods.harness import L2, LINF, batches, bench, identical, network, task
+from tests.syncs import NoHostSync
 
 every_method = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
@@ -74,34 +74,13 @@ def test_perturbations_stay_in_the_ball_and_the_box(case: Case, threat) -> None:
     assert (batch.x + delta).max() <= 1 + 1e-6
 
 
-class _NoHostSync(TorchDispatchMode):
-    """Refuses whatever would make the host wait for a device, or make shapes depend on values."""
-
-    forbidden = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "item")
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        assert name not in self.forbidden, f"{name} reads a tensor's value"
-        if name in {"index", "index_put_"}:
-            picks = [index for index in args[1] if index is not None]
-            assert all(index.dtype != torch.bool for index in picks), "a boolean mask makes the shape depend on values"
-        return func(*args, **(kwargs or {}))
-
-
 @every_method
 def test_the_step_never_reads_a_tensor(case: Case) -> None:
     subject = bench(case.make(), clip=1.0, average=EMA(0.99))
     subject.method.begin_epoch(0)
     batch = batches()[0]
-    with _NoHostSync():
+    with NoHostSync():
         train_step(subject.method, subject.learner, batch)
-
-
-def test_the_guard_against_reading_tensors_notices() -> None:
-    with _NoHostSync(), pytest.raises(AssertionError, match="reads a tensor's value"):
-        torch.ones(1).item()
-    with _NoHostSync(), pytest.raises(AssertionError, match="boolean mask"):
-        torch.ones(2)[torch.tensor([True, False])]
 
 
 @every_method

@@ -26,7 +26,7 @@ from sparring.training.progress import Silent
 from sparring.training.tally import Looks
 from tests.methods.cases import CASES, Case
 from tests.methods.harness import AUGMENT, BATCH, LINF, batches, bench, digits, identical
-from tests.methods.test_contract import _NoHostSync
+from tests.syncs import NoHostSync
 from tests.training.test_trainer import _Interrupts, experiment, killed_at, same
 
 FULL = Diagnostics(every=2, images=5, train_images=40)
@@ -286,7 +286,7 @@ def test_a_look_never_reads_a_tensor(case: Case, tmp_path: Path) -> None:
     notes = observer(tmp_path)
     subject.method.begin_epoch(0)
     batch = batches()[0]
-    with _NoHostSync():
+    with NoHostSync():
         step = train_step(subject.method, subject.learner, batch)
         notes.look(0, step.perturbation, subject.learner)
 

@@ -91,7 +91,7 @@ def _rows(value: Any, rows: Tensor) -> Any:
     return value[rows] if isinstance(value, Tensor) else value
 
 
-def input_gradient(model: nn.Module, point: Images, objective: Objective) -> tuple[Tensor, Tensor]:
+def input_gradient(model: Callable[[Tensor], Tensor], point: Images, objective: Objective) -> tuple[Tensor, Tensor]:
     """One forward and one backward to the pixels: the objective's gradient (B, C, H, W) and the logits (B, K).
 
     Both come detached. The values are summed: their mean would shrink each sample's gradient with the batch.

@@ -1,4 +1,4 @@
-"""FGSM, PGD and C&W: the gradient attacks, for training (`climb`) and for evaluation (calling them).
+"""FGSM, PGD and C&W: the gradient attacks, for training (`climb`) and for evaluation (as searches).
 
 Evaluation stops a sample at its first misclassified iterate, so an image counts as robust only if the start and every
 iterate were classified correctly: stronger than judging the last iterate.
@@ -6,7 +6,6 @@ iterate were classified correctly: stronger than judging the last iterate.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -16,8 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sparring.attacks.ascent import Ascent, Objective, ascend
+from sparring.attacks.ascent import Objective, ascend
+from sparring.attacks.attack import SearchAttack
 from sparring.attacks.modes import BatchNormMode, attackable
+from sparring.attacks.search import Lanes, Probe, opened
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy, margin
 from sparring.randomness import Generator, SampleStreams, normal, rademacher
@@ -44,25 +45,8 @@ def draw_start(kind: Start, x: Images, threat: Threat, eps: float | Tensor, gene
     return box(x, threat.draw(x, eps, generator))
 
 
-class Attack(ABC):
-    """Finds, for each image, a perturbation inside the threat that makes the network fail."""
-
-    @abstractmethod
-    def __call__(
-        self, model: nn.Module, x: Images, y: Labels, threat: Threat, *, generator: Generator = None
-    ) -> Images:
-        """Adversarial images (B, C, H, W) in [0, 1] for images x in [0, 1] and labels y (B,).
-
-        The model must return logits (B, K). Its modes and gradient flags are left as they were.
-        """
-
-    @abstractmethod
-    def describe(self, threat: Threat) -> dict[str, str | int]:
-        """What a record must state to repeat the attack: its step size, steps, start, restarts."""
-
-
 @dataclass(frozen=True)
-class PGD(Attack):
+class PGD(SearchAttack):
     """Projected gradient descent (Madry et al., ICLR 2018).
 
     Args:
@@ -121,18 +105,23 @@ class PGD(Attack):
         with attackable(model, self.bn):
             return ascend(model, x, objective, threat, budget, start)
 
-    def __call__(
-        self, model: nn.Module, x: Images, y: Labels, threat: Threat, *, generator: Generator = None
-    ) -> Images:
-        """See `Attack`. A sample rests at its first misclassified iterate."""
+    @property
+    def length(self) -> int:
+        """See `Search`."""
+        return self.steps
 
-        def still_correct(ascent: Ascent) -> Tensor:
-            return ascent.logits.argmax(1) == y
+    def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
+        """See `Search`."""
+        start = box(x, threat.project(draw_start(self.start, x, threat, threat.eps, streams)))
+        return Lanes(**opened(x, y, x + start))
 
-        start = draw_start(self.start, x, threat, threat.eps, generator)
-        budget = replace(self.budget(threat), keep_going=still_correct)
-        delta = self.climb(model, x, self.goal(y), threat, budget=budget, start=start)
-        return (x + delta).clamp(0, 1)
+    def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
+        """See `Search`: an image is fooled by the first misclassified iterate, the start among them."""
+        gradient, logits = probe.gradient(lanes.point, self.goal(lanes.y))
+        step = self._alpha(threat) * threat.steepest(gradient)
+        delta = threat.project(lanes.point - lanes.x + step)
+        point = (lanes.x + delta).clamp(0, 1)
+        return replace(lanes, point=point, found=logits.argmax(1) != lanes.y, candidate=lanes.point)
 
     def describe(self, threat: Threat) -> dict[str, str | int]:
         """See `Attack`."""
@@ -157,53 +146,67 @@ class CW(PGD):
 
 
 @dataclass(frozen=True)
-class FGSM(Attack):
+class FGSM(SearchAttack):
     """One step of size eps from the image itself (Goodfellow et al., ICLR 2015)."""
 
-    def __call__(
-        self, model: nn.Module, x: Images, y: Labels, threat: Threat, *, generator: Generator = None
-    ) -> Images:
-        """See `Attack`."""
-        return PGD(steps=1, alpha=threat.eps, start="zero")(model, x, y, threat, generator=generator)
+    @property
+    def length(self) -> int:
+        """See `Search`."""
+        return 1
+
+    def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
+        """See `Search`."""
+        return _one_step(threat).open(x, y, clean, attempt, streams, threat)
+
+    def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
+        """See `Search`."""
+        return _one_step(threat).advance(probe, lanes, threat)
 
     def describe(self, threat: Threat) -> dict[str, str | int]:
         """See `Attack`."""
-        return {"steps": 1, "alpha": str(threat.eps), "start": "zero", "restarts": 1, "objective": "ce"}
+        return _one_step(threat).describe(threat)
+
+
+def _one_step(threat: Threat) -> PGD:
+    return PGD(steps=1, alpha=threat.eps, start="zero")
 
 
 @dataclass(frozen=True)
-class Restarted(Attack):
-    """An attack repeated from new random starts on the samples that survived, keeping the first success of each."""
+class Restarted(SearchAttack):
+    """An attack repeated from new random starts on the images that survived, keeping the first success of each.
 
-    attack: PGD
+    Raises BadInput for fewer than one restart.
+    """
+
+    attack: SearchAttack
     restarts: int
 
     def __post_init__(self) -> None:
         if self.restarts < 1:
             raise BadInput(f"An attack needs at least 1 restart, not {self.restarts}.")
 
-    def __call__(
-        self, model: nn.Module, x: Images, y: Labels, threat: Threat, *, generator: Generator = None
-    ) -> Images:
-        """See `Attack`."""
-        adversarial = x.clone()
-        survivors = torch.arange(len(x), device=x.device)
-        for restart in range(self.restarts):
-            streams = _survivors_streams(generator, survivors, restart)
-            found = self.attack(model, x[survivors], y[survivors], threat, generator=streams)
-            adversarial[survivors] = found
-            with torch.no_grad(), attackable(model, "eval"):
-                survivors = survivors[model(found).argmax(1) == y[survivors]]
-            if len(survivors) == 0:
-                break
-        return adversarial
+    @property
+    def lanes(self) -> type[Lanes]:  # type: ignore[override]  # a search wrapped around another has the other's
+        """See `Search`."""
+        return self.attack.lanes
+
+    @property
+    def length(self) -> int:
+        """See `Search`."""
+        return self.attack.length
+
+    def attempts(self, classes: int) -> int:
+        """See `Search`."""
+        return self.restarts * self.attack.attempts(classes)
+
+    def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
+        """See `Search`."""
+        return self.attack.open(x, y, clean, attempt % self.attack.attempts(clean.shape[1]), streams, threat)
+
+    def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
+        """See `Search`."""
+        return self.attack.advance(probe, lanes, threat)
 
     def describe(self, threat: Threat) -> dict[str, str | int]:
         """See `Attack`."""
         return self.attack.describe(threat) | {"restarts": self.restarts}
-
-
-def _survivors_streams(generator: Generator, survivors: Tensor, restart: int) -> Generator:
-    if isinstance(generator, SampleStreams):
-        return SampleStreams(generator.seed, generator.index[survivors], generator.stage + restart)
-    return generator

@@ -1,25 +1,53 @@
-"""The names that papers, tables and the command line use for attacks: fgsm, pgd-20, pgd-50-10, cw-20."""
+"""The names that papers, tables and the command line use for attacks: fgsm, pgd-20, pgd-50-10, cw-20, aa."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
-from sparring.attacks.gradient import CW, FGSM, PGD, Attack, Restarted
+from sparring.attacks.apgd import APGD
+from sparring.attacks.attack import Attack, SearchAttack
+from sparring.attacks.autoattack import TARGETS, AutoAttack
+from sparring.attacks.fab import FAB
+from sparring.attacks.gama import GAMA
+from sparring.attacks.gradient import CW, FGSM, PGD, Restarted
+from sparring.attacks.multitargeted import MultiTargeted
+from sparring.attacks.square import Square
 from sparring.errors import unknown
 
-EXAMPLES = ("fgsm", "pgd-10", "pgd-20", "pgd-50", "pgd-50-10", "cw-20")
-_PATTERN = re.compile(r"(?P<kind>pgd|cw)-(?P<steps>[1-9]\d*)(-(?P<restarts>[1-9]\d*))?")
+_FIXED: dict[str, Callable[[], Attack]] = {
+    "fgsm": FGSM,
+    "aa": AutoAttack,
+    "aa-plus": lambda: AutoAttack("plus"),
+    "aa-rand": lambda: AutoAttack("rand"),
+    "aa-fast": lambda: AutoAttack("fast"),
+    "apgd-ce": APGD,
+    "apgd-dlr": lambda: APGD("dlr"),
+    "apgd-t": lambda: APGD("dlr", targets=TARGETS),
+    "fab": lambda: FAB(targets=None),
+    "fab-t": lambda: FAB(targets=TARGETS),
+    "square": Square,
+    "mt": MultiTargeted,
+}
+_BY_STEPS: dict[str, Callable[[int], SearchAttack]] = {
+    "pgd": lambda steps: PGD(steps=steps),
+    "cw": lambda steps: CW(steps=steps),
+    "gama": lambda steps: GAMA(steps=steps),
+}
+EXAMPLES = (*_FIXED, "pgd-10", "pgd-20", "pgd-50", "pgd-50-10", "cw-20", "gama-100")
+_PATTERN = re.compile(rf"(?P<kind>{'|'.join(_BY_STEPS)})-(?P<steps>[1-9]\d*)(-(?P<restarts>[1-9]\d*))?")
 
 
 def named(name: str) -> Attack:
-    """The attack of that name: `fgsm`, `pgd-<steps>[-<restarts>]` or `cw-<steps>[-<restarts>]`.
+    """The attack of that name: one of the fixed ones, or `pgd-<steps>[-<restarts>]`, and so `cw` and `gama`.
 
-    PGD-20 is 20 steps of eps / 4 (2/255 at eps = 8/255) from one uniform start. Raises BadInput for any other name.
+    PGD-20 is 20 steps of eps / 4 (2/255 at eps = 8/255) from one uniform start; aa is AutoAttack's standard version.
+    Raises BadInput for any other name.
     """
-    if name == "fgsm":
-        return FGSM()
+    if name in _FIXED:
+        return _FIXED[name]()
     match = _PATTERN.fullmatch(name)
     if match is None:
         raise unknown("attack", name, EXAMPLES)
-    attack = (PGD if match["kind"] == "pgd" else CW)(steps=int(match["steps"]))
+    attack = _BY_STEPS[match["kind"]](int(match["steps"]))
     return Restarted(attack, int(match["restarts"])) if match["restarts"] else attack

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
-from sparring.errors import BadInput
+from sparring.errors import BadInput, first_line
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -44,7 +44,7 @@ def create(name: str, classes: int, channels: int, size: tuple[int, int], *, pre
     try:
         return _build(name, classes, channels, size, pretrained=True)
     except (OSError, RuntimeError) as error:  # the hub's and requests' errors are OSErrors, timm's are RuntimeErrors
-        reason = f"{type(error).__name__}: {_first_line(error)}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise BadInput(
             f"The weights of timm:{name} could not be downloaded or read, check the connection or set pretrained "
             f"to false ({reason})."
@@ -98,7 +98,7 @@ def _check_size(name: str, classes: int, channels: int, size: tuple[int, int]) -
             network(torch.empty(1, channels, *size))
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         height, width = size
-        reason = _first_line(error)
+        reason = first_line(error)
         raise BadInput(f"timm:{name} cannot take {channels} x {height} x {width} images: {reason}") from error
 
 
@@ -109,7 +109,3 @@ def _weights_of(name: str) -> PretrainedCfg:
     if configuration is None or not configuration.has_weights:
         raise BadInput(f"timm has no trained weights for timm:{name}: set pretrained to false.")
     return configuration
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

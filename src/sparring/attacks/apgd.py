@@ -1,0 +1,205 @@
+"""APGD: projected gradient ascent with momentum whose step size halves itself where the loss no longer rises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from sparring.attacks.attack import SearchAttack
+from sparring.attacks.search import Lanes, Probe, opened, ranked
+from sparring.errors import BadInput
+from sparring.losses import cross_entropy, dlr, margin, targeted_dlr, targeted_margin
+from sparring.randomness import SampleStreams, normal, uniform
+from sparring.threat import Threat, spread
+
+_INERTIA = 0.75  # share of the new step in a move; the rest goes on as the last one did
+
+
+@dataclass(frozen=True)
+class APGDLanes(Lanes):
+    """What an ascent remembers."""
+
+    target: Tensor  # (L,), the class to be reached; not used without targets
+    last: Tensor  # (L, C, H, W), where the last move began
+    best: Tensor  # (L, C, H, W), the point of the greatest loss so far
+    best_gradient: Tensor  # (L, C, H, W), there
+    best_loss: Tensor  # (L,)
+    loss: Tensor  # (L,), at the last point but one; 0 for the first, see `APGD`
+    eta: Tensor  # (L,), step size
+    rises: Tensor  # (L,), how often the loss rose since the last checkpoint
+    checked_loss: Tensor  # (L,), best loss at the last checkpoint
+    halved: Tensor  # (L,) bool, whether the last checkpoint halved the step size
+
+
+@dataclass(frozen=True)
+class APGD(SearchAttack):
+    """Auto-PGD (Croce and Hein, ICML 2020, algorithm 1), as their released code runs it in AutoAttack.
+
+    Where the released code and the algorithm differ, the code is followed: the first point after the start counts as a
+    rise if its loss is positive (of cross-entropy always, of DLR never), as the list of losses begins with a zero; and the
+    momentum after a return to the best point is taken from the point that was left.
+
+    Args:
+        objective: ce (cross-entropy), dlr, or margin (the difference of logits, for fewer classes than DLR needs).
+        targets: how many wrong classes are aimed at, one an attempt, in the order of the clean logits; None aims at
+            none. Never more than there are wrong classes; not for ce.
+        steps: gradients of an attempt, at least 1.
+        restarts: attempts, for each target where there are any.
+        eot: passes that a gradient is averaged over, for randomised networks.
+        rho: the share of rises, in (0, 1), that a step size must achieve to be kept.
+
+    Raises:
+        BadInput: numbers outside these ranges; targets for ce. On use: dlr for fewer than 3 classes, or with targets
+            fewer than 4.
+    """
+
+    lanes: ClassVar[type[Lanes]] = APGDLanes
+
+    objective: Literal["ce", "dlr", "margin"] = "ce"
+    targets: int | None = None
+    steps: int = 100
+    restarts: int = 1
+    eot: int = 1
+    rho: float = 0.75
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "restarts", "eot"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"APGD needs {name} of at least 1, not {getattr(self, name)}.")
+        if self.targets is not None and (self.targets < 1 or self.objective == "ce"):
+            raise BadInput(
+                f"APGD cannot aim at {self.targets} classes by {self.objective}: give 1 or more, for dlr or margin."
+            )
+        if not 0 < self.rho < 1:
+            raise BadInput(f"rho is a share in (0, 1), not {self.rho}.")
+
+    @property
+    def length(self) -> int:
+        """See `Search`."""
+        return self.steps
+
+    def attempts(self, classes: int) -> int:
+        """See `Search`. All restarts of a target come before the next target."""
+        needed = 4 if self.targets else 3
+        if self.objective == "dlr" and classes < needed:
+            raise BadInput(f"DLR needs {needed} classes, the model knows {classes}: use the objective margin.")
+        return self.restarts * (min(self.targets, classes - 1) if self.targets else 1)
+
+    def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
+        """See `Search`. The start has a random direction and, before the box, the full radius."""
+        noise = 2 * uniform(x, streams) - 1 if threat.norm == "Linf" else normal(x, streams)
+        start = (x + threat.eps * noise / spread(threat.size(noise), x)).clamp(0, 1)
+        target = ranked(clean, 1 + attempt // self.restarts) if self.targets else y
+        nothing = x.new_zeros(len(x))
+        return APGDLanes(
+            **opened(x, y, start),
+            target=target,
+            last=start,
+            best=start,
+            best_gradient=torch.zeros_like(x),
+            best_loss=nothing - torch.inf,
+            loss=nothing,
+            eta=nothing + 2 * threat.eps,
+            rises=nothing,
+            checked_loss=nothing,
+            halved=torch.ones_like(y, dtype=torch.bool),
+        )
+
+    def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
+        """See `Search`: every misclassified iterate is an adversarial image, the start among them."""
+        assert isinstance(lanes, APGDLanes)
+        gradient, logits, loss = self._measure(probe, lanes)
+        lanes = replace(lanes, found=logits.argmax(1) != lanes.y, candidate=lanes.point)
+        lanes, origin, gradient = self._reconsidered(_improved(lanes, loss, gradient), gradient)
+        first = spread(lanes.step == 0, origin)
+        ahead = _clipped(origin + spread(lanes.eta, origin) * threat.steepest(gradient), lanes.x, threat)
+        new = torch.where(first, ahead - origin, _INERTIA * (ahead - origin))
+        old = torch.where(first, 0, (1 - _INERTIA) * (origin - lanes.last))
+        return replace(lanes, point=_clipped(origin + new + old, lanes.x, threat), last=origin)
+
+    def describe(self, threat: Threat) -> dict[str, str | int]:
+        """See `Attack`."""
+        settings: dict[str, str | int] = {
+            "steps": self.steps,
+            "start": "surface",
+            "restarts": self.restarts,
+            "objective": self.objective,
+        }
+        return (
+            settings | ({"targets": self.targets} if self.targets else {}) | ({"eot": self.eot} if self.eot > 1 else {})
+        )
+
+    def _measure(self, probe: Probe, lanes: APGDLanes) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient, a mean over `eot` passes, and the last pass's logits and losses, at the points."""
+        value = self._loss(lanes)
+        gradient, logits = probe.gradient(lanes.point, value)
+        for _ in range(self.eot - 1):
+            another, logits = probe.gradient(lanes.point, value)
+            gradient = gradient + another
+        return gradient / self.eot, logits, value(logits)
+
+    def _loss(self, lanes: APGDLanes) -> Callable[[Tensor], Tensor]:
+        if self.objective == "ce":
+            return partial(cross_entropy, y=lanes.y)
+        if self.targets:
+            targeted = targeted_dlr if self.objective == "dlr" else targeted_margin
+            return partial(targeted, y=lanes.y, target=lanes.target)
+        return partial(dlr if self.objective == "dlr" else margin, y=lanes.y)
+
+    def _reconsidered(self, lanes: APGDLanes, gradient: Tensor) -> tuple[APGDLanes, Tensor, Tensor]:
+        """At a checkpoint: half the step size, and back to the best point, where progress was poor; else on from here."""
+        windows = torch.tensor(checkpoint_windows(self.steps), device=lanes.step.device)
+        window = windows[lanes.step.clamp_max(self.steps)]
+        here = window > 0
+        poor = (lanes.rises <= self.rho * window) | (~lanes.halved & (lanes.checked_loss >= lanes.best_loss))
+        halve = here & poor
+        back = spread(halve, lanes.x)
+        checked = replace(
+            lanes,
+            eta=torch.where(halve, lanes.eta / 2, lanes.eta),
+            rises=torch.where(here, 0, lanes.rises),
+            checked_loss=torch.where(here, lanes.best_loss, lanes.checked_loss),
+            halved=torch.where(here, halve, lanes.halved),
+        )
+        return checked, torch.where(back, lanes.best, lanes.point), torch.where(back, lanes.best_gradient, gradient)
+
+
+def _improved(lanes: APGDLanes, loss: Tensor, gradient: Tensor) -> APGDLanes:
+    """The memory with the point's loss (L,) in it."""
+    first = lanes.step == 0
+    better = loss > lanes.best_loss
+    images = spread(better, lanes.x)
+    return replace(
+        lanes,
+        best=torch.where(images, lanes.point, lanes.best),
+        best_gradient=torch.where(images, gradient, lanes.best_gradient),
+        best_loss=torch.where(better, loss, lanes.best_loss),
+        rises=lanes.rises + (~first & (loss > lanes.loss)),
+        loss=torch.where(first, 0, loss),
+        checked_loss=torch.where(first, loss, lanes.checked_loss),
+    )
+
+
+def checkpoint_windows(steps: int) -> list[int]:
+    """For each number of moves 0 .. steps: how many moves are looked back on there, 0 where there is no checkpoint.
+
+    The first window is 22% of the steps, each next one 3% shorter, down to 6% (section 3.3 of the paper): for 100 steps
+    the checkpoints are 22, 41, 57, 70, 80, 87, 93 and 99.
+    """
+    window, least, shrink = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
+    windows, at = [0] * (steps + 1), window
+    while at <= steps:
+        windows[at] = window
+        window = max(window - shrink, least)
+        at += window
+    return windows
+
+
+def _clipped(point: Tensor, x: Tensor, threat: Threat) -> Tensor:
+    """The points brought back into the ball around x, then into the box."""
+    return (x + threat.project(point - x)).clamp(0, 1)

@@ -1,0 +1,88 @@
+"""What all attacks have in common: they are called alike, and run one or several searches on whoever is still right."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sparring.attacks.capacity import Capacity
+from sparring.attacks.modes import attackable
+from sparring.attacks.pool import Pool, Subjects
+from sparring.attacks.search import Probe, Search
+from sparring.errors import BadInput
+from sparring.randomness import Generator, SampleStreams
+from sparring.threat import Threat
+
+Images = Float[Tensor, "B C H W"]
+Labels = Int[Tensor, " B"]
+
+
+class Attack(ABC):
+    """Finds, for each image, a perturbation inside the threat that makes the network fail."""
+
+    @abstractmethod
+    def searches(self, classes: int) -> Mapping[str, Search]:
+        """What is run, in this order, each on the images that those before left correct; by name.
+
+        Raises BadInput where the attack cannot be run on so few classes.
+        """
+
+    @abstractmethod
+    def describe(self, threat: Threat) -> dict[str, str | int]:
+        """What a record must state to repeat the attack: its step size, steps, start, restarts."""
+
+    def __call__(
+        self, model: nn.Module, x: Images, y: Labels, threat: Threat, *, generator: Generator = None
+    ) -> Images:
+        """Adversarial images (B, C, H, W) in [0, 1] for images x in [0, 1] and labels y (B,).
+
+        The model must return logits (B, K). Its modes and gradient flags are left as they were. Images that it gets wrong
+        to begin with are returned as they are; where nothing fools it, the last image that was tried. Raises BadInput for
+        images outside [0, 1].
+        """
+        _check_pixels(x)
+        x = x.detach()
+        images = x.clone().cpu()
+        with attackable(model, "eval"):
+            probe = Probe(model)
+            clean = probe.logits(x)
+            subjects = Subjects(
+                lambda rows: (x[rows.to(x.device)], y[rows.to(y.device)]), clean.cpu(), _streams(x, generator)
+            )
+            right = (clean.argmax(1) == y).cpu()
+            for search in self.searches(clean.shape[1]).values():
+                rows = right.nonzero()[:, 0]
+                pool = Pool(search, subjects, threat, probe, probe, rows, Capacity(max(len(x), 1)), images=images)
+                for _ in pool.run():
+                    pass
+                right &= ~pool.fooled
+        return images.to(x.device)
+
+
+class SearchAttack(Search, Attack):
+    """An attack that is a single search."""
+
+    def searches(self, classes: int) -> Mapping[str, Search]:
+        """See `Attack`."""
+        return {"": self}
+
+
+def _check_pixels(x: Tensor) -> None:
+    if len(x) == 0:
+        return
+    least, most = float(x.min()), float(x.max())
+    if not (least >= 0 and most <= 1):  # also refuses nan
+        raise BadInput(f"Images must lie in [0, 1], but these go from {least:g} to {most:g}: divide bytes by 255.")
+
+
+def _streams(x: Tensor, generator: Generator) -> SampleStreams:
+    """Streams of the images' own, seeded from a sequential generator where one is given."""
+    if isinstance(generator, SampleStreams):
+        return SampleStreams(generator.seed, generator.index.cpu(), generator.stage)
+    device = generator.device if generator is not None else "cpu"
+    seed = torch.randint(2**62, (), generator=generator, device=device)
+    return SampleStreams(int(seed), torch.arange(len(x)))

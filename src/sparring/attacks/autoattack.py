@@ -1,0 +1,64 @@
+"""AutoAttack: a fixed succession of attacks, each on the images that all before it left correct."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from sparring.attacks.apgd import APGD
+from sparring.attacks.attack import Attack
+from sparring.attacks.fab import FAB
+from sparring.attacks.search import Search
+from sparring.attacks.square import Square
+from sparring.errors import BadInput
+from sparring.threat import Threat
+
+TARGETS = 9  # the likeliest wrong classes
+_PLUS_RESTARTS = 5
+_EOT = 20
+
+
+@dataclass(frozen=True)
+class AutoAttack(Attack):
+    """AutoAttack (Croce and Hein, ICML 2020): no parameters but its version.
+
+    standard is APGD on cross-entropy, APGD on targeted DLR, targeted FAB and Square; plus adds untargeted APGD-DLR and FAB,
+    with five restarts; rand, for randomised networks, is APGD on cross-entropy and DLR with gradients averaged over 20
+    passes. Targets are the 9 likeliest wrong classes, or all where there are fewer. `fast` is not AutoAttack: only the
+    first two attacks of standard, an upper bound on it, and its name says so wherever it is printed.
+
+    Targeted DLR does not exist for fewer than 4 classes, nor DLR for fewer than 3: there the difference of logits, which
+    DLR divides by a scale, takes its place.
+
+    Raises BadInput for another version.
+    """
+
+    version: Literal["standard", "plus", "rand", "fast"] = "standard"
+
+    def __post_init__(self) -> None:
+        if self.version not in ("standard", "plus", "rand", "fast"):
+            raise BadInput(f"Unknown version {self.version!r} of AutoAttack: write standard, plus, rand or fast.")
+
+    def searches(self, classes: int) -> Mapping[str, Search]:
+        """See `Attack`."""
+        targeted = APGD("dlr" if classes >= 4 else "margin", targets=TARGETS)
+        untargeted: Literal["dlr", "margin"] = "dlr" if classes >= 3 else "margin"
+        if self.version == "rand":
+            return {"apgd-ce": APGD("ce", eot=_EOT), "apgd-dlr": APGD(untargeted, eot=_EOT)}
+        if self.version == "fast":
+            return {"apgd-ce": APGD("ce"), "apgd-t": targeted}
+        if self.version == "standard":
+            return {"apgd-ce": APGD("ce"), "apgd-t": targeted, "fab-t": FAB(targets=TARGETS), "square": Square()}
+        return {
+            "apgd-ce": APGD("ce", restarts=_PLUS_RESTARTS),
+            "apgd-dlr": APGD(untargeted, restarts=_PLUS_RESTARTS),
+            "fab": FAB(targets=None, restarts=_PLUS_RESTARTS),
+            "square": Square(),
+            "apgd-t": targeted,
+            "fab-t": FAB(targets=TARGETS),
+        }
+
+    def describe(self, threat: Threat) -> dict[str, str | int]:
+        """See `Attack`. The settings of each attack are those of its paper."""
+        return {"version": self.version}

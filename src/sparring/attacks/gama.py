@@ -1,0 +1,96 @@
+"""GAMA-PGD: a margin of probabilities, guided to begin with by the distance from the clean prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from sparring.attacks.attack import SearchAttack
+from sparring.attacks.gradient import draw_start
+from sparring.attacks.search import Lanes, Probe, opened
+from sparring.errors import BadInput
+from sparring.losses import margin
+from sparring.randomness import SampleStreams
+from sparring.threat import Ratio, Threat, spread
+
+_GUIDANCE = 50.0  # the weight of the distance in the first turn
+
+
+@dataclass(frozen=True)
+class GAMALanes(Lanes):
+    """Attempts of GAMA."""
+
+    clean: Tensor  # (L, K), the probabilities p(x) of the original images; never changes
+
+
+@dataclass(frozen=True)
+class GAMA(SearchAttack):
+    """Ascends max_{j != y} p_j(x') - p_y(x') + w ||p(x') - p(x)||_2^2 (Sriramanan et al., NeurIPS 2020, GAMA-PGD).
+
+    p is the softmax. The weight w falls linearly from 50 to 0 over the first quarter of the steps. They are steepest steps
+    of size 2 eps, a tenth of that from 60% of the steps on and a hundredth from 85% on, from a start of +-eps (in L2: of
+    that direction). An image is fooled by the first misclassified iterate, the start among them. The released code judges
+    the last iterate only, and takes p(x) at the start of the attack instead of the clean image as the paper has it; its
+    figures are of up to 5 restarts: `Restarted(GAMA(), 5)`.
+
+    Args:
+        steps: number of steps, at least 1.
+
+    Raises:
+        BadInput: fewer than 1 step.
+    """
+
+    lanes: ClassVar[type[Lanes]] = GAMALanes
+
+    steps: int = 100
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise BadInput(f"An attack needs at least 1 step, not {self.steps}.")
+
+    @property
+    def length(self) -> int:
+        """See `Search`."""
+        return self.steps
+
+    def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
+        """See `Search`."""
+        start = draw_start("bernoulli", x, threat, threat.eps, streams)
+        return GAMALanes(**opened(x, y, x + start), clean=clean.softmax(1))
+
+    def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
+        """See `Search`."""
+        assert isinstance(lanes, GAMALanes)
+        weight, before, y = self._weight(lanes), lanes.clean, lanes.y
+
+        def guided_margin(logits: Tensor) -> Tensor:
+            now = logits.softmax(1)
+            return margin(now, y) + weight * ((now - before) ** 2).sum(1)
+
+        gradient, logits = probe.gradient(lanes.point, guided_margin)
+        step = spread(self._alpha(lanes, threat), lanes.x) * threat.steepest(gradient)
+        delta = threat.project(lanes.point - lanes.x + step)
+        point = (lanes.x + delta).clamp(0, 1)
+        return replace(lanes, point=point, found=logits.argmax(1) != y, candidate=lanes.point)
+
+    def describe(self, threat: Threat) -> dict[str, str | int]:
+        """See `Attack`."""
+        alpha = Ratio(str(2 * threat.eps.exact))
+        return {
+            "steps": self.steps,
+            "alpha": f"{alpha}, a tenth of it from 60% of the steps on, a hundredth from 85% on",
+            "start": "bernoulli",
+            "restarts": 1,
+            "objective": "probability margin, guided with weight 50 falling to 0 over 25% of the steps",
+        }
+
+    def _weight(self, lanes: Lanes) -> Tensor:
+        """w of the step to come, (L,)."""
+        return _GUIDANCE * (1 - 4 * lanes.step.to(lanes.x.dtype) / self.steps).clamp_min(0)
+
+    def _alpha(self, lanes: Lanes, threat: Threat) -> Tensor:
+        """The size (L,) of the step to come."""
+        drops = (100 * lanes.step >= 60 * self.steps).long() + (100 * lanes.step >= 85 * self.steps).long()
+        return 2 * threat.eps * 0.1 ** drops.to(lanes.x.dtype)

@@ -1,0 +1,239 @@
+"""Square: random search that needs no gradients, only the network's logits."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sparring.attacks.attack import SearchAttack
+from sparring.attacks.search import Lanes, Probe, opened
+from sparring.attacks.square_l2 import moved, pattern_table, scaled, tiled
+from sparring.errors import BadInput
+from sparring.losses import margin
+from sparring.randomness import SampleStreams, drawn, rademacher
+from sparring.threat import Threat, spread
+
+_HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries; the schedule for 10,000, not rescaled
+
+
+@dataclass(frozen=True)
+class SquareLanes(Lanes):
+    """Attempts of Square; `point` is the best image so far."""
+
+    margin: Tensor  # (L,), max_{j != y} z_j - z_y at `point`; -inf before the first turn
+    keys: Tensor  # (L,) int64, which the queries are drawn from; never changes
+
+
+@dataclass(frozen=True)
+class Square(SearchAttack):
+    """Squares of noise, kept where they raise the margin (Andriushchenko et al., ECCV 2020, algorithms 1 to 3).
+
+    An image is fooled by the first point whose margin max_{j != y} z_j - z_y is not negative. The settings, the schedule of
+    the squares' sides and the distribution of queries for one image are those of AutoAttack's "standard", its quirk
+    included that a square never reaches the last place that it could lie at. Two things differ. Every image has squares of
+    its own, where the released code has one for the whole batch in each query: so an image's result does not depend on the
+    others. And images need not be square: the side is then that of a square of the same area, as far as it fits.
+
+    Args:
+        queries: number of queries after that of the start, at least 1.
+        p: the share of the image's area that the first squares cover, in (0, 1].
+        restarts: attempts at an image, at least 1.
+
+    Raises:
+        BadInput: a number out of its range.
+    """
+
+    lanes: ClassVar[type[Lanes]] = SquareLanes
+
+    queries: int = 5000
+    p: float = 0.8
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        if self.queries < 1:
+            raise BadInput(f"Square needs at least 1 query, not {self.queries}.")
+        if not 0 < self.p <= 1:
+            raise BadInput(f"Square's p is a share of the image's area: it must lie in (0, 1], not {self.p}.")
+        if self.restarts < 1:
+            raise BadInput(f"An attack needs at least 1 restart, not {self.restarts}.")
+
+    @property
+    def length(self) -> int:
+        """See `Search`: the first turn asks about the start."""
+        return self.queries + 1
+
+    def attempts(self, classes: int) -> int:
+        """See `Search`."""
+        return self.restarts
+
+    def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
+        """See `Search`."""
+        self._tables(x, threat)  # what they hold is copied to the device now: it would make the host wait in a turn
+        start = _SHAPES[threat.norm].start(x, streams, threat.eps)
+        worst = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+        return SquareLanes(**opened(x, y, start), margin=worst, keys=streams.keys().to(x.device))
+
+    def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
+        """See `Search`: a query is kept where the margin grows, or fools the network."""
+        assert isinstance(lanes, SquareLanes)
+        tables, shape = self._tables(lanes.x, threat), _SHAPES[threat.norm]
+        draws = drawn(lanes.keys, lanes.step, shape.draws(lanes.x.shape[1]))
+        halvings = torch.bucketize(lanes.step - 1, tables.halved_after)
+        query = shape.query(lanes.x, lanes.point, draws, halvings, tables, threat.eps)
+        tried = torch.where(spread(lanes.step == 0, query), lanes.point, query)
+        reached = margin(probe.logits(tried), lanes.y).to(lanes.margin)
+        found = reached >= 0
+        better = found | (reached > lanes.margin)
+        return replace(
+            lanes,
+            point=torch.where(spread(better, tried), tried, lanes.point),
+            margin=torch.where(better, reached, lanes.margin),
+            found=found,
+            candidate=tried,
+        )
+
+    def describe(self, threat: Threat) -> dict[str, str | int]:
+        """See `Attack`."""
+        return {
+            "queries": self.queries,
+            "p": str(self.p),
+            "start": _SHAPES[threat.norm].name,
+            "restarts": self.restarts,
+            "objective": "margin",
+        }
+
+    def _tables(self, x: Tensor, threat: Threat) -> Tables:
+        return _tables(threat.norm, self.p, x.shape[2], x.shape[3], x.device, x.dtype)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What queries look up on the device, where S is how many times p may be halved, and once more."""
+
+    halved_after: Tensor  # (S - 1,), the queries after which p is halved
+    sides: Tensor  # (S,), of the squares, in pixels
+    patterns: Tensor  # (S, 2, M, M), see `pattern_table`; empty for Linf
+
+
+@dataclass(frozen=True)
+class Window:
+    """A square in each image, by the coordinates that pixels have in it."""
+
+    rows: Tensor  # (L, H), from the square's upper edge: outside it less than 0 or at least its side
+    columns: Tensor  # (L, W), from its left edge
+    inside: Tensor  # (L, 1, H, W) bool
+
+    @classmethod
+    def drawn(cls, draws: Tensor, side: Tensor, like: Tensor) -> Window:
+        """Squares of these sides (L,) in images like these (L, C, H, W), at the places given by draws (L, 2) from [0, 1)."""
+        rows, columns = (_counted(draws[:, axis], side, like.shape[2 + axis]) for axis in (0, 1))
+        tall, wide = ((axis >= 0) & (axis < side[:, None]) for axis in (rows, columns))
+        return cls(rows, columns, tall[:, None, :, None] & wide[:, None, None, :])
+
+
+def _counted(draw: Tensor, side: Tensor, length: int) -> Tensor:
+    first = (draw * (length - side)).long()  # as in the original, the last admissible one is never drawn
+    return torch.arange(length, device=draw.device) - first[:, None]
+
+
+class _Shape(ABC):
+    """How Square starts and what it tries, in one norm."""
+
+    name: str  # of the start
+
+    @abstractmethod
+    def side(self, area: float, height: int, width: int) -> int:
+        """The side of a square of that area, in pixels, as far as it fits into the image."""
+
+    @abstractmethod
+    def patterns(self, sides: tuple[int, ...]) -> Tensor:
+        """See `Tables`."""
+
+    @abstractmethod
+    def start(self, x: Tensor, streams: SampleStreams, eps: float) -> Tensor:
+        """The first images (L, C, H, W)."""
+
+    @abstractmethod
+    def draws(self, channels: int) -> int:
+        """How many numbers a query takes."""
+
+    @abstractmethod
+    def query(self, x: Tensor, point: Tensor, draws: Tensor, halvings: Tensor, tables: Tables, eps: float) -> Tensor:
+        """The images (L, C, H, W) to be tried after `point`, when p has been halved `halvings` (L,) times."""
+
+
+class _Stripes(_Shape):
+    """Linf: columns, and then squares, of x +- eps, with a sign for each channel."""
+
+    name = "stripes"
+
+    def side(self, area: float, height: int, width: int) -> int:
+        return min(max(round(math.sqrt(area)), 1), height, width)
+
+    def patterns(self, sides: tuple[int, ...]) -> Tensor:
+        return torch.empty(0)
+
+    def start(self, x: Tensor, streams: SampleStreams, eps: float) -> Tensor:
+        return (x + eps * rademacher(x[:, :, :1], streams)).clamp(0, 1)
+
+    def draws(self, channels: int) -> int:
+        return 2 + channels
+
+    def query(self, x: Tensor, point: Tensor, draws: Tensor, halvings: Tensor, tables: Tables, eps: float) -> Tensor:
+        # The paper adds +-2 eps and projects: wherever in the ball the pixel was, it ends at x +- eps.
+        window = Window.drawn(draws, tables.sides[halvings], x)
+        return torch.where(window.inside, (x + eps * _signs(draws[:, 2:], x)).clamp(0, 1), point)
+
+
+class _Tiles(_Shape):
+    """L2: patterns all over, and then one more pattern in a square, which takes the norm of another square."""
+
+    name = "tiles"
+
+    def side(self, area: float, height: int, width: int) -> int:
+        return min(max(round(math.sqrt(area)), 3) | 1, height, width)  # odd, where it fits
+
+    def patterns(self, sides: tuple[int, ...]) -> Tensor:
+        return pattern_table(sides)
+
+    def start(self, x: Tensor, streams: SampleStreams, eps: float) -> Tensor:
+        return (x + scaled(tiled(x, streams), eps)).clamp(0, 1)
+
+    def draws(self, channels: int) -> int:
+        return 5 + channels
+
+    def query(self, x: Tensor, point: Tensor, draws: Tensor, halvings: Tensor, tables: Tables, eps: float) -> Tensor:
+        side = tables.sides[halvings]
+        first, second = Window.drawn(draws, side, x), Window.drawn(draws[:, 2:], side, x)
+        turned = (draws[:, 4] < 0.5).long()
+        last = tables.patterns.shape[-1] - 1
+        rows, columns = (axis.clamp(0, last) for axis in (first.rows, first.columns))
+        pattern = tables.patterns[halvings[:, None, None], turned[:, None, None], rows[:, :, None], columns[:, None, :]]
+        change = torch.where(first.inside, pattern[:, None] * _signs(draws[:, 5:], x), 0.0)
+        delta = moved(point - x, first.inside, second.inside, change, eps)
+        return (x + scaled(delta, eps)).clamp(0, 1)
+
+
+_SHAPES: dict[str, _Shape] = {"Linf": _Stripes(), "L2": _Tiles()}
+
+
+def _signs(draws: Tensor, like: Tensor) -> Tensor:
+    """-1 or 1 for each of the draws (L, C) from [0, 1): (L, C, 1, 1)."""
+    return torch.where(draws < 0.5, -1.0, 1.0).to(like)[:, :, None, None]
+
+
+@lru_cache(maxsize=32)
+def _tables(norm: str, p: float, height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tables:
+    shape = _SHAPES[norm]
+    sides = tuple(shape.side(p / 2**times * height * width, height, width) for times in range(len(_HALVED_AFTER) + 1))
+    return Tables(
+        torch.tensor(_HALVED_AFTER, device=device),
+        torch.tensor(sides, device=device),
+        shape.patterns(sides).to(device, dtype),
+    )

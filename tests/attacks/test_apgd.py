@@ -1,0 +1,302 @@
+"""APGD: the released code's iterates, the schedule of the paper, closed forms, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+from torch import Tensor, nn
+
+from sparring.attacks import APGD, AutoAttack, Lanes, Probe
+from sparring.attacks.apgd import checkpoint_windows
+from sparring.attacks.fab import FAB
+from sparring.attacks.square import Square
+from sparring.errors import BadInput
+from sparring.randomness import SampleStreams
+from sparring.threat import Threat
+from tests.syncs import NoHostSync
+
+pytestmark = pytest.mark.usefixtures("double_precision")
+
+SHAPE = (2, 3, 4)
+COUNT = 24
+THREATS = {"Linf": Threat("Linf", "1/100"), "L2": Threat("L2", "1/25")}
+both_norms = pytest.mark.parametrize("norm", ["Linf", "L2"])
+
+
+class Curved(nn.Module):
+    """Smooth and far from linear."""
+
+    def __init__(self, classes: int = 6) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.first = nn.Parameter(torch.randn(24, 16, generator=generator, dtype=torch.float64))
+        self.second = nn.Parameter(torch.randn(16, classes, generator=generator, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(2 * x.flatten(1) @ self.first.to(x.dtype)) @ self.second.to(x.dtype)
+
+
+def pictures(count: int = COUNT) -> Tensor:
+    return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def streams(count: int = COUNT) -> SampleStreams:
+    return SampleStreams(0, torch.arange(count))
+
+
+def walked(search: APGD, model: nn.Module, lanes: Lanes, threat: Threat, turns: int) -> tuple[Lanes, Tensor]:
+    """The lanes after so many turns, and who was misclassified at some point on the way."""
+    probe, ever = Probe(model.requires_grad_(False)), torch.zeros(len(lanes.y), dtype=torch.bool)
+    for _ in range(turns):
+        lanes = search.advance(probe, lanes, threat)
+        ever |= lanes.found
+        lanes = replace(lanes, step=lanes.step + 1)
+    return lanes, ever
+
+
+# Against the released code ---------------------------------------------------------------------------------------------
+
+
+@both_norms
+@pytest.mark.parametrize("objective", ["ce", "dlr", "dlr targeted"])
+@pytest.mark.parametrize("steps", [10, 40])
+def test_the_best_points_are_the_released_code_s(norm: str, objective: str, steps: int) -> None:
+    """From the same start. Ours evaluates the last point in one more turn. In L2 the code adds 1e-12 to norms."""
+    model, threat, x = Curved(), THREATS[norm], pictures()
+    y, kind = model(x).argmax(1), objective.partition(" ")[0]
+    rank = 3  # the fourth class of the clean logits
+    targets = 5 if "targeted" in objective else None
+    search = APGD(kind, targets=targets, steps=steps)
+    lanes = search.open(x, y, model(x).detach(), rank - 1 if targets else 0, streams(), threat)
+    ours, ever = walked(search, model, lanes, threat, steps + 1)
+
+    if targets:
+        theirs = APGDAttack_targeted(model, n_iter=steps, norm=norm, eps=float(threat.eps), device="cpu")
+        theirs.y_target = model(x).sort(1)[1][:, -1 - rank]
+    else:
+        theirs = APGDAttack(model, n_iter=steps, norm=norm, eps=float(threat.eps), loss=kind, device="cpu")
+    theirs.init_hyperparam(x)
+    best, correct, best_loss, _ = theirs.attack_single_run(x, y, x_init=lanes.point)
+
+    tolerance = 1e-12 if norm == "Linf" else 1e-6
+    torch.testing.assert_close(ours.best_loss, best_loss, rtol=tolerance, atol=tolerance)
+    # Where the true class has fallen to third place DLR is constant, and the gradient's direction but rounding.
+    steep = ours.best_gradient.flatten(1).norm(dim=1) > 1e-6
+    torch.testing.assert_close(ours.best[steep], best[steep], rtol=0, atol=tolerance)
+    assert steep.sum() > COUNT / 2
+    assert torch.equal(ever, ~correct.bool())
+    assert 0 < ever.sum() < COUNT
+    if steps == 40:
+        assert (ours.eta < 2 * threat.eps).any()
+
+
+@both_norms
+def test_the_start_is_theirs_given_their_noise(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random direction of the full radius, then the box."""
+    threat, x, taken = THREATS[norm], pictures(), []
+    draw = "sparring.attacks.apgd." + ("uniform" if norm == "Linf" else "normal")
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(5)) if norm == "Linf" else torch.randn(x.shape)
+    monkeypatch.setattr(draw, lambda like, generator: noise)
+    model = Curved()
+    y = model(x).argmax(1)
+    start = APGD(steps=1).open(x, y, model(x), 0, streams(), threat).point
+
+    class Taken(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            taken.append(images.detach().clone())
+            return model(images)
+
+    theirs = APGDAttack(Taken(), n_iter=1, norm=norm, eps=float(threat.eps), device="cpu")
+    theirs.init_hyperparam(x)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "rand" if norm == "Linf" else "randn", lambda shape, **_: noise)
+        theirs.attack_single_run(x, y)
+    torch.testing.assert_close(start, taken[0], rtol=0, atol=1e-11)
+
+
+def test_the_checkpoints_are_those_of_the_paper() -> None:
+    windows = checkpoint_windows(100)
+    assert [step for step, window in enumerate(windows) if window] == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert [window for window in windows if window] == [22, 19, 16, 13, 10, 7, 6, 6]
+    for steps in (1, 2, 7, 33, 50, 1000):
+        windows = checkpoint_windows(steps)
+        assert len(windows) == steps + 1
+        assert [sum(windows[: at + 1]) for at, window in enumerate(windows) if window] == [
+            at for at, window in enumerate(windows) if window
+        ]
+
+
+# What it finds ---------------------------------------------------------------------------------------------------------
+
+
+class Linear(nn.Module):
+    """Class 2 wins by far, class 4 comes next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(
+            torch.randn(5, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        )
+        self.bias = torch.tensor([-90.0, -80.0, 60.0, -70.0, 0.0], dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[:, None] * self.weight).sum((2, 3, 4)) + self.bias
+
+
+@both_norms
+@pytest.mark.parametrize("target", [None, 4, 3])
+def test_it_reaches_the_optimum_of_a_linear_network(norm: str, target: int | None) -> None:
+    model, threat = Linear(), THREATS[norm]
+    x, y = 0.3 + 0.4 * pictures(6), torch.full((6,), 2)
+    rival = target or 4
+    search = APGD("margin", targets=4 if target else None, steps=80)
+    attempt = {None: 0, 4: 0, 3: 1}[target]
+    lanes, _ = walked(search, model, search.open(x, y, model(x).detach(), attempt, streams(6), threat), threat, 81)
+    slope = (model.weight[rival] - model.weight[2]).detach()
+    direction = slope.sign() if norm == "Linf" else slope / slope.norm()
+    torch.testing.assert_close(lanes.best - x, (threat.eps * direction).expand_as(x), rtol=0, atol=1e-4)
+
+
+def test_every_attempt_aims_at_a_target_of_its_own_all_restarts_of_one_before_the_next() -> None:
+    model, x = Curved(), pictures()
+    clean = model(x).detach()
+    search = APGD("dlr", targets=9, restarts=2)
+    assert search.attempts(6) == 5 * 2  # there are only five wrong classes
+    order = clean.argsort(1, descending=True)
+    for attempt in range(10):
+        lanes = search.open(x, order[:, 0], clean, attempt, streams(), THREATS["Linf"])
+        assert torch.equal(lanes.target, order[:, 1 + attempt // 2])
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(
+    norm=st.sampled_from(["Linf", "L2"]),
+    eps=st.floats(1e-4, 0.99),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    search=st.sampled_from([APGD(steps=3), APGD("dlr", steps=4), APGD("dlr", targets=2, steps=3), APGD(steps=1)]),
+)
+def test_its_images_are_in_the_ball_and_in_the_box(norm, eps, dtype, search) -> None:
+    threat, model, x = Threat(norm, eps), Curved(), pictures(8).to(dtype)
+    x[0], x[1] = 0, 1
+    y = torch.arange(8) % 6
+    adversarial = search(model, x, y, threat, generator=torch.Generator().manual_seed(1))
+    assert adversarial.dtype == dtype
+    assert adversarial.min() >= 0
+    assert adversarial.max() <= 1
+    assert threat.size(adversarial - x).max() <= eps + 1e-6
+
+
+def test_gradients_are_averaged_over_so_many_passes() -> None:
+    """A network whose logits carry a random slope: with more passes the direction is the mean slope's."""
+
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            slope = 1 + 20 * torch.randn(x.shape[1:])
+            return torch.stack([torch.zeros(len(x)), (x * slope).flatten(1).sum(1) - 100], 1)
+
+    torch.manual_seed(0)
+    x, y, threat = pictures(4), torch.zeros(4, dtype=torch.int64), THREATS["Linf"]
+    for eot, agree in ((1, 0.7), (3000, 1.0)):
+        search, probe = APGD(steps=1, eot=eot), Probe(Noisy())
+        lanes = search.open(x, y, torch.zeros(4, 2), 0, streams(4), threat)
+        moved = search.advance(probe, lanes, threat)
+        assert (probe.forwards, probe.backwards) == (4 * eot, 4 * eot)
+        share = (moved.point >= lanes.point - 1e-12).double().mean()
+        assert share == 1 if agree == 1 else share < 0.9
+
+
+@both_norms
+@pytest.mark.parametrize("search", [APGD(steps=5), APGD("dlr", steps=5), APGD("dlr", targets=3, steps=5)])
+def test_a_turn_reads_no_tensor(search: APGD, norm: str) -> None:
+    model, x, threat = Curved().requires_grad_(False), pictures(), THREATS[norm]
+    clean = model(x)
+    y = clean.argmax(1)
+    with NoHostSync():
+        lanes = search.open(x, y, clean, 0, streams(), threat)
+        search.advance(Probe(model), replace(lanes, step=torch.arange(COUNT) % 5), threat)
+
+
+# What it refuses -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: APGD(steps=0), "steps of at least 1, not 0"),
+        (lambda: APGD(restarts=0), "restarts of at least 1"),
+        (lambda: APGD(eot=-1), "eot of at least 1"),
+        (lambda: APGD("dlr", targets=0), "0 classes"),
+        (lambda: APGD("ce", targets=3), "by ce"),
+        (lambda: APGD(rho=1), r"rho is a share in \(0, 1\), not 1"),
+        (lambda: APGD("dlr").attempts(2), "DLR needs 3 classes, the model knows 2"),
+        (lambda: APGD("dlr", targets=2).attempts(3), "DLR needs 4 classes, the model knows 3"),
+        (lambda: AutoAttack("fastest"), "Unknown version 'fastest'"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, complaint: str) -> None:
+    with pytest.raises(BadInput, match=complaint):
+        make()
+
+
+# AutoAttack ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_standard_version_is_the_card_s() -> None:
+    assert list(AutoAttack().searches(10).items()) == [
+        ("apgd-ce", APGD("ce", steps=100, restarts=1, rho=0.75)),
+        ("apgd-t", APGD("dlr", targets=9, steps=100, restarts=1)),
+        ("fab-t", FAB(steps=100, targets=9, restarts=1, alpha_max=0.1, eta=1.05, beta=0.9)),
+        ("square", Square(queries=5000, p=0.8, restarts=1)),
+    ]
+
+
+def test_the_other_versions_are_the_card_s() -> None:
+    plus = AutoAttack("plus").searches(10)
+    assert list(plus) == ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
+    assert plus["apgd-ce"] == APGD("ce", restarts=5)
+    assert plus["apgd-dlr"] == APGD("dlr", restarts=5)
+    assert plus["fab"] == FAB(targets=None, restarts=5)
+    assert plus["fab-t"] == FAB(targets=9, restarts=1)
+    assert AutoAttack("rand").searches(10) == {"apgd-ce": APGD("ce", eot=20), "apgd-dlr": APGD("dlr", eot=20)}
+    assert list(AutoAttack("fast").searches(10)) == ["apgd-ce", "apgd-t"]
+
+
+@pytest.mark.parametrize("version", ["standard", "plus", "rand", "fast"])
+@pytest.mark.parametrize("classes", [2, 3, 4, 10, 1000])
+def test_every_version_exists_for_two_to_a_thousand_classes(version, classes: int) -> None:
+    searches = AutoAttack(version).searches(classes)
+    for name, search in searches.items():
+        attempts = search.attempts(classes)
+        if name in ("apgd-t", "fab-t"):
+            assert attempts == min(9, classes - 1)
+    if "apgd-t" in searches:
+        assert searches["apgd-t"].objective == ("dlr" if classes >= 4 else "margin")
+    if "apgd-dlr" in searches:
+        assert searches["apgd-dlr"].objective == ("dlr" if classes >= 3 else "margin")
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@both_norms
+def test_it_runs_on_few_classes_and_images_that_are_not_square(classes: int, norm: str, monkeypatch) -> None:
+    """At a fraction of its steps."""
+    standard = AutoAttack().searches
+
+    def short(attack: AutoAttack, classes: int):
+        return {
+            name: replace(search, queries=20) if name == "square" else replace(search, steps=8)
+            for name, search in standard(classes).items()
+        }
+
+    monkeypatch.setattr(AutoAttack, "searches", short)
+    model, x, threat = Curved(classes), pictures(), THREATS[norm]
+    y = model(x).argmax(1)
+    adversarial = AutoAttack()(model, x, y, threat, generator=torch.Generator().manual_seed(1))
+    assert threat.size(adversarial - x).max() <= threat.eps + 1e-6
+    fooled = model(adversarial).argmax(1) != y
+    alone = APGD("ce", steps=8)(model, x, y, threat, generator=torch.Generator().manual_seed(1))
+    assert fooled.sum() >= (model(alone).argmax(1) != y).sum() > 0

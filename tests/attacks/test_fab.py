@@ -1,0 +1,471 @@
+"""FAB against pyautoattack, turn by turn and by its verdicts, against closed forms, and what the pool relies on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyautoattack.fab_pt import FABAttack_PT
+from torch import Tensor, nn
+
+from sparring.attacks import fab
+from sparring.attacks.capacity import Capacity
+from sparring.attacks.fab import FAB, FABLanes
+from sparring.attacks.pool import Pool, Subjects
+from sparring.attacks.search import Probe
+from sparring.data import Data, load
+from sparring.errors import BadInput
+from sparring.randomness import SampleStreams
+from sparring.threat import Threat
+from tests.syncs import NoHostSync
+
+SHAPE = (2, 3, 4)
+LINF, L2 = Threat("Linf", "3/100"), Threat("L2", "1/10")
+both_norms = pytest.mark.parametrize("threat", [LINF, L2], ids=["Linf", "L2"])
+all_targets = pytest.mark.parametrize("targets", [9, None], ids=["targeted", "untargeted"])
+
+
+class Curved(nn.Module):
+    """Smooth and far from linear, in the precision of the images."""
+
+    def __init__(self, classes: int = 5, inputs: int = 24) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(inputs, 16, generator=_generator(2), dtype=torch.float64))
+        self.second = nn.Parameter(torch.randn(16, classes, generator=_generator(3), dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(1.5 * x.flatten(1) @ self.first.to(x.dtype)) @ self.second.to(x.dtype)
+
+
+class Linear(nn.Module):
+    """Two classes; the difference of their logits is <w, x> - b."""
+
+    def __init__(self, w: Tensor, b: Tensor) -> None:
+        super().__init__()
+        self.w, self.b = nn.Parameter(w), nn.Parameter(b)
+
+    def forward(self, x: Tensor) -> Tensor:
+        difference = (x * self.w).flatten(1).sum(1) - self.b
+        return torch.stack([torch.zeros_like(difference), difference], 1)
+
+
+class Recorded(nn.Module):
+    """Remembers every batch of images that it is asked about."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.asked = model, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked.append(x.detach().clone())
+        return self.model(x)
+
+
+class Reader:
+    """Digits, and what has learnt them: random tanh features and ridge regression, trained in closed form."""
+
+    def __init__(self) -> None:
+        images = load(Data(limit=512, validation=0)).train
+        self.x, self.y = images.pixels.double() / 255, images.labels
+        first = torch.randn(64, 150, generator=_generator(0), dtype=torch.float64) / 4
+        offset = torch.randn(150, generator=_generator(1), dtype=torch.float64)
+        features = torch.tanh(self.x.flatten(1) @ first + offset)
+        ridge = features.T @ features + 0.1 * torch.eye(150, dtype=torch.float64)
+        second = torch.linalg.solve(ridge, features.T @ nn.functional.one_hot(self.y, 10).double())
+        self.model = _Features(first, offset, second).requires_grad_(False)
+
+
+class _Features(nn.Module):
+    def __init__(self, first: Tensor, offset: Tensor, second: Tensor) -> None:
+        super().__init__()
+        self.first, self.offset, self.second = nn.Parameter(first), nn.Parameter(offset), nn.Parameter(second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x.flatten(1) @ self.first + self.offset) @ self.second
+
+
+@pytest.fixture(scope="module")
+def reader() -> Reader:
+    return Reader()
+
+
+@pytest.fixture
+def theirs_in_double(monkeypatch: pytest.MonkeyPatch, double_precision: None) -> None:
+    """pyautoattack turns images and masks into `float()`s: for these tests that means float64."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def pictures(count: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Images, some of whose pixels are at the bounds."""
+    drawn = torch.rand(count, *SHAPE, generator=_generator(4), dtype=torch.float64)
+    return (1.4 * drawn - 0.2).clamp(0, 1).to(dtype)
+
+
+def streams(count: int, seed: int = 0) -> SampleStreams:
+    return SampleStreams(seed, torch.arange(count))
+
+
+def walked(attack: FAB, model: nn.Module, lanes: FABLanes, threat: Threat, turns: int) -> FABLanes:
+    probe = Probe(model)
+    for _ in range(turns):
+        lanes = attack.advance(probe, lanes, threat)
+    return lanes
+
+
+# pyautoattack ----------------------------------------------------------------------------------------------------------
+
+
+@both_norms
+@pytest.mark.parametrize("rank", [1, 4, None], ids=["first target", "last target", "untargeted"])
+@pytest.mark.parametrize("restart", [0, 1])
+def test_every_point_of_a_walk_is_pyautoattack_s(threat, rank, restart, monkeypatch, theirs_in_double) -> None:
+    """All images that the networks are asked about, in order: one for a gradient and one for a label a turn.
+
+    The random numbers of a restart are theirs.
+    """
+    turns, x = 30, pictures(40)
+    y = Curved()(x).argmax(1)
+    theirs = Recorded(Curved())
+    rival = FABAttack_PT(theirs, norm=threat.norm, n_iter=turns, eps=float(threat.eps))
+    rival.target_class = None if rank is None else 1 + rank
+    torch.manual_seed(0)
+    rival.attack_single_run(x, y, use_rand_start=restart > 0, is_targeted=rank is not None)
+
+    monkeypatch.setattr(fab, "uniform", lambda like, _: torch.rand(like.shape))
+    monkeypatch.setattr(fab, "normal", lambda like, _: torch.randn(like.shape))
+    torch.manual_seed(0)
+    ours = Recorded(Curved())
+    attack = FAB(steps=turns, restarts=2, targets=None if rank is None else 4)
+    attempt = restart if rank is None else (rank - 1) * 2 + restart
+    lanes = attack.open(x, y, Curved()(x).detach(), attempt, streams(40), threat)
+    walked(attack, ours, lanes, threat, turns)
+
+    expected = torch.stack(
+        theirs.asked[1 if rank is None else 2 :]
+    )  # less the clean images, for labels and for targets
+    assert len(ours.asked) == len(expected) == 2 * turns
+    torch.testing.assert_close(torch.stack(ours.asked), expected, rtol=0, atol=1e-8)
+    assert (expected[1:] - expected[:-1]).abs().flatten(1).amax(1).min() > 1e-4  # it never came to rest
+
+
+@both_norms
+def test_other_settings_are_pyautoattack_s_too(threat: Threat, theirs_in_double: None) -> None:
+    x = pictures(40)
+    y = Curved()(x).argmax(1)
+    theirs, ours = Recorded(Curved()), Recorded(Curved())
+    rival = FABAttack_PT(theirs, norm=threat.norm, n_iter=10, eps=0.1, alpha_max=0.4, eta=1.3, beta=0.6)
+    rival.attack_single_run(x, y)
+    attack = FAB(steps=10, targets=None, alpha_max=0.4, eta=1.3, beta=0.6)
+    walked(attack, ours, attack.open(x, y, Curved()(x).detach(), 0, streams(40), threat), threat, 10)
+    torch.testing.assert_close(torch.stack(ours.asked), torch.stack(theirs.asked[1:]), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "targets"),
+    [
+        ("Linf", 0.03, 9),
+        ("Linf", 0.06, 9),
+        ("Linf", 0.09, 9),
+        ("L2", 0.2, 9),
+        ("L2", 0.4, 9),
+        ("L2", 0.55, 9),
+        ("Linf", 0.06, 3),
+        ("L2", 0.4, 3),
+        ("Linf", 0.06, None),
+        ("Linf", 0.09, None),
+        ("L2", 0.4, None),
+        ("L2", 0.55, None),
+    ],
+)
+def test_the_verdicts_are_pyautoattack_s(norm, eps: float, targets, reader: Reader, theirs_in_double: None) -> None:
+    """For 240 digits and all targets, one after the other, on those that are left."""
+    x, y, model = reader.x[:240], reader.y[:240], reader.model
+    rival = FABAttack_PT(
+        model, norm=norm, n_iter=15, eps=eps, targeted=targets is not None, n_target_classes=targets or 9
+    )
+    expected = model(rival.perturb(x, y)).argmax(1) == y
+    robust = model(FAB(steps=15, targets=targets)(model, x, y, Threat(norm, eps))).argmax(1) == y
+    assert torch.equal(robust, expected)
+    assert 0 < robust.sum() < 239
+
+
+# Closed forms ----------------------------------------------------------------------------------------------------------
+
+
+def linear(seed: int) -> tuple[Linear, Tensor, Tensor]:
+    """A network, images well inside the box on both sides of its boundary, and their labels, in float64."""
+    w = torch.randn(SHAPE, generator=_generator(seed), dtype=torch.float64)
+    x = 0.4 + 0.2 * torch.rand(30, *SHAPE, generator=_generator(seed + 1), dtype=torch.float64)
+    model = Linear(w, (w * x).flatten(1).sum(1).mean())
+    return model, x, model(x).argmax(1)
+
+
+@both_norms
+@all_targets
+def test_the_first_point_is_the_projection_onto_a_linear_boundary(threat: Threat, targets: int | None) -> None:
+    model, x, y = linear(20)
+    attack = FAB(eta=1.0, targets=targets)
+    lanes = attack.open(x, y, model(x).detach(), 0, streams(30), threat)
+    point = attack.advance(Probe(model), lanes, threat).point
+    w, excess = model.w.detach(), model(x).detach()[:, 1].view(-1, 1, 1, 1)
+    way = -excess * (w.sign() / w.abs().sum() if threat.norm == "Linf" else w / w.square().sum())
+    torch.testing.assert_close(point - x, way, rtol=0, atol=1e-13)
+    assert set(y.tolist()) == {0, 1}
+
+
+@both_norms
+def test_the_first_point_overshoots_by_eta(threat: Threat) -> None:
+    model, x, y = linear(22)
+
+    def first(eta: float) -> FABLanes:
+        attack = FAB(eta=eta)
+        return attack.advance(Probe(model), attack.open(x, y, model(x).detach(), 0, streams(30), threat), threat)
+
+    torch.testing.assert_close(first(1.3).point - x, 1.3 * (first(1.0).point - x))
+    assert first(1.3).crossed.all()
+
+
+@both_norms
+def test_a_linear_network_is_fooled_exactly_where_the_ball_holds_its_boundary(threat: Threat) -> None:
+    model, x, y = linear(24)
+    w = model.w.detach()
+    distance = model(x).detach()[:, 1].abs() / (w.abs().sum() if threat.norm == "Linf" else w.norm())
+    for eps in distance.quantile(torch.tensor([0.2, 0.5, 0.8]).double()).tolist():
+        adversarial = FAB(steps=20)(model, x, y, Threat(threat.norm, eps))
+        clear = (distance / eps - 1).abs() > 1e-3
+        assert torch.equal((model(adversarial).argmax(1) != y)[clear], (distance < eps)[clear])
+
+
+class Bent(nn.Module):
+    """One pixel; class 1 from 0.58 on, although the slope at 0.5 lets one expect it from 0.6."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        way = x[:, 0, 0, 0] - 0.5
+        difference = way - 0.1 + (0.02 / 0.08**2) * way.square()
+        return torch.stack([torch.zeros_like(difference), difference], 1)
+
+
+def test_where_a_misclassified_point_goes_back_to_counts_only_once_it_has_been_a_point() -> None:
+    """From 0.5 to 0.605, beyond the radius, and back to 0.5945, inside and still wrong: a turn later there is better."""
+    x, y, threat = torch.full((1, 1, 1, 1), 0.5).double(), torch.tensor([0]), Threat("Linf", 0.1)
+    assert Bent()(x + 0.9 * 0.105).argmax(1) != y
+    assert torch.equal(FAB(steps=1)(Bent(), x, y, threat), x)
+    adversarial = FAB(steps=2)(Bent(), x, y, threat)
+    assert Bent()(adversarial).argmax(1) != y
+    assert 0.08 < (adversarial - x).item() < 0.085
+
+
+# The order of attempts, starts -----------------------------------------------------------------------------------------
+
+
+def test_all_restarts_of_a_target_come_before_the_next_target() -> None:
+    x = pictures(10)
+    clean = Curved()(x).detach()
+    y = clean.argmax(1)
+    attack = FAB(targets=3, restarts=2)
+    assert attack.attempts(5) == 6
+    for attempt in range(6):
+        lanes = attack.open(x, y, clean, attempt, streams(10), LINF)
+        assert torch.equal(lanes.target, clean.argsort(1, descending=True)[:, 1 + attempt // 2])
+        assert torch.equal(lanes.point, x) == (attempt % 2 == 0)
+        assert lanes.point.dtype == x.dtype
+
+
+def test_there_are_no_more_targets_than_wrong_classes() -> None:
+    assert [FAB(targets=9, restarts=2).attempts(classes) for classes in (2, 5, 10, 100)] == [2, 8, 18, 18]
+    assert [FAB(targets=None, restarts=2).attempts(classes) for classes in (2, 100)] == [2, 2]
+
+
+@both_norms
+def test_later_walks_begin_half_way_out(threat: Threat) -> None:
+    x = torch.full((200, *SHAPE), 0.5).double()
+    attack = FAB(targets=None, restarts=3)
+    clean, y = torch.zeros(200, 5), torch.zeros(200, dtype=torch.int64)
+    starts = [attack.open(x, y, clean, attempt, streams(200).at(attempt), threat).point - x for attempt in (1, 2)]
+    for start in starts:
+        torch.testing.assert_close(threat.size(start), torch.full((200,), threat.eps / 2).double())
+        assert start.mean(0).abs().max() < 0.2 * threat.eps
+    assert (starts[0] - starts[1]).abs().max() > 0.1 * threat.eps
+
+
+@pytest.mark.parametrize("targets", [1, None], ids=["targeted", "untargeted"])
+def test_restarts_help_and_harm_nobody(targets: int | None) -> None:
+    x, threat = pictures(150), Threat("Linf", "1/20")
+    y = Curved()(x).argmax(1)
+
+    def survivors(attack: FAB) -> Tensor:
+        return Curved()(attack(Curved(), x, y, threat, generator=streams(150))).argmax(1) == y
+
+    once = survivors(FAB(steps=1, targets=targets))
+    often = survivors(FAB(steps=1, targets=targets, restarts=4))
+    assert not (often & ~once).any()
+    assert often.sum() < once.sum()
+
+
+# The pool --------------------------------------------------------------------------------------------------------------
+
+
+@both_norms
+@all_targets
+def test_an_adversarial_image_depends_on_its_own_index_and_not_on_its_batch(threat: Threat, targets) -> None:
+    model, x = Curved(), pictures(64)
+    y = model(x).argmax(1)
+    y[::5] = (y[::5] + 1) % 5  # some are wrong from the start
+    attack, index = FAB(steps=6, targets=targets, restarts=2), torch.arange(1000, 1064)
+
+    def attacked(rows: Tensor) -> Tensor:
+        return attack(model, x[rows], y[rows], threat, generator=SampleStreams(3, index[rows]))
+
+    whole = attacked(torch.arange(64))
+    assert 4 < (model(whole).argmax(1) == y).sum() < 47
+    for size in (1, 7):
+        parts = torch.cat([attacked(rows) for rows in torch.arange(64).split(size)])
+        torch.testing.assert_close(parts, whole, rtol=0, atol=1e-10)
+    order = torch.randperm(64, generator=_generator(12))
+    torch.testing.assert_close(attacked(order), whole[order], rtol=0, atol=1e-10)
+
+
+@both_norms
+def test_the_pool_s_size_does_not_matter(threat: Threat) -> None:
+    """In a small pool walks of all targets, restarts and ages stand side by side."""
+    model, x = Curved().requires_grad_(False), pictures(30)
+    clean = model(x)
+    y, results = clean.argmax(1), []
+    for capacity in (64, 1, 7):
+        images, probe = x.clone(), Probe(model)
+        subjects = Subjects(lambda rows: (x[rows], y[rows]), clean, streams(30))
+        rows, attack = torch.arange(30), FAB(steps=5, restarts=2)
+        pool = Pool(attack, subjects, threat, probe, probe, rows, Capacity(capacity), images=images)
+        for _ in pool.run():
+            pass
+        results.append((images, pool.fooled))
+    for images, fooled in results[1:]:
+        torch.testing.assert_close(images, results[0][0], rtol=0, atol=1e-10)
+        assert torch.equal(fooled, results[0][1])
+    assert 0 < results[0][1].sum() < 30
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(
+    norm=st.sampled_from(["Linf", "L2"]),
+    eps=st.floats(1e-3, 0.9),
+    attack=st.sampled_from([FAB(steps=4), FAB(steps=4, targets=None), FAB(steps=3, targets=2, restarts=2)]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 100),
+)
+def test_adversarial_images_are_in_the_ball_and_in_the_box(norm, eps, attack, dtype, seed) -> None:
+    threat = Threat(norm, eps)
+    x = torch.rand(8, *SHAPE, generator=_generator(seed), dtype=dtype)
+    x[0], x[1] = 0, 1
+    y = Curved()(x).argmax(1)
+    y[2] = (y[2] + 1) % 5
+    adversarial = attack(Curved(), x, y, threat, generator=streams(8, seed))
+    assert adversarial.dtype == dtype
+    assert adversarial.min() >= 0
+    assert adversarial.max() <= 1
+    assert threat.size(adversarial - x).max() <= eps + 1e-6
+    assert torch.equal(adversarial[2], x[2])
+
+
+# A turn ----------------------------------------------------------------------------------------------------------------
+
+
+@both_norms
+@all_targets
+def test_what_is_found_is_misclassified_and_not_farther_than_the_radius(threat: Threat, targets) -> None:
+    model, x = Curved(), pictures(60)
+    y = model(x).argmax(1)
+    attack = FAB(targets=targets)
+    lanes = attack.open(x, y, model(x).detach(), 0, streams(60), threat)
+    count = 0
+    for _ in range(6):
+        lanes = attack.advance(Probe(model), lanes, threat)
+        wrong = model(lanes.candidate).argmax(1) != y
+        assert torch.equal(lanes.crossed, wrong)
+        assert torch.equal(lanes.found, wrong & (threat.size(lanes.candidate - x) <= threat.eps))
+        count += int((wrong & ~lanes.found).sum())
+    assert lanes.found.any()
+    assert count > 0  # some were beyond it
+
+
+@both_norms
+@all_targets
+def test_a_turn_changes_nothing_in_place_and_costs_one_gradient_and_one_label(threat: Threat, targets) -> None:
+    model, x = Curved().requires_grad_(False), pictures(20)
+    attack, probe = FAB(targets=targets), Probe(model)
+    lanes = walked(attack, model, attack.open(x, model(x).argmax(1), model(x), 0, streams(20), threat), threat, 1)
+    before = {name: value.clone() for name, value in lanes.tensors().items()}
+    after = attack.advance(probe, lanes, threat)
+    assert (probe.forwards, probe.backwards) == (40, 20 if targets else 100)
+    for name, value in before.items():
+        assert torch.equal(getattr(lanes, name), value)
+        assert getattr(after, name).dtype == value.dtype
+        assert getattr(after, name).shape == value.shape
+
+
+class Answers(Probe):
+    """Knows the answers beforehand: what is counted is the search's own."""
+
+    def __init__(self, x: Tensor, classes: int) -> None:
+        super().__init__(nn.Identity())
+        self.answers = torch.randn(len(x), classes), torch.randn(len(x), classes, *x.shape[1:])
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.answers[0]
+
+    def gradient(self, x: Tensor, objective) -> tuple[Tensor, Tensor]:
+        return self.answers[1][:, 0], self.answers[0]
+
+    def jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.answers[1], self.answers[0]
+
+
+@both_norms
+@all_targets
+def test_a_turn_reads_no_tensor_and_makes_few_calls(threat: Threat, targets: int | None) -> None:
+    """pyautoattack's turn makes 579 calls, the network's included, and makes the host wait 16 times."""
+    model, x = Curved().requires_grad_(False), pictures(20)
+    y = model(x).argmax(1)
+    attack = FAB(targets=targets, restarts=2)
+    lanes = walked(attack, model, attack.open(x, y, model(x), 1, streams(20), threat), threat, 2)
+    assert 0 < lanes.crossed.sum() < 20
+    lanes = replace(lanes, step=torch.arange(20))
+    with NoHostSync():
+        attack.open(x, y, lanes.point.flatten(1)[:, :5], 1, streams(20), threat)
+        attack.advance(Probe(model), lanes, threat)
+    answers = Answers(x, 5)
+    with NoHostSync() as guard:
+        attack.advance(answers, lanes, threat)
+    assert guard.calls <= 105
+
+
+# The record ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_record_states_steps_targets_and_restarts() -> None:
+    shared = {"start": "zero", "objective": "fab"}
+    assert FAB().describe(LINF) == {"steps": 100, "targets": 9, "restarts": 1, **shared}
+    assert FAB(20, None, 5).describe(L2) == {"steps": 20, "targets": "all", "restarts": 5, **shared}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"steps": 0}, "at least 1 step, not 0"),
+        ({"targets": 0}, "at least 1 target, not 0"),
+        ({"restarts": 0}, "at least 1 restart, not 0"),
+        ({"alpha_max": 1.1}, "alpha_max is a share: it must lie in .0, 1., not be 1.1"),
+        ({"beta": -0.1}, "beta is a share: it must lie in .0, 1., not be -0.1"),
+        ({"eta": 0.9}, "eta must be at least 1, not 0.9"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(setting: dict, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        FAB(**setting)
