@@ -8,7 +8,7 @@ sparring.evaluate(model, experiment.data, experiment.threat, ["clean", "pgd-20"]
 """
 
 from sparring import attacks, methods, models
-from sparring.api import evaluate, load, recipe
+from sparring.api import benchmark, evaluate, load, recipe
 from sparring.data import Data
 from sparring.errors import BadInput
 from sparring.evaluation import Evaluation
@@ -25,6 +25,7 @@ __all__ = [
     "Run",
     "Threat",
     "attacks",
+    "benchmark",
     "evaluate",
     "load",
     "methods",

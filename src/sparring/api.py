@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,15 +11,15 @@ import torch
 from torch import nn
 
 from sparring import configuration, models, recipes
-from sparring.attacks import attackable
 from sparring.attacks import named as attack_named
 from sparring.data import Data, Images, Splits
 from sparring.data import load as load_data
 from sparring.errors import BadInput
-from sparring.evaluation import CLEAN, Evaluation, Examination
+from sparring.evaluation import CLEAN, Evaluation, Examination, Precision, check_fit, roomy
 from sparring.evaluation.robustness import Tick, silent
 from sparring.experiment import Experiment
-from sparring.threat import Threat
+from sparring.results.robustbench import entry, write_entry
+from sparring.threat import Ratio, Threat
 from sparring.training import Run, checkpoint
 
 
@@ -30,17 +31,27 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> Experiment:
 def load(path: str | Path, checkpoint_name: Literal["best", "last"] = "best") -> nn.Module:
     """A trained network, on the CPU, in evaluation mode: images (B, C, H, W) in [0, 1] -> logits (B, classes).
 
-    `path` is a run's folder or a .safetensors file with its .yaml beside it. Nothing is unpickled. Raises BadInput for
-    what is missing or does not fit.
+    `path` is a run's folder, a .safetensors file with its .yaml beside it, or `package.module:function`, a function of
+    your own that returns a network. Nothing is unpickled. Raises BadInput for what is missing or does not fit.
     """
+    if not Path(path).exists() and models.is_reference(str(path)):
+        return models.imported(str(path))
     path = Path(path)
     if not path.exists():
-        raise BadInput(f"There is no {path}: give the folder of a run or a .safetensors file.")
+        raise BadInput(
+            f"There is no {path}: give the folder of a run, a .safetensors file, timm:NAME, or package.module:function."
+        )
     network = models.load(path)
     if checkpoint_name == "last":
         state = checkpoint.load(Run(path).last)["learner"]
         network.load_state_dict(state["average"] or state["network"])
     return network
+
+
+def pretrained(name: str, splits: Splits) -> nn.Module:
+    """timm's pretrained network `timm:NAME`, for the images of `splits`, with its normalisation inside."""
+    channels, *size = splits.test.pixels.shape[1:]
+    return models.create(name, len(splits.classes), channels=channels, size=size, pretrained=True).eval()
 
 
 def evaluate(
@@ -49,21 +60,61 @@ def evaluate(
     threat: Threat,
     attacks: Sequence[str] = ("clean", "fgsm", "pgd-20"),
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    precision: Precision = "exact",
+    keep: bool = False,
+    bookmark: Path | None = None,
     tick: Tick = silent,
 ) -> Evaluation:
     """Accuracy on test images, clean and under attack; see `sparring.evaluation.Examination`.
 
     `model` returns logits of images in [0, 1] and is on `device`; `data` may be a configuration, loaded splits, of which
-    the test images are used, or images.
+    the test images are used, or images. `batch_size` None chooses one that fits. With `keep` the outcomes hold the
+    adversarial images. `bookmark` is a file beside which the course is kept, so that the same call goes on where it was
+    stopped. Raises BadInput for a model and images that do not belong together.
     """
+    check_attacks(attacks)
     splits = load_data(data) if isinstance(data, Data) else data
     images = splits.test if isinstance(splits, Splits) else splits
-    if isinstance(splits, Splits):
-        check_fit(model, splits, device)
-    return Examination(model, images, threat, batch_size, device, seed).run(attacks, tick)
+    classes, name = (len(splits.classes), splits.name) if isinstance(splits, Splits) else (None, "the data")
+    check_fit(model, images, classes, name, device)
+    size = batch_size if batch_size is not None else roomy(model, images, device)
+    examination = Examination(model, images, threat, size, device, seed, precision, keep)
+    return examination.run(attacks, tick, examination.bookmark(bookmark, attacks) if bookmark else None)
+
+
+def benchmark(
+    model: nn.Module,
+    n_examples: int = 10_000,
+    dataset: str = "cifar10",
+    threat_model: Literal["Linf", "L2"] = "Linf",
+    eps: str | float = "8/255",
+    *,
+    model_name: str | None = None,
+    data_dir: str | None = None,
+    to_disk: bool = False,
+    device: torch.device | str = "cpu",
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Clean accuracy and accuracy under AutoAttack on the first test images, as fractions: the call of RobustBench.
+
+    `data_dir` holds the data set as in `Data.path`; None loads it from the hub. With `to_disk` the figures are written
+    to model_info/<dataset>/<threat_model>/<model_name>.json in RobustBench's format; what the file says besides is kept.
+    Raises BadInput where there is a name missing, and whatever `evaluate` refuses.
+    """
+    if to_disk and not model_name:
+        raise BadInput("to_disk needs a model_name: RobustBench's are FirstAuthorYearFirstTitleWord.")
+    splits = load_data(Data(dataset, path=data_dir))
+    first = splits.test.subset(torch.arange(min(n_examples, len(splits.test))))
+    splits = replace(splits, test=first)
+    threat = Threat(threat_model, Ratio(eps))
+    found = evaluate(model, splits, threat, (CLEAN, "aa"), batch_size=batch_size, device=device, seed=seed)
+    if to_disk and model_name:
+        write_entry(entry(found, splits, threat), model_name, threat_model, Path("model_info"))
+    return found.accuracy(CLEAN), found.accuracy("aa")
 
 
 def check_attacks(attacks: Sequence[str]) -> None:
@@ -73,17 +124,3 @@ def check_attacks(attacks: Sequence[str]) -> None:
     for name in attacks:
         if name != CLEAN:
             attack_named(name)
-
-
-def check_fit(model: nn.Module, splits: Splits, device: torch.device | str) -> None:
-    """Raises BadInput if the model cannot take the test images or does not tell their classes apart."""
-    probe = splits.test.pixels[:2].to(device) / 255
-    try:
-        with torch.no_grad(), attackable(model, "eval"):
-            classes = model(probe).shape[1]
-    except RuntimeError as error:
-        raise BadInput(
-            f"The model cannot take images of shape {tuple(probe.shape[1:])}, those of {splits.name}."
-        ) from error
-    if classes != len(splits.classes):
-        raise BadInput(f"The model knows {classes} classes, but {splits.name} has {len(splits.classes)}.")

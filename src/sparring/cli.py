@@ -1,4 +1,4 @@
-"""The command line: demo, train, evaluate, recipes. Bad input is one sentence on standard error and exit status 2."""
+"""The command line: demo, train, evaluate, doctor, recipes. Bad input is one sentence on standard error, exit status 2."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
+from torch import nn
 
-from sparring import api, configuration, recipes
-from sparring.data import Data
+from sparring import api, configuration, ranks, recipes
+from sparring.data import Data, Splits
 from sparring.data import load as load_data
 from sparring.errors import BadInput, unknown
-from sparring.evaluation import Examination, Subject, record, write
+from sparring.evaluation import Examination, Subject, check_fit, record, roomy, save_examples, write
+from sparring.evaluation.doctor import Finding, diagnose
+from sparring.evaluation.masking import accuracies_of, probe_masking, suspicions
 from sparring.experiment import Experiment, train
+from sparring.models import Normalised
 from sparring.results.tables import evaluation_table, recipe_table
 from sparring.threat import Threat
 from sparring.training import Interrupted, Run
@@ -28,12 +32,12 @@ _OUT = Console()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status: 0, 2 for bad input, 130 if stopped by Ctrl-C."""
+    """Run a command. The exit status: 0, 2 for bad input, 130 if stopped by Ctrl-C; of doctor, 1 and 3 for what it found."""
     try:
         chosen, overrides = _parser().parse_known_args(arguments)
         if overrides and not chosen.takes_overrides:
             raise BadInput(f"{chosen.command} does not know {overrides[0]}: see sparring {chosen.command} --help.")
-        chosen.run_command(chosen, overrides)
+        status: int = chosen.run_command(chosen, overrides) or 0
     except BadInput as error:
         Console(stderr=True, soft_wrap=True).print(f"sparring: {error}", markup=False, highlight=False)
         return 2
@@ -42,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except KeyboardInterrupt:
         return 130
-    return 0
+    return status
 
 
 @dataclass(frozen=True)
@@ -61,25 +65,87 @@ def _train(chosen: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _evaluate(chosen: argparse.Namespace, overrides: list[str]) -> None:
-    subject = Path(chosen.subject)
     attacks = [name.strip() for name in chosen.attacks.split(",") if name.strip()]
     api.check_attacks(attacks)
-    question = configuration.read(_Question, _known_of(subject, overrides), overrides)
+    with ranks.joined(chosen.device) as device:
+        model, splits, threat = _subject(chosen, overrides, device)
+        check_fit(model, splits.test, len(splits.classes), splits.name, device)
+        findings = [] if chosen.no_doctor else _examined_first(model, splits, threat, device, chosen.seed)
+        output = Path(chosen.output) if chosen.output else _record_path(chosen.subject)
+        batch_size = chosen.batch_size or roomy(model, splits.test, device)
+        examination = Examination(
+            model,
+            splits.test,
+            threat,
+            batch_size,
+            device,
+            chosen.seed,
+            chosen.precision,
+            keep=chosen.examples is not None,
+        )
+        bookmark = examination.bookmark(output, attacks)
+        first = ranks.index() == 0
+        if first and bookmark.path.exists():
+            _OUT.print("Going on with the evaluation that was stopped.")
+        with EvaluationProgress(Console(stderr=True, quiet=not first)) as progress:
+            evaluation = examination.run(attacks, progress.tick, bookmark)
+        if not first:
+            return
+    _OUT.print(evaluation_table(evaluation, threat, splits.name))
+    findings += suspicions(accuracies_of(evaluation), len(splits.test))
+    _print_findings(findings)
+    if chosen.examples:
+        save_examples(evaluation, splits.test, Path(chosen.examples))
+        _OUT.print(f"Adversarial images: {chosen.examples}", soft_wrap=True, highlight=False)
+    subject = Subject(_name_of(model), chosen.subject, chosen.checkpoint if Path(chosen.subject).is_dir() else "")
+    write(record(subject, splits, examination, evaluation, findings), output)
+    _OUT.print(f"Record: {output}", soft_wrap=True, highlight=False)
+
+
+def _subject(chosen: argparse.Namespace, overrides: list[str], device: str) -> tuple[nn.Module, Splits, Threat]:
+    """The network on its device, the data and the threat that a command is about; they fit together."""
+    question = configuration.read(_Question, _known_of(Path(chosen.subject), overrides), overrides)
     if chosen.samples is not None:
         question = replace(question, data=replace(question.data, test_limit=chosen.samples))
-    model = api.load(subject, chosen.checkpoint).to(chosen.device)
+    timm = chosen.subject.startswith("timm:")
+    model = None if timm else api.load(chosen.subject, chosen.checkpoint)
     splits = load_data(question.data)
-    api.check_fit(model, splits, chosen.device)
-    examination = Examination(model, splits.test, question.threat, chosen.batch_size, chosen.device, chosen.seed)
-    with EvaluationProgress(Console(stderr=True), len(splits.test)) as progress:
-        evaluation = examination.run(attacks, progress.tick)
-    _OUT.print(evaluation_table(evaluation, question.threat, splits.name))
-    output = Path(chosen.output) if chosen.output else _record_path(subject)
-    content = record(
-        Subject(type(model.network).__name__, str(subject), chosen.checkpoint), splits, examination, evaluation
-    )
-    write(content, output)
-    _OUT.print(f"Record: {output}", soft_wrap=True, highlight=False)
+    model = (model if model is not None else api.pretrained(chosen.subject, splits)).to(device)
+    return model, splits, question.threat
+
+
+def _examined_first(model: nn.Module, splits: Splits, threat: Threat, device: str, seed: int) -> list[Finding]:
+    """What the doctor says before the work begins; BadInput where it would be in vain."""
+    findings = diagnose(model, splits.test, threat, classes=len(splits.classes), device=device, seed=seed)
+    for finding in findings:
+        if finding.severity == "error":
+            raise BadInput(
+                f"{finding.seen} {finding.advice} (sparring doctor says more; --no-doctor goes on regardless.)"
+            )
+    return findings
+
+
+def _doctor(chosen: argparse.Namespace, overrides: list[str]) -> int:
+    model, splits, threat = _subject(chosen, overrides, chosen.device)
+    findings = diagnose(model, splits.test, threat, classes=len(splits.classes), device=chosen.device, seed=chosen.seed)
+    if not chosen.quick and not any(finding.severity == "error" for finding in findings):
+        findings += probe_masking(model, splits.test, threat, chosen.device, chosen.seed)
+    _print_findings(findings)
+    if not findings:
+        _OUT.print("Nothing was found that would spoil an evaluation.")
+    return max((_STATUS[finding.severity] for finding in findings), default=0)
+
+
+_STATUS = {"note": 0, "warning": 1, "error": 3}
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        _OUT.print(f"{finding}\n", soft_wrap=True, highlight=False, markup=False)
+
+
+def _name_of(model: nn.Module) -> str:
+    return type(model.network if isinstance(model, Normalised) else model).__name__
 
 
 def _known_of(subject: Path, overrides: Sequence[str]) -> str | None:
@@ -94,8 +160,13 @@ def _known_of(subject: Path, overrides: Sequence[str]) -> str | None:
     return configuration.to_yaml(_Question(data, experiment.threat))
 
 
-def _record_path(subject: Path) -> Path:
-    return Run(subject).evaluation if subject.is_dir() else subject.with_suffix(".evaluation.json")
+def _record_path(subject: str) -> Path:
+    """In the run, beside the file of weights, or here."""
+    if Path(subject).is_dir():
+        return Run(Path(subject)).evaluation
+    if Path(subject).exists():
+        return Path(subject).with_suffix(".evaluation.json")
+    return Path(f"{re.sub(r'[^A-Za-z0-9_.-]', '-', subject)}.evaluation.json")
 
 
 def _recipes(chosen: argparse.Namespace, overrides: list[str]) -> None:
@@ -115,6 +186,23 @@ def _demo(chosen: argparse.Namespace, overrides: list[str]) -> None:
     from sparring.demo import demo
 
     demo(Path(chosen.run), _OUT)
+
+
+_QUESTION = "Other data or threats: --data.name, --data.path, --data.limit, --threat.norm, --threat.eps."
+
+
+def _add_subject(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "subject",
+        metavar="model",
+        help="a run's folder, a .safetensors file, timm:NAME (pretrained), or module:function, which returns a network",
+    )
+    parser.add_argument("--samples", type=int, metavar="N", help="only so many test images, drawn at random")
+    parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="which epoch (default: best)")
+    parser.add_argument("--seed", type=int, default=0, help="of the attacks' random starts (default: 0)")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: a GPU where there is one)"
+    )
 
 
 class _Parser(argparse.ArgumentParser):
@@ -154,20 +242,33 @@ def _parser() -> argparse.ArgumentParser:
     evaluating = command(
         "evaluate",
         _evaluate,
-        "Measure a run or a .safetensors file on test images, clean and under attack.",
-        overrides="Other data or threats: --data.name, --data.path, --data.limit, --threat.norm, --threat.eps.",
+        "Measure a network on test images, clean and under attack. An evaluation that was stopped goes on.",
+        overrides=_QUESTION,
     )
-    evaluating.add_argument("subject", metavar="run-or-model", help="a run's folder, or a .safetensors file")
-    evaluating.add_argument("--attacks", default="clean,fgsm,pgd-20", help="such as clean,fgsm,pgd-20,pgd-50-10,cw-20")
-    evaluating.add_argument("--samples", type=int, metavar="N", help="only so many test images, drawn at random")
+    _add_subject(evaluating)
     evaluating.add_argument(
-        "--checkpoint", choices=["best", "last"], default="best", help="which epoch (default: best)"
+        "--attacks", default="clean,fgsm,pgd-20", help="such as clean,fgsm,pgd-20,pgd-50-10,cw-20,aa (AutoAttack)"
     )
-    evaluating.add_argument("--batch-size", type=int, default=256, metavar="N", help="images at a time (default: 256)")
-    evaluating.add_argument("--seed", type=int, default=0, help="of the attacks' random starts (default: 0)")
+    evaluating.add_argument(
+        "--precision",
+        choices=["exact", "search16"],
+        default="exact",
+        help="of the search: single, or 16 bits, where single precision still confirms every success (default: exact)",
+    )
+    evaluating.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default: what fits)")
     evaluating.add_argument("--output", metavar="FILE", help="the JSON record (default: evaluation.json in the run)")
-    evaluating.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: a GPU where there is one)"
+    evaluating.add_argument("--no-doctor", action="store_true", help="go on whatever sparring doctor would say")
+    evaluating.add_argument("--examples", metavar="FILE", help="save the adversarial images, as .safetensors")
+
+    examining = command(
+        "doctor",
+        _doctor,
+        "Look for the mistakes that ruin evaluations. Exit status: 0 nothing or notes, 1 warnings, 3 errors.",
+        overrides=_QUESTION,
+    )
+    _add_subject(examining)
+    examining.add_argument(
+        "--quick", action="store_true", help="without the experiments that look for masked gradients"
     )
 
     listing = command("recipes", _recipes, "List, show or copy the recipes.")

@@ -1,20 +1,43 @@
 """Several processes that share one batch: what belongs to the whole of it. With one process nothing here does anything.
 
-Knows nothing about devices or about how the processes were started; it asks `torch.distributed`.
+Knows nothing about how the processes were started: it asks `torch.distributed`, or torchrun's environment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 
+@contextmanager
+def joined(device: str) -> Iterator[str]:
+    """Inside, this process is one of those that torchrun started together, on the device that is yielded: its own GPU, or
+    the one that was asked for. Without torchrun nothing happens.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    gpu = device.startswith("cuda")
+    dist.init_process_group("nccl" if gpu else "gloo")
+    try:
+        yield f"cuda:{os.environ['LOCAL_RANK']}" if gpu else device
+    finally:
+        dist.destroy_process_group()
+
+
 def count() -> int:
     """How many processes share the work."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def index() -> int:
+    """This process's number among those that share the work, from 0."""
+    return dist.get_rank() if count() > 1 else 0
 
 
 def total(value: Tensor) -> Tensor:
@@ -56,5 +79,5 @@ def rows_with_gradient(value: Tensor) -> Tensor:
     if count() == 1:
         return value
     gathered = list(torch.split(rows(value), len(value)))
-    gathered[dist.get_rank()] = value.detach() + count() * (value - value.detach())
+    gathered[index()] = value.detach() + count() * (value - value.detach())
     return torch.cat(gathered)

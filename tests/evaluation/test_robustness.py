@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import CW, FGSM, PGD, Attack
+from sparring.attacks import CW, FGSM, PGD, Lanes, SearchAttack, opened
 from sparring.data import Data, Images, load
 from sparring.errors import BadInput
 from sparring.evaluation import Evaluation, Examination, Outcome, robustness
@@ -83,14 +83,21 @@ def test_the_seed_decides_the_starts_and_nothing_else_does(model, images) -> Non
 
 
 @dataclass(frozen=True)
-class Spy(Attack):
+class Spy(SearchAttack):
     """Does nothing, and notes what it was given."""
 
     seen: list[tuple[list[int], int, int, Tensor, Tensor]] = field(default_factory=list)
 
-    def __call__(self, model, x, y, threat, *, generator=None) -> Tensor:
-        self.seen.append((generator.index.tolist(), generator.seed, generator.stage, x, y))
-        return x
+    @property
+    def length(self) -> int:
+        return 1
+
+    def open(self, x, y, clean, attempt, streams, threat) -> Lanes:
+        self.seen.append((streams.index.tolist(), streams.seed, streams.stage, x, y))
+        return Lanes(**opened(x, y, x))
+
+    def advance(self, probe, lanes, threat) -> Lanes:
+        return lanes
 
     def describe(self, threat):
         return {"steps": 7}
@@ -182,14 +189,17 @@ def test_an_attack_that_is_named_twice_runs_once(model, images, evaluation) -> N
     assert [outcome.attack for outcome in found.outcomes] == ["fgsm", "clean"]
 
 
-def test_every_image_is_told_of_once_an_attack(model, images) -> None:
-    told: dict[str, int] = {}
-
-    def tick(attack: str, count: int) -> None:
-        told[attack] = told.get(attack, 0) + count
-
-    Examination(model, images, LINF, batch_size=16).run(["clean", "fgsm", "pgd-1"], tick)
-    assert told == {"clean": COUNT, "fgsm": COUNT, "pgd-1": COUNT}
+def test_progress_is_told_in_growing_fractions_up_to_the_whole(model, images) -> None:
+    told: dict[str, list[float]] = {}
+    Examination(model, images, LINF, batch_size=16).run(
+        ["clean", "fgsm", "pgd-3"], lambda attack, done: told.setdefault(attack, []).append(done)
+    )
+    assert list(told) == ["clean", "fgsm", "pgd-3"]
+    for fractions in told.values():
+        assert fractions == sorted(fractions)
+        assert len(fractions) > 3
+        assert 0 < fractions[0] < 0.5
+        assert fractions[-1] == 1
 
 
 def test_a_network_that_is_always_wrong_has_no_accuracy(model, images) -> None:

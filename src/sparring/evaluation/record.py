@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sparring.data import Splits
+import torch
+from safetensors.torch import save_file
+
+from sparring import ranks
+from sparring.data import Images, Splits
 from sparring.environment import environment
-from sparring.evaluation.robustness import Evaluation, Examination
+from sparring.evaluation.course import Stage, fingerprint
+from sparring.evaluation.doctor.finding import Finding
+from sparring.evaluation.robustness import Evaluation, Examination, Outcome
 from sparring.files import replacing
 
 
@@ -22,30 +29,56 @@ class Subject:
     checkpoint: str  # best or last; empty for a file
 
 
-def record(subject: Subject, splits: Splits, examination: Examination, evaluation: Evaluation) -> dict[str, Any]:
+def record(
+    subject: Subject,
+    splits: Splits,
+    examination: Examination,
+    evaluation: Evaluation,
+    findings: Sequence[Finding] = (),
+) -> dict[str, Any]:
     """The evaluation as plain values: accuracies are fractions, eps and alpha are written as given."""
-    dtype = next(examination.model.parameters()).dtype
+    parameter = next(examination.model.parameters(), torch.empty(0))
     return {
-        "subject": asdict(subject),
+        "subject": asdict(subject) | {"fingerprint": fingerprint(examination.model)[:16]},
         "data": {"name": splits.name, "split": "test", "fingerprint": splits.fingerprint},
         "threat": {"norm": examination.threat.norm, "eps": str(examination.threat.eps)},
         "n": len(examination.images),
         "seed": examination.seed,
-        "dtype": str(dtype).removeprefix("torch."),
+        "precision": examination.precision,
+        "dtype": str(parameter.dtype).removeprefix("torch."),
         "batch_size": examination.batch_size,
+        "processes": ranks.count(),
         "device": str(examination.device),
         "environment": environment(),
-        "attacks": [
-            {
-                "attack": outcome.attack,
-                "accuracy": outcome.accuracy,
-                "n": len(outcome.correct),
-                **outcome.settings,
-                "seconds": round(outcome.seconds, 3),
-            }
-            for outcome in evaluation.outcomes
-        ],
+        "attacks": [_attack(outcome) for outcome in evaluation.outcomes],
         "worst": evaluation.worst,
+        "findings": [asdict(finding) for finding in findings],
+    }
+
+
+def _attack(outcome: Outcome) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "attack": outcome.attack,
+        "accuracy": outcome.accuracy,
+        "n": len(outcome.correct),
+        **outcome.settings,
+        "seconds": round(outcome.seconds, 3),
+    }
+    if len(outcome.stages) > 1:
+        content["stages"] = [_stage(stage) for stage in outcome.stages]
+    elif outcome.stages:
+        content |= {"forwards": outcome.stages[0].forwards, "backwards": outcome.stages[0].backwards}
+    return content
+
+
+def _stage(stage: Stage) -> dict[str, Any]:
+    return {
+        "attack": stage.name,
+        "accuracy": stage.accuracy,
+        **stage.settings,
+        "forwards": stage.forwards,
+        "backwards": stage.backwards,
+        "seconds": round(stage.seconds, 3),
     }
 
 
@@ -53,3 +86,17 @@ def write(content: dict[str, Any], path: Path) -> None:
     """Replace the file by the record."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def save_examples(evaluation: Evaluation, images: Images, path: Path) -> None:
+    """Replace the file by the adversarial images of every attack, as float32 in [0, 1], the labels and the indices.
+
+    Tensors are named images.ATTACK (N, C, H, W) and correct.ATTACK (N,); where an attack failed the last image that it
+    tried is kept.
+    """
+    tensors = {"labels": images.labels, "index": images.index}
+    for outcome in evaluation.outcomes:
+        if outcome.images is not None:
+            tensors |= {f"images.{outcome.attack}": outcome.images, f"correct.{outcome.attack}": outcome.correct}
+    with replacing(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)

@@ -2,8 +2,22 @@
 
 from sparring.models.description import ModelDescription
 from sparring.models.foreign import adopt
+from sparring.models.imported import imported, is_reference
+from sparring.models.layout import may_be_channels_last
 from sparring.models.normalise import Normalised
 from sparring.models.registry import create, names
 from sparring.models.weights import create_from, load, save
 
-__all__ = ["ModelDescription", "Normalised", "adopt", "create", "create_from", "load", "names", "save"]
+__all__ = [
+    "ModelDescription",
+    "Normalised",
+    "adopt",
+    "create",
+    "create_from",
+    "imported",
+    "is_reference",
+    "load",
+    "may_be_channels_last",
+    "names",
+    "save",
+]

@@ -21,11 +21,19 @@ def evaluation_table(evaluation: Evaluation, threat: Threat, data: str) -> Table
     for name in ("accuracy", "alpha", "steps", "start", "restarts", "seconds"):
         table.add_column(name, justify="right")
     for outcome in evaluation.outcomes:
-        settings = [str(outcome.settings.get(name, "")) for name in ("alpha", "steps", "start", "restarts")]
-        table.add_row(outcome.attack, f"{outcome.accuracy:.2%}", *settings, f"{outcome.seconds:.1f}")
+        if len(outcome.stages) > 1:
+            for stage in outcome.stages:
+                table.add_row(
+                    f"  {stage.name}", f"{stage.accuracy:.2%}", *_said(stage.settings), f"{stage.seconds:.1f}"
+                )
+        table.add_row(outcome.attack, f"{outcome.accuracy:.2%}", *_said(outcome.settings), f"{outcome.seconds:.1f}")
     table.add_section()
     table.add_row("worst of these", f"{evaluation.worst:.2%}")
     return table
+
+
+def _said(settings: Mapping[str, str | int]) -> list[str]:
+    return [str(settings.get(name, "")) for name in ("alpha", "steps", "start", "restarts")]
 
 
 def comparison_table(title: str, evaluations: Mapping[str, Evaluation], seconds: Mapping[str, float]) -> Table:

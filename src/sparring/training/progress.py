@@ -11,6 +11,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -105,24 +106,24 @@ class _Live(Reporter):
 class EvaluationProgress:
     """A live bar for each attack of an evaluation on a terminal; silent elsewhere. Used as a context manager."""
 
-    def __init__(self, console: Console, images: int) -> None:
+    def __init__(self, console: Console) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
         )
-        self._images = images
         self._tasks: dict[str, TaskID] = {}
 
-    def tick(self, attack: str, images: int) -> None:
-        """So many more images are done under this attack."""
+    def tick(self, attack: str, done: float) -> None:
+        """This fraction of the attack is done."""
         if attack not in self._tasks:
-            self._tasks[attack] = self._progress.add_task(attack, total=self._images)
-        self._progress.advance(self._tasks[attack], images)
+            self._tasks[attack] = self._progress.add_task(attack, total=1.0)
+        self._progress.update(self._tasks[attack], completed=done)
 
     def __enter__(self) -> EvaluationProgress:
         self._progress.start()

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from sparring.errors import BadInput
+from sparring.models import may_be_channels_last
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,5 @@ class Runtime:
 
     def arrange(self, network: nn.Module) -> nn.Module:
         """The network in the chosen memory format."""
-        fits = self.channels_last and not (self.fabric().device.type == "cpu" and _corrupts_memory(network))
+        fits = self.channels_last and may_be_channels_last(network, self.fabric().device)
         return network.to(memory_format=torch.channels_last if fits else torch.contiguous_format)
-
-
-def _corrupts_memory(network: nn.Module) -> bool:
-    """Whether the CPU's channels-last backward writes where it must not: torch 2.15 does, in strided 1x1 convolutions of
-    fewer than 7 channels, which only networks of toy width have.
-    """
-    return any(
-        isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.stride != (1, 1) and m.in_channels < 8
-        for m in network.modules()
-    )

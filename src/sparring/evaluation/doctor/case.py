@@ -1,0 +1,136 @@
+"""What is examined, how a check asks the network, and how the network is left as it was."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparring.attacks import attackable
+from sparring.data import Images
+from sparring.errors import BadInput
+from sparring.randomness import seed_from
+from sparring.threat import Threat
+
+FEW = 16  # images for what one image would show
+_AT_ONCE = 64  # images in a forward pass
+_BRIGHTEST = 2.0  # floats beyond are not pixel fractions, not even normalised ones that are all positive
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A network, some images and a threat; the network is in evaluation mode, its parameters are frozen."""
+
+    model: nn.Module
+    pixels: Tensor  # (N, C, H, W), as they were given
+    x: Tensor  # (N, C, H, W) floats on the model's device, meant to be in [0, 1]
+    y: Tensor  # (N,), on the model's device
+    threat: Threat
+    classes: int | None  # of the data, where known
+    in_training: tuple[nn.Module, ...]  # the modules that were in training mode when the doctor came
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What the network says of images (B, C, H, W): (B, K), without a graph."""
+        with torch.no_grad():
+            return torch.cat([self.model(part.clone()) for part in torch.split(x, _AT_ONCE)])  # it may write into them
+
+    @property
+    def few(self) -> Tensor:
+        """The first images, an even number of at least two."""
+        return self.x[: min(FEW, len(self.x) // 2 * 2)]
+
+
+@contextmanager
+def examined(
+    model: nn.Module,
+    images: Images,
+    threat: Threat,
+    classes: int | None,
+    device: torch.device | str,
+    seed: int,
+    count: int,
+) -> Iterator[Case]:
+    """The case of at most `count` of the images, drawn at random; afterwards the model is as it was.
+
+    Raises BadInput for images that there are not, images of a single class, and fewer than two images to look at.
+    """
+    if len(images) == 0:
+        raise BadInput("There are no images to examine the model with: give some of each class.")
+    if bool((images.labels == images.labels[0]).all()):
+        raise BadInput(
+            f"All images are of class {int(images.labels[0])}, so accuracy means nothing: give images of two or more."
+        )
+    if count < 2:
+        raise BadInput(f"The doctor needs at least 2 images to look at, not {count}.")
+    rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed_from(seed)))[:count].sort().values
+    pixels, device = images.pixels[rows], torch.device(device)
+    in_training = tuple(module for module in model.modules() if module.training)
+    with untouched(model), repeatable(seed, device), attackable(model, "eval"):
+        x, y = _fractions(pixels).to(device), images.labels[rows].to(device)
+        yield Case(model, pixels, x, y, threat, classes, in_training)
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Parameters, their gradients and buffers are put back on leaving, whatever a forward pass did to them.
+
+    A compiled network runs uncompiled meanwhile: the doctor's batches would otherwise use up its recompilations. What a
+    module keeps in attributes that are neither parameters nor buffers is out of reach.
+    """
+    kept = [
+        (module, name, tensor, tensor.detach().clone())
+        for module in model.modules()
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    ]
+    gradients = [(p, p.grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()]
+    with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and the import would take seconds
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        try:
+            yield
+        finally:
+            for module, name, tensor, value in kept:
+                if getattr(module, name) is not tensor:
+                    setattr(module, name, tensor)
+                _put_back(tensor, value)
+            for parameter, gradient, copied in gradients:
+                parameter.grad = gradient
+                if gradient is not None and copied is not None:
+                    _put_back(gradient, copied)
+
+
+def _put_back(tensor: Tensor, value: Tensor) -> None:
+    if not torch.equal(tensor, value):  # a write would invalidate graphs that the caller may hold
+        with torch.no_grad():
+            tensor.copy_(value)
+
+
+@contextmanager
+def repeatable(seed: int, device: torch.device) -> Iterator[None]:
+    """Draws inside depend on the seed, and draws afterwards are as if there had been none: PyTorch, NumPy, Python."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _fractions(pixels: Tensor) -> Tensor:
+    """Pixels (N, C, H, W) as the floats in [0, 1] that were meant: bytes over 255, other floats as they are."""
+    if pixels.is_floating_point() and not bool((pixels.amax() > _BRIGHTEST) & (pixels.amin() >= 0)):
+        return pixels.to(torch.float32)
+    return pixels.to(torch.float32) / 255

@@ -1,0 +1,103 @@
+"""The list of all checks, and the examination that runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from sparring.data import Images
+from sparring.evaluation.doctor import accuracy, gradients, inputs, normalisation, outputs, stability
+from sparring.evaluation.doctor.case import Case, examined
+from sparring.evaluation.doctor.finding import Finding, worst_first
+from sparring.threat import Threat
+
+# Each returns None where there is nothing to say.
+BEFORE: tuple[Callable[[Case], Finding | None], ...] = (inputs.pixel_range, inputs.label_range, inputs.radius)
+AFTER: tuple[Callable[[Case, Tensor], Finding | None], ...] = (  # of the case and the logits (N, K) of its images
+    outputs.classes,
+    outputs.probabilities,
+    outputs.precision,
+    normalisation.double_normalisation,
+    accuracy.right_answers,
+    stability.training_mode,
+    stability.random_answers,
+    stability.batch_dependence,
+    stability.changing_state,
+    stability.changing_input,
+    gradients.useful_gradients,
+    gradients.inner_optimisation,
+)
+
+
+def diagnose(
+    model: nn.Module,
+    images: Images,
+    threat: Threat,
+    *,
+    classes: int | None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    count: int = 128,
+) -> list[Finding]:
+    """What is, or may be, wrong with an evaluation of the model on the images; worst first, empty if nothing was found.
+
+    The model is left as it was: modes, parameters, gradients, buffers, and the states of the random generators.
+
+    Args:
+        model: returns logits (B, K) of images (B, C, H, W) in [0, 1]; it is on `device`.
+        images: of which at most `count` are looked at, drawn at random.
+        threat: what the adversary of the evaluation may do.
+        classes: how many the data have; None if that is not known.
+        device: where the model is.
+        seed: of the choice of images, and of the generators meanwhile.
+        count: at least 2.
+
+    Raises:
+        BadInput: no images, images of a single class, or too small a count.
+    """
+    with examined(model, images, threat, classes, device, seed, count) as case:
+        return worst_first(_findings(case))
+
+
+def _findings(case: Case) -> Iterator[Finding]:
+    yield from (finding for check in BEFORE if (finding := check(case)) is not None)
+    try:
+        with torch.no_grad():
+            answer = case.model(case.few.clone())
+        misshapen = outputs.shape(case, answer)
+        logits = None if misshapen else case.logits(case.x)
+    except Exception as error:  # whatever the user's code raises is what there is to say
+        yield _raised(case, error)
+        return
+    if logits is None:
+        yield from () if misshapen is None else (misshapen,)
+    elif (broken := outputs.finite(case, logits)) is not None:
+        yield broken
+    else:
+        yield from (finding for check in AFTER if (finding := _checked(check, case, logits)) is not None)
+
+
+def _checked(check: Callable[[Case, Tensor], Finding | None], case: Case, logits: Tensor) -> Finding | None:
+    try:
+        return check(case, logits)
+    except Exception as error:  # of the user's code, which has answered before: it may depend on the batch's size
+        return _failed(case, error, f", in the check {check.__name__},")
+
+
+def _raised(case: Case, error: Exception) -> Finding:
+    if gradients.trains_inside(case):
+        return gradients.optimises("it needs gradients of the parameters, which attacks freeze")
+    return _failed(case, error)
+
+
+def _failed(case: Case, error: Exception, where: str = "") -> Finding:
+    kind = f"{tuple(case.x.shape[1:])}, {str(case.x.dtype).removeprefix('torch.')}, on {case.x.device}"
+    return Finding(
+        "forward-fails",
+        "error",
+        f"For images of shape {kind}{where or ','} the model raised {gradients.said(error)}.",
+        "Without an answer there is nothing to evaluate.",
+        "Check channels, size, precision and device: parameters in single precision, on the device that is named.",
+    )

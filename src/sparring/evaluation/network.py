@@ -1,0 +1,103 @@
+"""The network as an evaluation uses it: a copy that answers faster, for searches, beside the original, which judges."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.optimization import fuse
+
+from sparring.attacks import attackable, input_gradient
+from sparring.data import Images, batches
+from sparring.models import may_be_channels_last
+
+Precision: TypeAlias = Literal["exact", "search16"]
+_CLOSE = 1e-3  # of the logits' spread: rounding moves folded networks' logits far less, a wrong fold far more
+
+
+def low_precision(device: torch.device | str) -> torch.dtype:
+    """The 16-bit type to search in: fp16 on GPUs, with the mantissa of TF32; bf16 on CPUs, which have no fast fp16."""
+    return torch.float16 if torch.device(device).type == "cuda" else torch.bfloat16
+
+
+def quickened(model: nn.Module, sample: Tensor) -> nn.Module:
+    """A frozen copy in evaluation mode, with BatchNorm folded into the convolutions before it and images as NHWC.
+
+    Its logits of `sample` (B, C, H, W) are compared with the model's; where folding changes them, or the model cannot be
+    copied, less is done: the answer is always a network that says what the model says.
+    """
+    try:
+        plain = copy.deepcopy(model).eval().requires_grad_(False)
+    except (RuntimeError, TypeError):  # some modules refuse: those that hold tensors with a graph, or locks
+        return model
+    if may_be_channels_last(plain, sample.device):
+        plain = plain.to(memory_format=torch.channels_last)
+    folded = _folded(copy.deepcopy(plain))
+    same = all(_agree(folded, plain, some) for some in (sample, sample[:1]))  # a trace may have a batch size written in
+    return folded if same else plain
+
+
+def _folded(module: nn.Module) -> nn.Module:
+    """The module with BatchNorm folded where its graph can be traced, and else in as many of its parts as can be."""
+    try:
+        return fuse(module, inplace=True)
+    except (fx.proxy.TraceError, TypeError, RuntimeError, ValueError, AttributeError, NotImplementedError):
+        for name, child in module.named_children():
+            setattr(module, name, _folded(child))
+        return module
+
+
+@torch.no_grad()
+def _agree(changed: nn.Module, plain: nn.Module, sample: Tensor) -> bool:
+    try:
+        found, expected = changed(sample), plain(sample)
+    except (RuntimeError, TypeError, ValueError, AttributeError):  # the trace has left out something that matters
+        return False
+    spread = (expected.amax(1) - expected.amin(1)).clamp_min(torch.finfo(expected.dtype).tiny)
+    return found.shape == expected.shape and bool(((found - expected).abs().amax(1) <= _CLOSE * spread).all())
+
+
+_CPU_BATCH = 256  # larger ones are no faster there
+_LARGEST, _SHARE = 4096, 0.5  # images; of the free memory, as searches remember a dozen images for each under attack
+_TRIAL = 16  # images
+
+
+def roomy(model: nn.Module, images: Images, device: torch.device | str) -> int:
+    """A batch size that fits: a power of two, from what the gradient of a few images takes of a GPU's memory."""
+    device = torch.device(device)
+    if device.type != "cuda":
+        return _CPU_BATCH
+    x = next(batches(images.subset(torch.arange(min(_TRIAL, len(images)))), _TRIAL, device)).x
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    with attackable(model, "eval"):
+        input_gradient(model, x, lambda logits: logits.logsumexp(1))
+    taken = (torch.cuda.max_memory_allocated(device) - before) / len(x)
+    return rows_within(_SHARE * torch.cuda.mem_get_info(device)[0], taken)
+
+
+def rows_within(memory: float, taken: float) -> int:
+    """The largest power of two, at most 4096, whose images fit into so much memory if each takes so much of it."""
+    most = max(int(memory / max(taken, 1)), 1)
+    return min(2 ** (most.bit_length() - 1), _LARGEST)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Single precision means single precision: TF32, which GPUs may use in its place, is off inside."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(
+            enabled=torch.backends.cudnn.enabled,
+            benchmark=torch.backends.cudnn.benchmark,
+            deterministic=torch.backends.cudnn.deterministic,
+            allow_tf32=False,
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

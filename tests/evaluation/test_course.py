@@ -1,0 +1,265 @@
+"""An evaluation that is killed goes on to the same result, whatever it was doing, and shared work is the same work."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sparring.attacks import APGD, FAB, AutoAttack, Square
+from sparring.data import Data, Images, load
+from sparring.evaluation import Evaluation, Examination, robustness
+from sparring.evaluation.course import Bookmark, Course, Stage, fingerprint
+from sparring.models import create
+from sparring.threat import Threat
+
+LINF = Threat("Linf", "1/24")
+COUNT = 40
+
+
+class Short(AutoAttack):
+    """All four stages at a fraction of their steps."""
+
+    def searches(self, classes: int):
+        return {
+            "apgd-ce": APGD(steps=6),
+            "apgd-t": APGD("dlr", targets=3, steps=6),
+            "fab-t": FAB(targets=2, steps=5),
+            "square": Square(queries=25),
+        }
+
+
+def subject() -> tuple[nn.Module, Images]:
+    """A network that knows the digits and is partly robust, and digits."""
+    images = load(Data(limit=COUNT, validation=0)).train
+    torch.manual_seed(0)
+    network = create("smallconv", 10, channels=1, size=8, width=4).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    x, y = images.pixels / 255, images.labels
+    for _ in range(30):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(x), y).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    return network.eval(), images
+
+
+def examination(**more) -> Examination:
+    model, images = subject()
+    return Examination(model, images, LINF, batch_size=16, precision="exact", keep=True, **more)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = robustness.named
+    monkeypatch.setattr(robustness, "named", lambda name: Short() if name == "aa" else known(name))
+
+
+ATTACKS = ["clean", "pgd-3", "aa"]
+
+
+@pytest.fixture(scope="module")
+def whole() -> Evaluation:
+    with pytest.MonkeyPatch.context() as patch:
+        known = robustness.named
+        patch.setattr(robustness, "named", lambda name: Short() if name == "aa" else known(name))
+        return examination().run(ATTACKS)
+
+
+def same(found: Evaluation, expected: Evaluation) -> bool:
+    """Verdicts, images, and what each stage cost, but for the time."""
+
+    def said(evaluation: Evaluation) -> list[object]:
+        return [
+            (outcome.attack, outcome.correct.tolist(), outcome.settings, _stages(outcome.stages))
+            for outcome in evaluation.outcomes
+        ]
+
+    images = [(one.images, other.images) for one, other in zip(found.outcomes, expected.outcomes, strict=True)]
+    return said(found) == said(expected) and all(
+        one is other is None or torch.equal(one, other) for one, other in images
+    )
+
+
+def _stages(stages: Sequence[Stage]) -> list[object]:
+    return [(stage.name, stage.correct.tolist(), stage.settings) for stage in stages]
+
+
+STAGES = ("clean", "pgd-3", "aa apgd-ce", "aa apgd-t", "aa fab-t", "aa square")
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopping(stage: str, when: int):
+    """A tick that stops the examination at the stage's call of this number."""
+    calls = 0
+
+    def tick(attack: str, done: float) -> None:
+        nonlocal calls
+        calls += attack == stage
+        if calls == when:
+            raise Stopped(stage)
+
+    return tick
+
+
+def test_these_attacks_leave_some_images_in_every_stage(whole: Evaluation) -> None:
+    accuracies = [stage.accuracy for stage in whole.outcome("aa").stages]
+    assert whole.accuracy("clean") > 0.9
+    assert whole.accuracy("clean") > accuracies[0] > accuracies[-1] > 0.1
+    assert accuracies == sorted(accuracies, reverse=True)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("when", [1, 2, 3])
+def test_it_goes_on_from_wherever_it_was_stopped(stage: str, when: int, whole: Evaluation, tmp_path: Path) -> None:
+    bookmark = examination().bookmark(tmp_path / "evaluation.json", ATTACKS)
+    bookmark._every = 0.0  # at every look
+    with pytest.raises(Stopped):
+        examination().run(ATTACKS, stopping(stage, when), bookmark)
+    again = examination().bookmark(tmp_path / "evaluation.json", ATTACKS)
+    assert again.path == bookmark.path
+    torch.manual_seed(when)
+    told: list[str] = []
+    assert same(examination().run(ATTACKS, lambda attack, done: told.append(attack), again), whole)
+    assert list(tmp_path.iterdir()) == []
+    assert list(dict.fromkeys(told)) == list(STAGES[STAGES.index(stage) :])  # what was done is not done again
+
+
+def test_another_question_has_another_bookmark(tmp_path: Path) -> None:
+    asked = examination()
+    other_images = replace(asked.images, labels=(asked.images.labels + 1) % 10)
+    torch.manual_seed(5)
+    other_model = create("smallconv", 10, channels=1, size=8, width=4).eval()
+    path = tmp_path / "evaluation.json"
+    questions = [
+        (asked, ATTACKS),
+        (asked, ["clean"]),
+        (replace(asked, seed=1), ATTACKS),
+        (replace(asked, threat=Threat("Linf", "1/9")), ATTACKS),
+        (replace(asked, threat=Threat("L2", "1/10")), ATTACKS),
+        (replace(asked, precision="search16"), ATTACKS),
+        (replace(asked, images=other_images), ATTACKS),
+        (replace(asked, model=other_model), ATTACKS),
+    ]
+    assert len({one.bookmark(path, attacks).path for one, attacks in questions}) == len(questions)
+    assert replace(asked, batch_size=7).bookmark(path, ATTACKS).path == asked.bookmark(path, ATTACKS).path
+
+
+def test_a_bookmark_that_cannot_be_read_counts_as_none(tmp_path: Path, whole: Evaluation) -> None:
+    bookmark = examination().bookmark(tmp_path / "evaluation.json", ATTACKS)
+    bookmark.path.write_bytes(b"not safetensors")
+    assert bookmark.read() == Course()
+    assert same(examination().run(ATTACKS, bookmark=bookmark), whole)
+
+
+def test_a_fingerprint_changes_with_any_weight() -> None:
+    model, _ = subject()
+    before = fingerprint(model)
+    assert fingerprint(subject()[0]) == before
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-6
+    assert fingerprint(model) != before
+
+
+PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from sparring import ranks
+from sparring.evaluation import robustness
+from tests.evaluation.test_course import ATTACKS, Short, examination
+known = robustness.named
+robustness.named = lambda name: Short() if name == "aa" else known(name)
+target, kill_in = Path(sys.argv[2]), sys.argv[3]
+with ranks.joined("cpu"):
+    asked = examination()
+    bookmark = asked.bookmark(target, ATTACKS)
+    bookmark._every = 0.0
+    calls = 0
+    def tick(attack, done):
+        global calls
+        calls += attack == kill_in
+        if calls == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+    found = asked.run(ATTACKS, tick, bookmark)
+    said = {o.attack: [o.correct, o.images, [s.correct for s in o.stages]] for o in found.outcomes}
+    torch.save(said, f"{target}.{ranks.index()}")
+"""
+
+
+def start(target: Path, kill_in: str = "", **variables: str) -> subprocess.Popen[bytes]:
+    root = Path(__file__).parents[2]
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, str(root), str(target), kill_in],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
+        stderr=subprocess.PIPE,
+    )
+
+
+def results(path: Path, expected: Evaluation) -> bool:
+    found = torch.load(path, weights_only=True)
+    return all(
+        torch.equal(found[outcome.attack][0], outcome.correct)
+        and (outcome.images is None or torch.equal(found[outcome.attack][1], outcome.images))
+        and [stage.tolist() for stage in found[outcome.attack][2]]
+        == [stage.correct.tolist() for stage in outcome.stages]
+        for outcome in expected.outcomes
+    )
+
+
+def test_it_survives_being_killed_in_every_stage(tmp_path: Path, whole: Evaluation) -> None:
+    target = tmp_path / "evaluation"
+    for kill_in in STAGES[1:]:
+        process = start(target, kill_in)
+        _, complaint = process.communicate(timeout=120)
+        assert process.returncode == -signal.SIGKILL, complaint.decode()
+    process = start(target)
+    _, complaint = process.communicate(timeout=120)
+    assert process.returncode == 0, complaint.decode()
+    assert results(tmp_path / "evaluation.0", whole)
+
+
+def test_two_processes_find_what_one_finds(tmp_path: Path, whole: Evaluation) -> None:
+    """Also if both are killed and go on, from different places."""
+    target, port = tmp_path / "evaluation", "29517"
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for kill_at in ((20, 33), (0, 0)):
+        processes = [start(target, kill_at[rank], RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)]
+        for process in processes:
+            _, complaint = process.communicate(timeout=240)
+            assert process.returncode == (0 if kill_in == ("", "") else -signal.SIGKILL), complaint.decode()
+    for rank in range(2):
+        assert results(tmp_path / f"evaluation.{rank}", whole)
+
+
+def test_a_record_of_what_was_done_survives_json(tmp_path: Path) -> None:
+    stage = Stage("aa", "square", torch.tensor([True, False]), 1.5, 10, 20, {"queries": 5, "p": "0.8"})
+    course = Course(
+        torch.rand(2, 3), 0.5, [stage], {"steps": torch.arange(3)}, (2.5, 7, 8), {"aa": torch.rand(2, 1, 2, 2)}
+    )
+    bookmark = Bookmark(tmp_path / "evaluation.json", "0" * 64)
+    bookmark.write(course)
+    found = bookmark.read()
+    assert torch.equal(found.clean, course.clean)
+    assert found.spent == course.spent
+    assert torch.equal(found.running["steps"], torch.arange(3))
+    assert torch.equal(found.images["aa"], course.images["aa"])
+    assert json.dumps([found.stages[0].settings, found.stages[0].seconds]) == json.dumps(
+        [stage.settings, stage.seconds]
+    )
+    assert torch.equal(found.stages[0].correct, stage.correct)

@@ -1,0 +1,60 @@
+"""Networks of the user's own, by the function that makes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparring import api
+from sparring.errors import BadInput
+from sparring.models import imported, is_reference
+
+SOURCE = """
+import torch
+from torch import nn
+
+def network():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Dropout(0.5))
+
+def number():
+    return 3
+
+def broken():
+    raise RuntimeError("no weights\\nhere")
+"""
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine_for_tests.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def test_a_function_of_a_module_in_the_working_folder_makes_the_network() -> None:
+    model = api.load("mine_for_tests:network")
+    assert model(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("reference", "complaint"),
+    [
+        ("nowhere_at_all:network", "there is no module 'nowhere_at_all'"),
+        ("mine_for_tests:absent", "has no 'absent'"),
+        ("mine_for_tests:number", "returned int, not a torch.nn.Module"),
+        ("mine_for_tests:broken", "failed with RuntimeError: no weights"),
+        ("mine_for_tests", "not of the form"),
+    ],
+)
+def test_what_is_not_there_or_not_a_network_is_said(reference: str, complaint: str) -> None:
+    with pytest.raises(BadInput, match=complaint):
+        imported(reference)
+
+
+def test_what_looks_like_a_reference() -> None:
+    assert is_reference("package.module:function")
+    for text in ("runs/mine", "model.safetensors", "C:\\weights", "a:b:c", "timm:resnet18.tv_in1k/x", ":f", "m:"):
+        assert not is_reference(text)

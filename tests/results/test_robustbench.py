@@ -1,0 +1,62 @@
+"""RobustBench's call and its files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import sparring
+from sparring.attacks import APGD, AutoAttack
+from sparring.data import Data, load
+from sparring.errors import BadInput
+from sparring.evaluation import Evaluation, Outcome, robustness
+from sparring.models import create
+from sparring.results.robustbench import entry, write_entry
+from sparring.threat import Threat
+
+
+def evaluation() -> Evaluation:
+    flags = {"clean": [True, True, True], "aa": [True, False, False]}
+    return Evaluation(tuple(Outcome(name, torch.tensor(correct), 1.0, {}) for name, correct in flags.items()))
+
+
+def test_an_entry_has_the_words_and_the_decimals_of_the_leaderboard() -> None:
+    said = entry(evaluation(), load(Data()), Threat("Linf", "8/255"))
+    assert said == {"dataset": "digits", "eps": "8/255", "clean_acc": "100.00", "autoattack_acc": "33.33"}
+
+
+def test_an_entry_without_autoattack_is_refused() -> None:
+    alone = Evaluation(evaluation().outcomes[:1])
+    with pytest.raises(BadInput, match="needs the attacks clean and aa: aa was not run"):
+        entry(alone, load(Data()), Threat())
+
+
+def test_what_a_file_says_besides_is_kept(tmp_path: Path) -> None:
+    known = entry(evaluation(), load(Data()), Threat())
+    path = write_entry(known, "Ours2026First", "Linf", tmp_path)
+    assert path == tmp_path / "digits" / "Linf" / "Ours2026First.json"
+    content = json.loads(path.read_text())
+    assert content["authors"] is None
+    path.write_text(json.dumps(content | {"authors": "Us", "clean_acc": "0.00"}))
+    write_entry(known, "Ours2026First", "Linf", tmp_path)
+    assert json.loads(path.read_text()) == content | {"authors": "Us"}
+
+
+def test_the_call_returns_two_fractions_and_writes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(AutoAttack, "searches", lambda attack, classes: {"apgd-ce": APGD(steps=3)})
+    assert robustness.named("aa") == AutoAttack()
+    model = create("smallconv", 10, channels=1, size=8, width=4).eval()
+    clean, robust = sparring.benchmark(model, 30, "digits", eps="1/10", to_disk=True, model_name="Ours2026First")
+    assert 0 <= robust <= clean <= 1
+    content = json.loads((tmp_path / "model_info/digits/Linf/Ours2026First.json").read_text())
+    assert content["clean_acc"] == f"{100 * clean:.2f}"
+    assert content["eps"] == "1/10"
+    images = load(Data()).test
+    right = model(images.pixels[:30] / 255).argmax(1) == images.labels[:30]
+    assert clean == pytest.approx(right.double().mean().item())
+    with pytest.raises(BadInput, match="to_disk needs a model_name"):
+        sparring.benchmark(model, 30, "digits", to_disk=True)

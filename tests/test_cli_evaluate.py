@@ -1,0 +1,205 @@
+"""sparring evaluate and sparring doctor: any network, records, examples, resumption, and what the doctor stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sparring import cli
+from sparring.attacks import APGD, FAB, AutoAttack, Square
+from sparring.data import Data, load
+
+SOURCE = """
+import torch
+from torch import nn
+from sparring.models import create
+
+def seeded():
+    torch.manual_seed(0)
+    return create("smallconv", 10, channels=1, size=8, width=4)
+
+def probabilities():
+    return nn.Sequential(seeded(), nn.Softmax(1))
+
+def nan():
+    model = seeded()
+    model.network.linear.bias.data[0] = float("nan")
+    return model
+
+def one_class():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+
+def raises():
+    return nn.Linear(3, 10)
+
+def noisy():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = seeded()
+        def forward(self, x):
+            return self.inner(x) + 0.5 * torch.randn(len(x), 10)
+    return Noisy()
+"""
+
+
+def sparring(capsys, *arguments: object) -> tuple[int, str, str]:
+    status = cli.main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a module of the user's own."""
+    (tmp_path / "mine_for_cli.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A finished run on digits."""
+    folder = tmp_path_factory.mktemp("runs") / "pgd"
+    quick = ["--optimisation.epochs", "3", "--data.limit", "400", "--model.width", "8", "--selection.images", "10"]
+    assert cli.main(["train", "digits/pgd-at", "--run", str(folder), *quick]) == 0
+    return folder
+
+
+def short(attack: AutoAttack, classes: int):
+    """The stages of AutoAttack at a fraction of their steps."""
+    return {
+        "apgd-ce": APGD(steps=5),
+        "apgd-t": APGD("dlr", targets=2, steps=5),
+        "fab-t": FAB(targets=2, steps=4),
+        "square": Square(queries=20),
+    }
+
+
+def test_autoattack_s_stages_are_printed_and_recorded(capsys, run, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(AutoAttack, "searches", short)
+    output, examples = tmp_path / "record.json", tmp_path / "examples.safetensors"
+    status, out, _ = sparring(
+        capsys,
+        *("evaluate", run, "--attacks", "clean,aa", "--samples", 40, "--threat.eps", 0.05),
+        *("--output", output, "--examples", examples),
+    )
+    assert status == 0
+    assert all(name in out for name in ("apgd-ce", "apgd-t", "fab-t", "square", "worst of these"))
+    record = json.loads(output.read_text())
+    assert record["precision"] == "exact"
+    assert record["subject"]["fingerprint"]
+    found = record["attacks"][1]
+    assert found["version"] == "standard"
+    stages = {stage["attack"]: stage for stage in found["stages"]}
+    assert list(stages) == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    assert stages["square"]["queries"] == 20
+    assert stages["square"]["backwards"] == 0
+    accuracies = [stage["accuracy"] for stage in stages.values()]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert found["accuracy"] == accuracies[-1] == record["worst"]
+
+    saved = load_file(examples)
+    images = load(Data(test_limit=40)).test
+    assert torch.equal(saved["labels"], images.labels)
+    assert (saved["images.aa"] - images.pixels / 255).abs().max() <= 0.05 + 1e-6
+    network = cli.api.load(run)
+    assert torch.equal(network(saved["images.aa"]).argmax(1) == images.labels, saved["correct.aa"])
+    assert not list(tmp_path.glob(".*partial"))
+
+
+def test_a_network_of_the_user_s_own(capsys, here) -> None:
+    status, _, _ = sparring(capsys, "evaluate", "mine_for_cli:seeded", "--attacks", "clean", "--no-doctor")
+    assert status == 0
+    record = json.loads((here / "mine_for_cli-seeded.evaluation.json").read_text())
+    assert record["subject"]["model"] == "SmallConv"
+    assert record["subject"]["weights"] == "mine_for_cli:seeded"
+    torch.manual_seed(0)
+    assert record["n"] == 360
+
+
+REFUSED = {
+    "probabilities": (["mine_for_cli:probabilities"], "probabilities"),
+    "NaN": (["mine_for_cli:nan"], "The model returned NaN logits for images of digits"),
+    "one class": (["mine_for_cli:one_class"], "The model knows 1 class"),
+    "a model that raises": (["mine_for_cli:raises"], "The model cannot take images of shape (1, 8, 8)"),
+    "eps 0": (["mine_for_cli:seeded", "--threat.eps", "0"], "eps must be positive"),
+    "no samples": (["mine_for_cli:seeded", "--samples", "0"], "0"),
+    "precision": (["mine_for_cli:seeded", "--precision", "half"], "half"),
+    "batch size": (["mine_for_cli:seeded", "--batch-size", "-1", "--no-doctor"], "batch size is -1"),
+    "a function that is not there": (["mine_for_cli:absent"], "has no 'absent'"),
+    "an attack": (["mine_for_cli:seeded", "--attacks", "aa-stanard"], "Unknown attack 'aa-stanard'"),
+    "pretrained weights without a connection": (["timm:resnet81"], "resnet81"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), REFUSED.values(), ids=REFUSED.keys())
+def test_bad_input_is_one_sentence_and_status_2_and_writes_nothing(capsys, here, arguments, sentence) -> None:
+    status, out, err = sparring(capsys, "evaluate", *arguments)
+    assert status == 2, out
+    assert sentence in err
+    assert len(err.splitlines()) == 1
+    assert [path.name for path in here.iterdir() if path.name != "__pycache__"] == ["mine_for_cli.py"]
+
+
+def test_the_doctor_s_errors_can_be_ignored(capsys, here) -> None:
+    status, _, _ = sparring(capsys, "evaluate", "mine_for_cli:probabilities", "--attacks", "clean", "--no-doctor")
+    assert status == 0
+
+
+def test_the_doctor_s_exit_status_says_how_bad_it_is(capsys, here, run) -> None:
+    status, out, _ = sparring(capsys, "doctor", "mine_for_cli:probabilities")
+    assert (status, "error: probabilities" in out) == (3, True)
+    status, out, _ = sparring(capsys, "doctor", run, "--quick")
+    assert (status, out.strip()) == (0, "Nothing was found that would spoil an evaluation.")
+    status, out, _ = sparring(capsys, "doctor", "mine_for_cli:nan")
+    assert status == 3
+    assert "NaN" in out
+
+
+def test_the_doctor_s_findings_are_printed_and_recorded(capsys, here) -> None:
+    status, out, _ = sparring(capsys, "evaluate", "mine_for_cli:noisy", "--attacks", "clean", "--no-doctor")
+    assert status == 0
+    assert "rand" not in out
+    status, out, err = sparring(capsys, "evaluate", "mine_for_cli:noisy", "--attacks", "clean")
+    assert status == 2 or "random" in out, out
+    if status == 0:
+        record = json.loads((here / "mine_for_cli-noisy.evaluation.json").read_text())
+        assert any("random" in finding["check"] for finding in record["findings"])
+    else:
+        assert "random" in err
+
+
+def test_an_evaluation_that_was_killed_goes_on(run, tmp_path) -> None:
+    """With AutoAttack in full, killed in the middle; the second process says that it goes on."""
+    output = tmp_path / "record.json"
+    command = [
+        sys.executable,
+        "-c",
+        "import sparring.evaluation.course as c; c.Bookmark.__init__.__defaults__ = (0.0,)\n"
+        "import sys; from sparring.cli import main; sys.exit(main())",
+    ]
+    command += ["evaluate", str(run), "--attacks", "clean,aa-fast", "--samples", "30", "--output", str(output)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".*.partial")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not output.exists()
+    assert list(tmp_path.glob(".*.partial"))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "Going on with the evaluation that was stopped." in done.stdout
+    assert json.loads(output.read_text())["attacks"][1]["n"] == 30
+    assert not list(tmp_path.glob(".*.partial"))
