@@ -1,0 +1,147 @@
+"""The networks that `evaluation.py` has attacked: our recipes cut down and trained once, and two masked on purpose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+import sparring
+from sparring.threat import Ratio, Threat
+
+HELD_OUT = 100  # training images that every epoch is judged on
+MASKING = 1000.0  # where a margin was above 0.1, the cross-entropy of such logits is 0 in single precision
+STEPS = {"fgsm-rs": Fraction(5, 4), "pgd-at": Fraction(1, 4)}  # of the radius, as in the recipes
+
+
+@dataclass(frozen=True)
+class Size:
+    """How little the small networks of a data set are trained on, and how far images are perturbed."""
+
+    images: int
+    epochs: int
+    linf: str  # in training, and by attacks
+    l2: str  # by attacks alone
+
+
+SIZES = {
+    "digits": Size(images=1200, epochs=15, linf="0.2", l2="0.5"),
+    "fashion_mnist": Size(images=4000, epochs=8, linf="0.1", l2="1.5"),
+    "gtsrb": Size(images=6000, epochs=20, linf="2/255", l2="0.25"),
+    "cifar10": Size(images=6000, epochs=12, linf="2/255", l2="0.25"),
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A recipe with another network, fewer images, fewer epochs and no crops, against Linf.
+
+    Args:
+        data: the data set, and the first half of the recipe's name.
+        path: the folder of its files; None for digits.
+        method: the other half.
+        eps: the radius; a step keeps its share of it.
+        images: to train on, those held out included.
+        epochs: passes over them.
+        batch_size: images in a step.
+        model: see `sparring.models.names()`.
+        width: channels of the first stage.
+    """
+
+    data: str
+    path: str | None
+    method: Literal["standard", "fgsm-rs", "pgd-at"]
+    eps: Ratio
+    images: int
+    epochs: int
+    batch_size: int = 32
+    model: str = "smallconv"
+    width: int = 8
+
+    def experiment(self) -> sparring.Experiment:
+        """The recipe after these changes."""
+        changes = {
+            "data.limit": self.images,
+            "data.validation": HELD_OUT,
+            "data.augment.pad": 0,
+            "model.name": self.model,
+            "model.width": self.width,
+            "threat.eps": self.eps,
+            "optimisation.epochs": self.epochs,
+            "optimisation.batch_size": self.batch_size,
+            "optimisation.schedule": "Cyclic",
+        }
+        if self.path is not None:
+            changes["data.path"] = self.path
+        if self.method in STEPS:
+            changes["method.attack.alpha"] = self.eps.exact * STEPS[self.method]
+        words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
+        return sparring.recipe(f"{self.data}/{self.method}", words)
+
+    def network(self, folder: Path) -> nn.Module:
+        """The network after its last epoch, on the CPU, trained in a folder of `folder` unless it has been.
+
+        Raises BadInput where another training has been there.
+        """
+        run = sparring.train(
+            self.experiment(), folder / f"{self.data}-{self.method}-{self.model}-{self.width}", resume=True
+        )
+        return sparring.load(run.folder, "last")
+
+
+class Masked(nn.Module):
+    """A network with its logits scaled up: it decides as before, but its cross-entropy has no gradient."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W)."""
+        return MASKING * self.network(x)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A small network to be attacked: how it is trained, against how many times the radius, and whether it is masked."""
+
+    method: Literal["standard", "fgsm-rs", "pgd-at"]
+    radii: int = 1
+    masked: bool = False
+
+    def training(self, data: str, path: str | None) -> Training:
+        """On this data set."""
+        size = SIZES[data]
+        return Training(
+            data, path, self.method, Ratio(str(self.radii * Ratio(size.linf).exact)), size.images, size.epochs
+        )
+
+    def network(self, data: str, path: str | None, folder: Path) -> nn.Module:
+        """See `Training.network`."""
+        network = self.training(data, path).network(folder)
+        return Masked(network) if self.masked else network
+
+
+TARGETS = {
+    "standard": Target("standard"),
+    "fgsm-rs": Target("fgsm-rs", radii=2),  # overfits catastrophically
+    "pgd-at": Target("pgd-at"),
+    "masked standard": Target("standard", masked=True),
+    "masked pgd-at": Target("pgd-at", masked=True),
+}
+
+
+def threat_on(data: str, norm: Literal["Linf", "L2"]) -> Threat:
+    """What the adversary may do on this data set."""
+    size = SIZES[data]
+    return Threat(norm, Ratio(size.linf if norm == "Linf" else size.l2))
+
+
+def tested(experiment: sparring.Experiment, count: int) -> sparring.data.Images:
+    """The first test images, at most so many."""
+    images = sparring.data.load(experiment.data).test
+    return images.subset(torch.arange(min(count, len(images))))

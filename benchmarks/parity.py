@@ -1,0 +1,282 @@
+"""AutoAttack on both sides of the comparison in `evaluation.py`: pyautoattack and ours, on the same network and images.
+
+pyautoattack runs its standard version, one stage at a time on the images that the stages before left correct, as it
+would by itself, so that what every stage leaves is known image by image. Its checks of the network and its count of
+clean accuracy, which it would repeat, are left out of its seconds and passes.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyautoattack
+import torch
+from torch import Tensor, nn
+
+from sparring.attacks import Attack, Search
+from sparring.attacks.autoattack import AutoAttack
+from sparring.attacks.square import Square
+from sparring.data import Batch, Images, batches
+from sparring.evaluation import Examination, Precision, Stage
+from sparring.evaluation.network import full_precision
+from sparring.threat import Threat
+
+STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
+TOLERANCE = 1e-6  # how far rounding may carry an image beyond the radius
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long both sides search; None is as long as AutoAttack's standard version."""
+
+    steps: int | None = None  # of APGD and of FAB, for every target
+    queries: int | None = None  # of Square
+
+
+@dataclass(frozen=True)
+class Question:
+    """What both sides are asked: how many of these images can be perturbed so that the network errs?"""
+
+    model: nn.Module  # in evaluation mode, on the device
+    images: Images
+    threat: Threat
+    batch_size: int
+    device: str
+    seed: int
+    effort: Effort
+
+    def batches(self) -> Iterator[Batch]:
+        """The images, in order, on the device."""
+        return batches(self.images, self.batch_size, self.device)
+
+    def whole(self) -> Batch:
+        """All images at once, on the CPU."""
+        return next(batches(self.images, len(self.images), "cpu"))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one side found."""
+
+    clean: Tensor  # (N,) bool, correct to begin with
+    stages: tuple[Stage, ...]
+    images: Tensor  # (N, C, H, W), adversarial where the network was fooled
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def robust(self) -> Tensor:
+        """Which images no attack fooled: (N,) bool."""
+        return self.stages[-1].correct
+
+    @property
+    def fooled(self) -> Tensor:
+        """Which images were correct until they were attacked: (N,) bool."""
+        return self.clean & ~self.robust
+
+
+@dataclass(frozen=True)
+class Standard(Attack):
+    """AutoAttack's standard version, perhaps with less effort."""
+
+    effort: Effort
+
+    def searches(self, classes: int) -> Mapping[str, Search]:
+        """See `Attack`."""
+        return {name: self._limited(search) for name, search in AutoAttack().searches(classes).items()}
+
+    def describe(self, threat: Threat) -> dict[str, str | int]:
+        """See `Attack`."""
+        return AutoAttack().describe(threat)
+
+    def _limited(self, search: Search) -> Search:
+        name, effort = ("queries", self.effort.queries) if isinstance(search, Square) else ("steps", self.effort.steps)
+        return search if effort is None else replace(search, **{name: effort})
+
+
+def ours(question: Question, precision: Precision) -> Answer:
+    """Our AutoAttack; its seconds are those of everything, from the clean images to the last stage."""
+    examination = Examination(
+        question.model,
+        question.images,
+        question.threat,
+        question.batch_size,
+        question.device,
+        question.seed,
+        precision,
+        keep=True,
+    )
+    began = time.perf_counter()
+    clean, attacked = examination.under([Standard(question.effort)]).outcomes
+    seconds = time.perf_counter() - began
+    assert attacked.images is not None
+    return Answer(clean.correct, attacked.stages, attacked.images, seconds)
+
+
+def theirs(question: Question) -> Answer:
+    """pyautoattack's standard version, in single precision that is single; its seconds are those of its stages."""
+    counted = Counted(question.model)
+    attack = pyautoattack.AutoAttack(
+        counted,
+        norm=question.threat.norm,
+        eps=float(question.threat.eps),
+        version="standard",
+        seed=question.seed,
+        device=question.device,
+    )
+    _limit(attack, question.effort)
+    batch = question.whole()
+    correct = clean = correct_on(question, batch.x)
+    images, stages = batch.x.clone(), []
+    with full_precision(), _listening(counted) as log:
+        for name in STAGES:
+            rows, correct = correct.nonzero()[:, 0], correct.clone()
+            log.restart()
+            if len(rows):
+                attack.attacks_to_run = [name]
+                x, y = batch.x[rows], batch.y[rows]
+                images[rows], predicted = attack.run_standard_evaluation(x, y, batch_size=question.batch_size)
+                correct[rows] = predicted == y
+            stages.append(Stage("pyautoattack", name, correct, *log.spent))
+    return Answer(
+        clean, tuple(stages), images, sum(stage.seconds for stage in stages), tuple(dict.fromkeys(log.warned))
+    )
+
+
+def _limit(attack: pyautoattack.AutoAttack, effort: Effort) -> None:
+    """Gives pyautoattack's attacks this effort, and APGD the checkpoints that belong to so many steps."""
+    if effort.steps is not None:
+        for apgd in (attack.apgd, attack.apgd_targeted):
+            apgd.n_iter = apgd.n_iter_orig = effort.steps
+            apgd.n_iter_2, apgd.n_iter_min, apgd.size_decr = (
+                max(int(share * effort.steps), 1) for share in (0.22, 0.06, 0.03)
+            )
+        attack.fab.n_iter = effort.steps
+    if effort.queries is not None:
+        attack.square.n_queries = effort.queries
+
+
+class Counted(nn.Module):
+    """A network that counts the images that go through it, and the gradients that come back."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._network = network
+        self.forwards = self.backwards = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W)."""
+        self.forwards += len(x)
+        logits: Tensor = self._network(x)
+        if logits.requires_grad:
+            logits.register_hook(self._returned)
+        return logits
+
+    def _returned(self, gradient: Tensor) -> None:
+        self.backwards += len(gradient)
+
+
+class _Log(logging.Handler):
+    """Learns from what pyautoattack logs when an attack begins and ends, and what it warns of."""
+
+    def __init__(self, counted: Counted) -> None:
+        super().__init__()
+        self._counted = counted
+        self.warned: list[str] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """Nothing has been spent."""
+        self._began = self._ended = self._now()
+
+    @property
+    def spent(self) -> tuple[float, int, int]:
+        """Seconds, forwards and backwards of the attack, without what precedes it."""
+        seconds, forwards, backwards = (end - start for start, end in zip(self._began, self._ended, strict=True))
+        return float(seconds), int(forwards), int(backwards)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        message = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            self.warned.append(message)
+        elif message.startswith("running "):
+            self._began = self._now()
+        elif message.startswith("robust accuracy after "):  # this reads the device, which has finished then
+            self._ended = self._now()
+
+    def _now(self) -> tuple[float, int, int]:
+        return time.perf_counter(), self._counted.forwards, self._counted.backwards
+
+
+@contextmanager
+def _listening(counted: Counted) -> Iterator[_Log]:
+    """pyautoattack's log, which goes nowhere else; the process's trace function, which it removes, is put back."""
+    logger, log, tracer = logging.getLogger("auto-attack"), _Log(counted), sys.gettrace()
+    before = logger.level, logger.propagate
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    logger.addHandler(log)
+    try:
+        yield log
+    finally:
+        logger.removeHandler(log)
+        logger.level, logger.propagate = before
+        sys.settrace(tracer)
+
+
+@torch.no_grad()
+def correct_on(question: Question, images: Tensor) -> Tensor:
+    """Which images (N, C, H, W) on the CPU the plain network classifies correctly in single precision: (N,) bool."""
+    with full_precision():
+        parts = zip(images.split(question.batch_size), question.batches(), strict=True)
+        return torch.cat([(question.model(x.to(batch.y.device)).argmax(1) == batch.y).cpu() for x, batch in parts])
+
+
+def confirmed(question: Question, answer: Answer) -> int:
+    """How many of the images that fooled the network do: they are misclassified, within the radius and in the box."""
+    x = question.whole().x.double()
+    inside = question.threat.size(answer.images.double() - x) <= question.threat.eps + TOLERANCE
+    boxed = ((answer.images >= 0) & (answer.images <= 1)).flatten(1).all(1)
+    return int((answer.fooled & inside & boxed & ~correct_on(question, answer.images)).sum())
+
+
+def noted(question: Question, answer: Answer) -> dict[str, Any]:
+    """An answer as plain values: accuracies are fractions; who was correct is in bits, the first image's the highest."""
+    return {
+        "clean": _share(answer.clean),
+        "stages": [
+            {
+                "name": stage.name,
+                "accuracy": _share(stage.correct),
+                "seconds": round(stage.seconds, 3),
+                "forwards": stage.forwards,
+                "backwards": stage.backwards,
+                "correct": np.packbits(stage.correct.numpy()).tobytes().hex(),
+            }
+            for stage in answer.stages
+        ],
+        "seconds": round(answer.seconds, 3),
+        "fooled": int(answer.fooled.sum()),
+        "confirmed": confirmed(question, answer),
+        "warnings": list(answer.warnings),
+    }
+
+
+def alone(one: Answer, other: Answer) -> dict[str, list[int]]:
+    """The rows of the images that only one of two answers calls robust, by who fooled the network alone."""
+    return {
+        "fooled_by_first_alone": (other.robust & ~one.robust).nonzero()[:, 0].tolist(),
+        "fooled_by_second_alone": (one.robust & ~other.robust).nonzero()[:, 0].tolist(),
+    }
+
+
+def _share(correct: Tensor) -> float:
+    return int(correct.sum()) / len(correct)
