@@ -18,10 +18,11 @@ from sparring import api, configuration, ranks, recipes
 from sparring.data import Data, Splits
 from sparring.data import load as load_data
 from sparring.errors import BadInput, unknown
-from sparring.evaluation import Examination, Subject, check_fit, record, roomy, save_examples, write
+from sparring.evaluation import Evaluation, Examination, Subject, check_fit, record, roomy, save_examples, write
 from sparring.evaluation.doctor import Finding, diagnose
 from sparring.evaluation.masking import accuracies_of, probe_masking, suspicions
 from sparring.experiment import Experiment, train
+from sparring.files import check_writable
 from sparring.models import Normalised
 from sparring.results.tables import evaluation_table, recipe_table
 from sparring.threat import Threat
@@ -67,39 +68,41 @@ def _train(chosen: argparse.Namespace, overrides: list[str]) -> None:
 def _evaluate(chosen: argparse.Namespace, overrides: list[str]) -> None:
     attacks = [name.strip() for name in chosen.attacks.split(",") if name.strip()]
     api.check_attacks(attacks)
+    output = Path(chosen.output) if chosen.output else _record_path(chosen.subject)
+    for path in (output, *([Path(chosen.examples)] if chosen.examples else [])):
+        check_writable(path)
     with ranks.joined(chosen.device) as device:
         model, splits, threat = _subject(chosen, overrides, device)
         check_fit(model, splits.test, len(splits.classes), splits.name, device)
         findings = [] if chosen.no_doctor else _examined_first(model, splits, threat, device, chosen.seed)
-        output = Path(chosen.output) if chosen.output else _record_path(chosen.subject)
-        batch_size = chosen.batch_size or roomy(model, splits.test, device)
-        examination = Examination(
-            model,
-            splits.test,
-            threat,
-            batch_size,
-            device,
-            chosen.seed,
-            chosen.precision,
-            keep=chosen.examples is not None,
-        )
-        bookmark = examination.bookmark(output, attacks)
-        first = ranks.index() == 0
-        if first and bookmark.path.exists():
-            _OUT.print("Going on with the evaluation that was stopped.")
-        with EvaluationProgress(Console(stderr=True, quiet=not first)) as progress:
-            evaluation = examination.run(attacks, progress.tick, bookmark)
-        if not first:
+        size = chosen.batch_size if chosen.batch_size is not None else roomy(model, splits.test, device)
+        keep = chosen.examples is not None
+        examination = Examination(model, splits.test, threat, size, device, chosen.seed, chosen.precision, keep)
+        evaluation = _run(examination, attacks, output)
+        if ranks.index() > 0:
             return
+        findings += suspicions(accuracies_of(evaluation), len(splits.test))
+        subject = Subject(_name_of(model), chosen.subject, chosen.checkpoint if Path(chosen.subject).is_dir() else "")
+        content = record(subject, splits, examination, evaluation, findings)
     _OUT.print(evaluation_table(evaluation, threat, splits.name))
-    findings += suspicions(accuracies_of(evaluation), len(splits.test))
     _print_findings(findings)
     if chosen.examples:
         save_examples(evaluation, splits.test, Path(chosen.examples))
         _OUT.print(f"Adversarial images: {chosen.examples}", soft_wrap=True, highlight=False)
-    subject = Subject(_name_of(model), chosen.subject, chosen.checkpoint if Path(chosen.subject).is_dir() else "")
-    write(record(subject, splits, examination, evaluation, findings), output)
+    write(content, output)
     _OUT.print(f"Record: {output}", soft_wrap=True, highlight=False)
+
+
+def _run(examination: Examination, attacks: Sequence[str], output: Path) -> Evaluation:
+    """The evaluation, followed on the terminal by one of the processes; it goes on where an earlier one was stopped."""
+    first, bookmark = ranks.index() == 0, examination.bookmark(output, attacks)
+    if first and bookmark.path.exists():
+        _OUT.print("Going on with the evaluation that was stopped.")
+    with EvaluationProgress(Console(stderr=True, quiet=not first)) as progress:
+        try:
+            return examination.run(attacks, progress.tick, bookmark)
+        except KeyboardInterrupt as stop:
+            raise Interrupted("Stopped: the same command goes on from half a minute ago at most.") from stop
 
 
 def _subject(chosen: argparse.Namespace, overrides: list[str], device: str) -> tuple[nn.Module, Splits, Threat]:

@@ -31,11 +31,24 @@ def replacing(path: Path) -> Iterator[Path]:
         if _out_of_space(error):
             raise BadInput(f"The disk is full, {path} was not written: free some space and run again.") from error
         if isinstance(error, OSError) and error.errno in _FORBIDDEN:
-            raise BadInput(f"{path} cannot be written: choose a folder that you may write to.") from error
+            raise _forbidden(path) from error
         raise
     finally:
         with suppress(OSError):  # there is none where its folder could not be made
             temporary.unlink()
+
+
+def check_writable(path: Path) -> None:
+    """Raises BadInput where `replacing` would find, after long work, that it may not write to `path`."""
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise _forbidden(path)
+
+
+def _forbidden(path: Path) -> BadInput:
+    return BadInput(f"{path} cannot be written: choose a folder that you may write to.")
 
 
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)

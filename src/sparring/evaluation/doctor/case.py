@@ -29,7 +29,7 @@ class Case:
 
     model: nn.Module
     pixels: Tensor  # (N, C, H, W), as they were given
-    x: Tensor  # (N, C, H, W) floats on the model's device, meant to be in [0, 1]
+    x: Tensor  # (N, C, H, W) floats on the model's device, meant to be in [0, 1]; in random order
     y: Tensor  # (N,), on the model's device
     threat: Threat
     classes: int | None  # of the data, where known
@@ -68,7 +68,7 @@ def examined(
         )
     if count < 2:
         raise BadInput(f"The doctor needs at least 2 images to look at, not {count}.")
-    rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed_from(seed)))[:count].sort().values
+    rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed_from(seed)))[:count]
     pixels, device = images.pixels[rows], torch.device(device)
     in_training = tuple(module for module in model.modules() if module.training)
     with untouched(model), repeatable(seed, device), attackable(model, "eval"):
