@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,13 @@ def found(asked: Asked) -> Answer:
     return theirs(asked())
 
 
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[object]:
+    """Digits, and hardly any training."""
+    monkeypatch.setitem(attacked.SIZES, "digits", Size(images=300, epochs=1, linf="0.05", l2="0.3"))
+    return ["--data", "digits", "--cache", tmp_path / "cache", "--images", 20, "--batch", 20]
+
+
 # The two sides -----------------------------------------------------------------------------------------------------
 
 
@@ -95,6 +103,18 @@ def test_a_robust_image_costs_pyautoattack_what_its_code_says(asked: Asked) -> N
         assert own.name == stage.name
         assert 0 < own.forwards < stage.forwards
         assert own.backwards <= stage.backwards
+
+
+def test_stages_that_nobody_is_left_for_cost_nothing(asked: Asked) -> None:
+    question = asked(eps="0.9")
+    for answer in (theirs(question), ours(question, "exact")):
+        assert not answer.robust.any()
+        reached = [stage.name for stage in answer.stages if stage.forwards > 0]
+        assert reached == ["apgd-ce", "apgd-t", "fab-t", "square"][: len(reached)]
+        assert len(reached) < 4
+        for stage in answer.stages[len(reached) :]:
+            assert stage.seconds < 0.1
+            assert stage.backwards == 0
 
 
 @pytest.mark.parametrize("steps", [1, 7, 40, 100])
@@ -146,6 +166,21 @@ def test_masking_hides_the_gradient_and_nothing_else(asked: Asked) -> None:
     assert torch.equal(logits.argmax(1), plain(batch.x).argmax(1))
     (gradient,) = torch.autograd.grad(cross_entropy(logits, batch.y).sum(), x)
     assert bool((gradient[clear] == 0).all())
+
+
+def test_masked_targets_are_the_others_masked(tiny: list[object], tmp_path: Path) -> None:
+    x = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    logits = {name: target.network("digits", None, tmp_path)(x) for name, target in attacked.TARGETS.items()}
+    for name in ("standard", "pgd-at"):
+        assert torch.equal(logits[f"masked {name}"], attacked.MASKING * logits[name])
+    eps = {name: target.training("digits", None).eps.exact for name, target in attacked.TARGETS.items()}
+    assert eps["fgsm-rs"] == 2 * eps["pgd-at"] == Fraction(1, 10)
+    steps = {
+        name: attacked.TARGETS[name].training("digits", None).experiment().method.attack
+        for name in ("fgsm-rs", "pgd-at")
+    }
+    assert steps["fgsm-rs"].alpha.exact == Fraction(5, 4) * eps["fgsm-rs"]
+    assert steps["pgd-at"].alpha.exact == eps["pgd-at"] / 4
 
 
 def test_gradients_are_counted_however_they_are_asked_for(asked: Asked) -> None:
@@ -204,13 +239,6 @@ def _call(*words: object) -> None:
     assert evaluation.main([str(word) for word in words]) == 0
 
 
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[object]:
-    """Digits, and hardly any training."""
-    monkeypatch.setitem(attacked.SIZES, "digits", Size(images=300, epochs=1, linf="0.05", l2="0.3"))
-    return ["--data", "digits", "--cache", tmp_path / "cache", "--images", 20, "--batch", 20]
-
-
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_parity_writes_a_record_and_trains_once(
     norm: str, tiny: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -237,7 +265,7 @@ def test_parity_writes_a_record_and_trains_once(
         for pair in found["differences"]:
             first, second = (found["answers"][pair[side]]["fooled"] for side in ("first", "second"))
             assert first - second == len(pair["fooled_by_first_alone"]) - len(pair["fooled_by_second_alone"])
-    assert masked["pgd-20"] >= plain["pgd-20"]
+    assert (plain["logits_times"], masked["logits_times"]) == (1, attacked.MASKING)
     assert printed.strip() == markdown([record])
     assert printed.count("| digits |") == 2 * 3
     assert "2 steps and 5 queries: this is not AutoAttack." in printed
