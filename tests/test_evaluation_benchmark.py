@@ -135,9 +135,13 @@ def test_without_less_effort_ours_is_autoattack_s_standard_version() -> None:
     assert lengths == [3, 3, 3, 16]
 
 
-def test_pyautoattack_leaves_no_trace(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pyautoattack_leaves_no_trace(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     logger = logging.getLogger("auto-attack")
-    before = logger.level, logger.propagate, list(logger.handlers)
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logger, "handlers", [])
     earlier = sys.gettrace()
 
     def tracer(*_: object) -> None:
@@ -150,7 +154,7 @@ def test_pyautoattack_leaves_no_trace(asked: Asked, capsys: pytest.CaptureFixtur
         assert sys.gettrace() is tracer
     finally:
         sys.settrace(earlier)
-    assert (logger.level, logger.propagate, logger.handlers) == before
+    assert (logger.level, logger.propagate, logger.handlers) == (logging.INFO, True, [])
     assert capsys.readouterr() == ("", "")
     assert any("probability distribution" in warning for warning in answer.warnings)
 

@@ -18,7 +18,17 @@ from sparring import api, configuration, ranks, recipes
 from sparring.data import Data, Splits
 from sparring.data import load as load_data
 from sparring.errors import BadInput, unknown
-from sparring.evaluation import Evaluation, Examination, Subject, check_fit, record, roomy, save_examples, write
+from sparring.evaluation import (
+    Evaluation,
+    Examination,
+    Subject,
+    check_fit,
+    pays_16_bits,
+    record,
+    roomy,
+    save_examples,
+    write,
+)
 from sparring.evaluation.doctor import Finding, diagnose
 from sparring.evaluation.masking import accuracies_of, probe_masking, suspicions
 from sparring.experiment import Experiment, train
@@ -78,6 +88,8 @@ def _evaluate(chosen: argparse.Namespace, overrides: list[str]) -> None:
         size = chosen.batch_size if chosen.batch_size is not None else roomy(model, splits.test, device)
         keep = chosen.examples is not None
         examination = Examination(model, splits.test, threat, size, device, chosen.seed, chosen.precision, keep)
+        if chosen.precision == "search16" and not pays_16_bits(device):
+            _OUT.print("This processor has no instructions for bf16: --precision exact would be faster.")
         evaluation = _run(examination, attacks, output)
         if ranks.index() > 0:
             return

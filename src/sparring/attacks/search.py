@@ -7,7 +7,7 @@ whether it has found anything is the pool's business (`pool.py`): so fooled imag
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Self
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sparring.attacks.ascent import Objective, input_gradient
 from sparring.randomness import SampleStreams
-from sparring.threat import Threat
+from sparring.threat import Threat, spread
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Probe:
         """The gradient (B, C, H, W) of the objective's values, and the logits (B, K), both detached."""
         self.forwards += len(x)
         self.backwards += len(x)
-        return input_gradient(self._forward, x, objective)
+        return (input_gradient if self._low_precision is None else _scaled_gradient)(self._forward, x, objective)
 
     def jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients (B, K, C, H, W) of all K logits, and the logits (B, K): one forward, K backwards."""
@@ -114,6 +114,22 @@ class Probe:
         with torch.autocast(x.device.type, dtype=self._low_precision):
             logits: Tensor = self._model(x)
         return logits.float()
+
+
+def _scaled_gradient(network: Callable[[Tensor], Tensor], x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    """What `input_gradient` returns, for a network that computes in 16 bits.
+
+    Its backward pass starts from slopes of size 1, image by image: those of a sure network would vanish in 16 bits, those of
+    a steep objective overflow. Their true size is multiplied in afterwards, in single precision.
+    """
+    with torch.enable_grad():
+        point = x.detach().requires_grad_()
+        logits = network(point)
+        answers = logits.detach().requires_grad_()
+        (slopes,) = torch.autograd.grad(objective(answers).sum(), answers)  # (B, K)
+        size = slopes.abs().amax(1).clamp_min(torch.finfo(slopes.dtype).tiny)
+        (gradient,) = torch.autograd.grad(logits, point, slopes / size[:, None])
+    return gradient * spread(size, x), logits.detach()
 
 
 class Search(ABC):

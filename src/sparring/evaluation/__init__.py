@@ -2,7 +2,7 @@
 
 from sparring.evaluation.course import Stage
 from sparring.evaluation.fit import check_fit
-from sparring.evaluation.network import Precision, roomy
+from sparring.evaluation.network import Precision, pays_16_bits, roomy
 from sparring.evaluation.record import Subject, record, save_examples, write
 from sparring.evaluation.robustness import CLEAN, Evaluation, Examination, Outcome
 
@@ -15,6 +15,7 @@ __all__ = [
     "Stage",
     "Subject",
     "check_fit",
+    "pays_16_bits",
     "record",
     "roomy",
     "save_examples",

@@ -24,6 +24,13 @@ def low_precision(device: torch.device | str) -> torch.dtype:
     return torch.float16 if torch.device(device).type == "cuda" else torch.bfloat16
 
 
+def pays_16_bits(device: torch.device | str) -> bool:
+    """Whether 16 bits are faster than 32 there: on GPUs, and on processors with instructions for bf16."""
+    if torch.device(device).type != "cpu":
+        return True
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def quickened(model: nn.Module, sample: Tensor) -> nn.Module:
     """A frozen copy in evaluation mode, with BatchNorm folded into the convolutions before it and images as NHWC.
 
