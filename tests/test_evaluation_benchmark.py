@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ import libraries
 import sparring
 from attacked import Masked, Size, Training
 from evaluation_tables import markdown, read, renewed
-from parity import Answer, Counted, Effort, Question, Standard, alone, confirmed, noted, ours, theirs
+from parity import Answer, Counted, Effort, Question, Standard, alone, confirmed, correct_on, noted, ours, theirs
 from parity import _limit as limit
 from sparring.attacks.autoattack import AutoAttack
 from sparring.errors import BadInput
@@ -250,6 +251,8 @@ def test_parity_writes_a_record_and_trains_once(
     file, little = tmp_path / "parity.json", ["--steps", 2, "--queries", 5]
     _call("train", *tiny[:4], "--networks", "pgd-at")
     monkeypatch.setattr(sparring.training.trainer, "train_step", None)  # from here on nothing may be trained
+    seeds = []
+    monkeypatch.setattr(evaluation, "theirs", lambda question: seeds.append(question.seed) or theirs(question))
     words = ["--precision", "search16", "--control", "--norm", norm, "--out", file, *little]
     _call("parity", *tiny, "--networks", "pgd-at", "masked pgd-at", *words)
     printed = capsys.readouterr().out
@@ -258,6 +261,7 @@ def test_parity_writes_a_record_and_trains_once(
     assert record["scaled"] == {"steps": 2, "queries": 5}
     assert record["threat"] == {"norm": norm, "eps": "0.05" if norm == "Linf" else "0.3"}
     assert record["images"] == 20
+    assert seeds == [0, 1, 0, 1]
     plain, masked = record["found"]
     for found in (plain, masked):
         assert [*found["answers"]] == ["pyautoattack", "exact", "search16", "pyautoattack, seed 1"]
@@ -304,6 +308,38 @@ def test_pgd_is_compared_with_other_libraries(tiny: list[object], tmp_path: Path
 def test_pgd_by_foolbox_leaves_what_ours_leaves(asked: Asked) -> None:
     question = asked()
     assert libraries.by_foolbox(question) == pytest.approx(libraries.ours(question), abs=2 / COUNT)
+
+
+def test_torchattacks_gets_the_same_settings_and_the_images_that_are_correct(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package itself is not installed with the tests."""
+    question, settings, rows = asked(), [], []
+
+    class Idle:
+        def __init__(self, model: nn.Module, **options: object) -> None:
+            settings.append(options)
+
+        def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            rows.append(bool((question.model(x).argmax(1) == y).all()))
+            return x
+
+    monkeypatch.setitem(sys.modules, "torchattacks", SimpleNamespace(PGD=Idle))
+    clean = libraries.by_torchattacks(question)
+    assert settings == [{"eps": 0.1, "alpha": 0.025, "steps": 50, "random_start": True}]
+    assert rows == [True, True]
+    assert clean == int(correct_on(question, question.whole().x).sum()) / COUNT > 0.5
+
+
+def test_a_network_that_is_never_right_is_not_attacked(asked: Asked) -> None:
+    def opposed(network: nn.Module) -> nn.Module:
+        turn = nn.Linear(10, 10, bias=False)
+        nn.init.eye_(turn.weight).data.neg_()
+        return nn.Sequential(network, turn)
+
+    question = asked(change=opposed)
+    assert not correct_on(question, question.whole().x).any()
+    assert libraries.by_foolbox(question) == libraries.ours(question) == 0
 
 
 def test_what_is_missing_is_named_before_anything_is_trained(

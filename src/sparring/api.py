@@ -82,7 +82,12 @@ def evaluate(
     check_fit(model, images, classes, name, device)
     size = batch_size if batch_size is not None else roomy(model, images, device)
     examination = Examination(model, images, threat, size, device, seed, precision, keep)
-    return examination.run(attacks, tick, examination.bookmark(bookmark, attacks) if bookmark else None)
+    if bookmark is None:
+        return examination.run(attacks, tick)
+    course = examination.bookmark(bookmark, attacks)
+    evaluation = examination.run(attacks, tick, course)
+    course.remove()
+    return evaluation
 
 
 def benchmark(

@@ -29,6 +29,7 @@ from sparring.evaluation import (
     save_examples,
     write,
 )
+from sparring.evaluation.course import Bookmark
 from sparring.evaluation.doctor import Finding, diagnose
 from sparring.evaluation.masking import accuracies_of, probe_masking, suspicions
 from sparring.experiment import Experiment, train
@@ -90,8 +91,10 @@ def _evaluate(chosen: argparse.Namespace, overrides: list[str]) -> None:
         examination = Examination(model, splits.test, threat, size, device, chosen.seed, chosen.precision, keep)
         if chosen.precision == "search16" and not pays_16_bits(device):
             _OUT.print("This processor has no instructions for bf16: --precision exact would be faster.")
-        evaluation = _run(examination, attacks, output)
+        bookmark = examination.bookmark(output, attacks)
+        evaluation = _run(examination, attacks, bookmark)
         if ranks.index() > 0:
+            bookmark.remove()
             return
         findings += suspicions(accuracies_of(evaluation), len(splits.test))
         subject = Subject(_name_of(model), chosen.subject, chosen.checkpoint if Path(chosen.subject).is_dir() else "")
@@ -102,12 +105,13 @@ def _evaluate(chosen: argparse.Namespace, overrides: list[str]) -> None:
         save_examples(evaluation, splits.test, Path(chosen.examples))
         _OUT.print(f"Adversarial images: {chosen.examples}", soft_wrap=True, highlight=False)
     write(content, output)
+    bookmark.remove()
     _OUT.print(f"Record: {output}", soft_wrap=True, highlight=False)
 
 
-def _run(examination: Examination, attacks: Sequence[str], output: Path) -> Evaluation:
+def _run(examination: Examination, attacks: Sequence[str], bookmark: Bookmark) -> Evaluation:
     """The evaluation, followed on the terminal by one of the processes; it goes on where an earlier one was stopped."""
-    first, bookmark = ranks.index() == 0, examination.bookmark(output, attacks)
+    first = ranks.index() == 0
     if first and bookmark.path.exists():
         _OUT.print("Going on with the evaluation that was stopped.")
     with EvaluationProgress(Console(stderr=True, quiet=not first)) as progress:

@@ -90,6 +90,14 @@ def test_a_claim_that_the_judge_does_not_confirm_does_not_count_and_the_attempt_
     assert probe.forwards == 10 + 7
 
 
+def test_the_last_point_is_judged_also_where_the_last_claim_is_denied() -> None:
+    """Its claim is of the point before, 0.595; the one after is beyond 0.6."""
+    pool, _, images = pool_of(Walk(turns=10, claim=0.5), [0.505])
+    list(pool.run())
+    assert pool.fooled.tolist() == [True]
+    assert images.item() == pytest.approx(0.605)
+
+
 def test_an_image_outside_the_ball_does_not_count() -> None:
     @dataclass(frozen=True)
     class Jump(Walk):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,6 +134,9 @@ def test_it_goes_on_from_wherever_it_was_stopped(stage: str, when: int, whole: E
     torch.manual_seed(when)
     told: list[str] = []
     assert same(examination().run(ATTACKS, lambda attack, done: told.append(attack), again), whole)
+    assert list(tmp_path.iterdir()) == [again.path]
+    assert same(examination().run(ATTACKS, lambda attack, done: pytest.fail("worked again"), again), whole)
+    again.remove()
     assert list(tmp_path.iterdir()) == []
     assert list(dict.fromkeys(told)) == list(STAGES[STAGES.index(stage) :])  # what was done is not done again
 
@@ -177,7 +181,6 @@ PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 import torch
-import torch.distributed as dist
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 from sparring import ranks
@@ -185,30 +188,52 @@ from sparring.evaluation import robustness
 from tests.evaluation.test_course import ATTACKS, Short, examination
 known = robustness.named
 robustness.named = lambda name: Short() if name == "aa" else known(name)
-target, kill_in = Path(sys.argv[2]), sys.argv[3]
-with ranks.joined("cpu"):
-    asked = examination()
-    bookmark = asked.bookmark(target, ATTACKS)
-    bookmark._every = 0.0
-    calls = 0
-    def tick(attack, done):
-        global calls
-        calls += attack == kill_in
-        if calls == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-    found = asked.run(ATTACKS, tick, bookmark)
-    said = {o.attack: [o.correct, o.images, [s.correct for s in o.stages]] for o in found.outcomes}
-    torch.save(said, f"{target}.{ranks.index()}")
+target, stages, ports = Path(sys.argv[2]), sys.argv[3].split(","), sys.argv[4].split(",")
+
+def evaluate(kill_in):
+    with ranks.joined("cpu"):
+        asked = examination()
+        bookmark = asked.bookmark(target, ATTACKS)
+        bookmark._every = 0.0
+        calls = 0
+        def tick(attack, done):
+            nonlocal calls
+            calls += attack == kill_in
+            if calls == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+        found = asked.run(ATTACKS, tick, bookmark)
+        said = {o.attack: [o.correct, o.images, [s.correct for s in o.stages]] for o in found.outcomes}
+        torch.save(said, f"{target}.{ranks.index()}")
+
+for stage, port in zip(stages, ports):  # in processes of their own, but for the last, which is not killed
+    os.environ["MASTER_PORT"] = port
+    if stage == "":
+        evaluate(stage)
+    elif (child := os.fork()) == 0:
+        evaluate(stage)
+        os._exit(1)
+    else:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, stage
 """
 
 
-def start(target: Path, kill_in: str = "", **variables: str) -> subprocess.Popen[bytes]:
+def start(target: Path, kill_in: Sequence[str], **variables: str) -> subprocess.Popen[bytes]:
+    """Evaluations that are killed in these stages, one after the other, and a last one that is not."""
     root = Path(__file__).parents[2]
+    ports = variables.pop("ports", ",".join("0" for _ in (*kill_in, "")))
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM, str(root), str(target), kill_in],
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, str(root), str(target), ",".join([*kill_in, ""]), ports],
         env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
         stderr=subprocess.PIPE,
     )
+
+
+def free_ports(count: int) -> str:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return ",".join(str(each.getsockname()[1]) for each in sockets)
 
 
 def results(path: Path, expected: Evaluation) -> bool:
@@ -223,26 +248,22 @@ def results(path: Path, expected: Evaluation) -> bool:
 
 
 def test_it_survives_being_killed_in_every_stage(tmp_path: Path, whole: Evaluation) -> None:
-    target = tmp_path / "evaluation"
-    for kill_in in STAGES[1:]:
-        process = start(target, kill_in)
-        _, complaint = process.communicate(timeout=120)
-        assert process.returncode == -signal.SIGKILL, complaint.decode()
-    process = start(target)
-    _, complaint = process.communicate(timeout=120)
+    process = start(tmp_path / "evaluation", STAGES[1:])
+    _, complaint = process.communicate(timeout=300)
     assert process.returncode == 0, complaint.decode()
     assert results(tmp_path / "evaluation.0", whole)
 
 
 def test_two_processes_find_what_one_finds(tmp_path: Path, whole: Evaluation) -> None:
     """Also if both are killed and go on, from different places."""
-    target, port = tmp_path / "evaluation", "29517"
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    for kill_at in ((20, 33), (0, 0)):
-        processes = [start(target, kill_at[rank], RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)]
-        for process in processes:
-            _, complaint = process.communicate(timeout=240)
-            assert process.returncode == (0 if kill_in == ("", "") else -signal.SIGKILL), complaint.decode()
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "ports": free_ports(2)}
+    processes = [
+        start(tmp_path / "evaluation", [stage], RANK=str(rank), LOCAL_RANK=str(rank), **common)
+        for rank, stage in enumerate(("aa apgd-t", "aa square"))
+    ]
+    for process in processes:
+        _, complaint = process.communicate(timeout=300)
+        assert process.returncode == 0, complaint.decode()
     for rank in range(2):
         assert results(tmp_path / f"evaluation.{rank}", whole)
 

@@ -262,3 +262,14 @@ def test_the_figures_of_numbered_attacks_depend_on_the_seed_and_on_nothing_else(
     assert flags(Examination(model, images, LINF).under(UNDER[:1])) == {name: found[name] for name in ("clean", "1")}
     others = [flags(Examination(model, images, LINF, seed=seed).under(UNDER))["1"] for seed in (1, 2, 3)]
     assert any(other != found["1"] for other in others)
+
+
+def test_an_attack_that_needs_more_classes_is_refused_before_the_others_are_run(images) -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :2]
+
+    told: list[str] = []
+    with pytest.raises(BadInput, match="DLR needs 3 classes, the model knows 2"):
+        Examination(Two(), images, LINF).run(["clean", "pgd-2", "apgd-dlr"], lambda attack, done: told.append(attack))
+    assert set(told) == {"clean"}

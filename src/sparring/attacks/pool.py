@@ -17,7 +17,7 @@ from sparring.attacks.capacity import Capacity
 from sparring.attacks.search import Lanes, Probe, Search
 from sparring.errors import BadInput
 from sparring.randomness import SampleStreams
-from sparring.threat import Threat
+from sparring.threat import Threat, spread
 
 TOLERANCE = 1e-6  # how far the rounding of single precision may carry an image beyond the radius
 _NOBODY = 1 << 62  # greater than any attempt's number
@@ -79,7 +79,7 @@ class Pool:
         return self._winner < _NOBODY
 
     def run(self) -> Iterator[float]:
-        """Attacks until all is done; yields the fraction done whenever attempts have ended. It may be left and resumed."""
+        """Attacks until all is done; yields the fraction done after every look at what was found."""
         while self._enter():
             self._advance()
             if self._turns % self._patience == 0 or bool((self._steps >= self._search.length).any()):
@@ -130,12 +130,11 @@ class Pool:
             self._capacity.shrink(error)
             self._put_back(self._capacity.rows)
             return
-        recent = moved.found.view(-1, 1, 1, 1)
         self._lanes = replace(
             moved,
             step=lanes.step + 1,
             found=lanes.found | moved.found,
-            candidate=torch.where(recent, moved.candidate, lanes.candidate),
+            candidate=torch.where(spread(moved.found, lanes.x), moved.candidate, lanes.candidate),
         )
         self._steps = self._steps + 1
         self._turns += 1
@@ -155,21 +154,26 @@ class Pool:
         if len(due) == 0:
             return
         judged = lanes.rows(due.to(lanes.x.device))
-        images = torch.where(judged.found.view(-1, 1, 1, 1), judged.candidate, judged.point)
-        outside = self._threat.size(images - judged.x) > self._threat.eps + TOLERANCE
-        images = torch.where(outside.view(-1, 1, 1, 1), judged.x, images)
-        confirmed = self._fooled_by(images, judged.y)
+        images = torch.where(spread(judged.found, judged.x), judged.candidate, judged.point)
+        images, confirmed = self._judged(images, judged)
+        denied = judged.found.cpu() & ~confirmed & ended[due]
+        if bool(denied.any()):  # the attempt's last point has not been judged yet
+            last, successful = self._judged(judged.point, judged)
+            images = torch.where(spread(denied.to(last.device), last), last, images)
+            confirmed |= denied & successful
         self._note(self._jobs[due], images, confirmed)
         self._lanes = replace(lanes, found=lanes.found.index_fill(0, due.to(lanes.x.device), False))
         self._pending = self._pending[self._wanted(self._pending)]
         self._keep(~ended & self._wanted(self._jobs))
 
-    def _fooled_by(self, images: Tensor, y: Tensor) -> Tensor:
-        """Which images (L, C, H, W) the judge misclassifies: (L,) bool, on the CPU."""
+    def _judged(self, images: Tensor, lanes: Lanes) -> tuple[Tensor, Tensor]:
+        """Images (L, C, H, W), the originals where they lie outside the threat; which are misclassified (L,), on the CPU."""
+        outside = self._threat.size(images - lanes.x) > self._threat.eps + TOLERANCE
+        images = torch.where(spread(outside, images), lanes.x, images)
         logits = self._judge.logits(images)
         if bool(logits.isnan().any()):
             raise BadInput("The model returned NaN logits under attack: an accuracy would mean nothing.")
-        return (logits.argmax(1) != y).cpu()
+        return images, (logits.argmax(1) != lanes.y).cpu()
 
     def _note(self, jobs: Tensor, images: Tensor, confirmed: Tensor) -> None:
         """The images of the attempts that ended: an attempt that succeeded counts unless an earlier one did, too."""

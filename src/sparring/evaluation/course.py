@@ -48,7 +48,7 @@ class Course:
 
 
 class Bookmark:
-    """Keeps a course in a file beside `path`, written at most every so many seconds and removed at the end.
+    """Keeps a course in a file beside `path`: written after each search and, within one, every so many seconds.
 
     The file's name contains the question's fingerprint, so that no evaluation goes on from another one's course. Each
     process has its own.
@@ -111,7 +111,7 @@ class Bookmark:
         self._last = time.monotonic()
 
     def remove(self) -> None:
-        """The examination is over."""
+        """The examination's result is safe."""
         self.path.unlink(missing_ok=True)
 
 

@@ -109,8 +109,9 @@ class Examination:
         """Accuracy under each of the named attacks, `clean` among them.
 
         An attack is run on the images that are classified correctly to begin with; the others count as wrong. `tick` is
-        told of progress. With a bookmark the examination goes on where an earlier process was stopped. Raises BadInput
-        for an unknown attack, before anything is computed, and for a network whose logits are not numbers.
+        told of progress. With a bookmark the examination goes on where an earlier process was stopped; the caller removes
+        the bookmark once the result is safe. Raises BadInput for an unknown attack, before anything is computed, for attacks
+        that need more classes, and for a network whose logits are not numbers.
         """
         chosen = {name: None if name == CLEAN else named(name) for name in dict.fromkeys(attacks)}
         return _Examiner(self, tick, bookmark).examine(chosen)
@@ -145,13 +146,12 @@ class _Examiner:
         exact = full_precision() if self._examination.precision else nullcontext()
         with exact, attackable(self._examination.model, "eval"):
             self._look_at_clean_images()
+            for attack in chosen.values():
+                self._check(attack)
             for name, attack in chosen.items():
                 if attack is not None:
                     self._attack(name, attack)
-        evaluation = Evaluation(tuple(self._outcome(name, attack) for name, attack in chosen.items()))
-        if self._bookmark:
-            self._bookmark.remove()
-        return evaluation
+        return Evaluation(tuple(self._outcome(name, attack) for name, attack in chosen.items()))
 
     def _look_at_clean_images(self) -> None:
         if self._course.clean is not None:
@@ -174,6 +174,13 @@ class _Examiner:
         self._course.clean[self._mine] = logits
         self._course.clean_seconds = time.perf_counter() - began
         self._save()
+
+    def _check(self, attack: Attack | None) -> None:
+        """BadInput now, not hours later, for what cannot be run on so few classes."""
+        assert self._course.clean is not None
+        classes = self._course.clean.shape[1]
+        for search in attack.searches(classes).values() if attack is not None else ():
+            search.attempts(classes)
 
     def _attack(self, name: str, attack: Attack) -> None:
         """The attack's searches that are not done yet."""
@@ -214,7 +221,8 @@ class _Examiner:
         self._tick(f"{attack} {name}".strip(), 1.0)
         course.stages.append(Stage(attack, name, correct & ~pool.fooled, *clock.spent, settings))
         course.running, course.spent = {}, (0.0, 0, 0)
-        self._save()
+        if self._bookmark:
+            self._bookmark.write(course)
 
     def _save(self) -> None:
         if self._bookmark and self._bookmark.due:
