@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import pytest
 import torch
@@ -32,7 +31,7 @@ class Walk(SearchAttack):
     turns: int = 10
     tries: int = 1
     claim: float = 0.6
-    lanes: ClassVar[type[Lanes]] = Lanes
+    lanes = Lanes
 
     @property
     def length(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ class APGD(SearchAttack):
             fewer than 4.
     """
 
-    lanes: ClassVar[type[Lanes]] = APGDLanes
+    lanes = APGDLanes
 
     objective: Literal["ce", "dlr", "margin"] = "ce"
     targets: int | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -42,7 +41,7 @@ class GAMA(SearchAttack):
         BadInput: fewer than 1 step.
     """
 
-    lanes: ClassVar[type[Lanes]] = GAMALanes
+    lanes = GAMALanes
 
     steps: int = 100
 

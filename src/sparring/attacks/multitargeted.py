@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -55,7 +54,7 @@ class MultiTargeted(SearchAttack):
         BadInput: a number below 1.
     """
 
-    lanes: ClassVar[type[Lanes]] = MultiTargetedLanes
+    lanes = MultiTargetedLanes
 
     steps: int = 200
     restarts: int = 10

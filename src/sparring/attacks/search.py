@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -132,10 +132,14 @@ def _scaled_gradient(network: Callable[[Tensor], Tensor], x: Tensor, objective: 
     return gradient * spread(size, x), logits.detach()
 
 
+_LANES: type[Lanes] = Lanes
+
+
 class Search(ABC):
     """An iterative attack that treats images separately."""
 
-    lanes: ClassVar[type[Lanes]] = Lanes  # what `open` returns
+    # What `open` returns. Not annotated, or jsonargparse gives up checking the fields of dataclasses that inherit it.
+    lanes = _LANES
 
     @property
     @abstractmethod

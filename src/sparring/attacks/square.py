@@ -6,7 +6,6 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -49,7 +48,7 @@ class Square(SearchAttack):
         BadInput: a number out of its range.
     """
 
-    lanes: ClassVar[type[Lanes]] = SquareLanes
+    lanes = SquareLanes
 
     queries: int = 5000
     p: float = 0.8
