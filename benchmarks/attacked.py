@@ -30,9 +30,9 @@ class Size:
 
 SIZES = {
     "digits": Size(images=1200, epochs=10, linf="0.25", l2="0.75"),
-    "fashion_mnist": Size(images=4000, epochs=6, linf="0.15", l2="1.5"),
-    "gtsrb": Size(images=6000, epochs=10, linf="2/255", l2="0.25"),
-    "cifar10": Size(images=6000, epochs=8, linf="3/255", l2="0.5"),
+    "fashion_mnist": Size(images=4000, epochs=6, linf="0.2", l2="2.5"),
+    "gtsrb": Size(images=6000, epochs=10, linf="3/255", l2="0.5"),
+    "cifar10": Size(images=6000, epochs=8, linf="4/255", l2="0.5"),
 }
 
 
