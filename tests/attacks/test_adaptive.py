@@ -12,18 +12,8 @@ from sparring.attacks import PGD, Attack, attackable
 from sparring.attacks.adaptive import BPDA, EOT
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
-from sparring.randomness import SampleStreams
 from sparring.threat import Threat
-
-SHAPE = (2, 3, 4)
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def pictures(count: int) -> Tensor:
-    return torch.rand(count, *SHAPE, generator=_generator(4), dtype=torch.float64)
+from tests.attacks.harness import SHAPE, pictures, seeded, streams
 
 
 def curved() -> nn.Module:
@@ -53,8 +43,8 @@ def squashed(x: Tensor) -> Tensor:
 @settings(deadline=None, max_examples=30, derandomize=True)
 @given(st.integers(0, 1000), st.sampled_from([torch.float32, torch.float64]))
 def test_the_value_is_exactly_the_transformation_s_and_the_gradient_the_substitute_s(seed: int, dtype) -> None:
-    x = torch.randn(5, *SHAPE, generator=_generator(seed), dtype=dtype) * 100
-    weights = torch.randn(5, *SHAPE, generator=_generator(seed + 1), dtype=dtype)
+    x = torch.randn(5, *SHAPE, generator=seeded(seed), dtype=dtype) * 100
+    weights = torch.randn(5, *SHAPE, generator=seeded(seed + 1), dtype=dtype)
     for substitute in (squashed, nn.Conv2d(2, 2, 3, padding=1, dtype=dtype).requires_grad_(False)):
         wrapped = BPDA(rounded, substitute)
         assert torch.equal(wrapped(x), rounded(x))
@@ -66,7 +56,7 @@ def test_the_value_is_exactly_the_transformation_s_and_the_gradient_the_substitu
 
 def test_the_network_behind_is_differentiated_where_it_really_is() -> None:
     """At the transformed image; only the transformation's own derivative is replaced."""
-    model, x, weights = curved(), pictures(6), torch.randn(6, 4, generator=_generator(1), dtype=torch.float64)
+    model, x, weights = curved(), pictures(6), torch.randn(6, 4, generator=seeded(1), dtype=torch.float64)
     behind = gradient_of(model, rounded(x), weights)
     through = gradient_of(nn.Sequential(BPDA(rounded, squashed), model), x, weights)
     torch.testing.assert_close(through, behind * 6 * squashed(x) * (1 - squashed(x)), rtol=1e-12, atol=1e-14)
@@ -98,7 +88,7 @@ def test_parts_that_are_modules_are_frozen_and_put_into_evaluation_mode_with_the
 
 
 def _accuracy(attack: Attack, attacked: nn.Module, judge: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> float:
-    adversarial = attack(attacked, x, y, threat, generator=SampleStreams(0, torch.arange(len(x))))
+    adversarial = attack(attacked, x, y, threat, generator=streams(len(x)))
     return (judge(adversarial).argmax(1) == y).double().mean().item()
 
 

@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor, nn
 
@@ -16,46 +14,23 @@ from sparring.attacks.apgd import checkpoint_windows
 from sparring.attacks.fab import FAB
 from sparring.attacks.square import Square
 from sparring.errors import BadInput
-from sparring.randomness import SampleStreams
 from sparring.threat import Threat
+from tests.attacks.harness import Curved, Linear, after, opened, pictures, seeded, streams
 from tests.syncs import NoHostSync
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
-SHAPE = (2, 3, 4)
 COUNT = 24
 THREATS = {"Linf": Threat("Linf", "1/100"), "L2": Threat("L2", "1/25")}
 both_norms = pytest.mark.parametrize("norm", ["Linf", "L2"])
 
 
-class Curved(nn.Module):
-    """Smooth and far from linear."""
-
-    def __init__(self, classes: int = 6) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(1)
-        self.first = nn.Parameter(torch.randn(24, 16, generator=generator, dtype=torch.float64))
-        self.second = nn.Parameter(torch.randn(16, classes, generator=generator, dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(2 * x.flatten(1) @ self.first.to(x.dtype)) @ self.second.to(x.dtype)
-
-
-def pictures(count: int = COUNT) -> Tensor:
-    return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-
-
-def streams(count: int = COUNT) -> SampleStreams:
-    return SampleStreams(0, torch.arange(count))
-
-
 def walked(search: APGD, model: nn.Module, lanes: Lanes, threat: Threat, turns: int) -> tuple[Lanes, Tensor]:
     """The lanes after so many turns, and who was misclassified at some point on the way."""
-    probe, ever = Probe(model.requires_grad_(False)), torch.zeros(len(lanes.y), dtype=torch.bool)
+    ever = torch.zeros(len(lanes.y), dtype=torch.bool)
     for _ in range(turns):
-        lanes = search.advance(probe, lanes, threat)
+        lanes = after(search, lanes, model, threat)
         ever |= lanes.found
-        lanes = replace(lanes, step=lanes.step + 1)
     return lanes, ever
 
 
@@ -67,12 +42,12 @@ def walked(search: APGD, model: nn.Module, lanes: Lanes, threat: Threat, turns: 
 @pytest.mark.parametrize("steps", [10, 40])
 def test_the_best_points_are_the_released_code_s(norm: str, objective: str, steps: int) -> None:
     """From the same start. Ours evaluates the last point in one more turn. In L2 the code adds 1e-12 to norms."""
-    model, threat, x = Curved(), THREATS[norm], pictures()
+    model, threat, x = Curved(6), THREATS[norm], pictures(COUNT)
     y, kind = model(x).argmax(1), objective.partition(" ")[0]
     rank = 3  # the fourth class of the clean logits
     targets = 5 if "targeted" in objective else None
     search = APGD(kind, targets=targets, steps=steps)
-    lanes = search.open(x, y, model(x).detach(), rank - 1 if targets else 0, streams(), threat)
+    lanes = opened(search, model, x, y, threat, rank - 1 if targets else 0)
     ours, ever = walked(search, model, lanes, threat, steps + 1)
 
     if targets:
@@ -98,13 +73,13 @@ def test_the_best_points_are_the_released_code_s(norm: str, objective: str, step
 @both_norms
 def test_the_start_is_theirs_given_their_noise(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A random direction of the full radius, then the box."""
-    threat, x, taken = THREATS[norm], pictures(), []
+    threat, x, taken = THREATS[norm], pictures(COUNT), []
     draw = "sparring.attacks.apgd." + ("uniform" if norm == "Linf" else "normal")
-    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(5)) if norm == "Linf" else torch.randn(x.shape)
+    noise = torch.rand(x.shape, generator=seeded(5)) if norm == "Linf" else torch.randn(x.shape)
     monkeypatch.setattr(draw, lambda like, generator: noise)
-    model = Curved()
+    model = Curved(6)
     y = model(x).argmax(1)
-    start = APGD(steps=1).open(x, y, model(x), 0, streams(), threat).point
+    start = opened(APGD(steps=1), model, x, y, threat).point
 
     class Taken(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
@@ -134,61 +109,27 @@ def test_the_checkpoints_are_those_of_the_paper() -> None:
 # What it finds ---------------------------------------------------------------------------------------------------------
 
 
-class Linear(nn.Module):
-    """Class 2 wins by far, class 4 comes next."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(
-            torch.randn(5, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        )
-        self.bias = torch.tensor([-90.0, -80.0, 60.0, -70.0, 0.0], dtype=torch.float64)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x[:, None] * self.weight).sum((2, 3, 4)) + self.bias
-
-
 @both_norms
 @pytest.mark.parametrize("target", [None, 4, 3])
 def test_it_reaches_the_optimum_of_a_linear_network(norm: str, target: int | None) -> None:
-    model, threat = Linear(), THREATS[norm]
-    x, y = 0.3 + 0.4 * pictures(6), torch.full((6,), 2)
-    rival = target or 4
+    model, threat = Linear((-90.0, -80.0, 60.0, -70.0, 0.0), true=2, rival=4), THREATS[norm]
+    x, y = pictures(6, 0.3, 0.7), torch.full((6,), 2)
     search = APGD("margin", targets=4 if target else None, steps=80)
     attempt = {None: 0, 4: 0, 3: 1}[target]
-    lanes, _ = walked(search, model, search.open(x, y, model(x).detach(), attempt, streams(6), threat), threat, 81)
-    slope = (model.weight[rival] - model.weight[2]).detach()
-    direction = slope.sign() if norm == "Linf" else slope / slope.norm()
-    torch.testing.assert_close(lanes.best - x, (threat.eps * direction).expand_as(x), rtol=0, atol=1e-4)
+    lanes, _ = walked(search, model, opened(search, model, x, y, threat, attempt), threat, 81)
+    best = threat.eps * model.direction(threat, target)
+    torch.testing.assert_close(lanes.best - x, best.expand_as(x), rtol=0, atol=1e-4)
 
 
 def test_every_attempt_aims_at_a_target_of_its_own_all_restarts_of_one_before_the_next() -> None:
-    model, x = Curved(), pictures()
+    model, x = Curved(6), pictures(COUNT)
     clean = model(x).detach()
     search = APGD("dlr", targets=9, restarts=2)
     assert search.attempts(6) == 5 * 2  # there are only five wrong classes
     order = clean.argsort(1, descending=True)
     for attempt in range(10):
-        lanes = search.open(x, order[:, 0], clean, attempt, streams(), THREATS["Linf"])
+        lanes = search.open(x, order[:, 0], clean, attempt, streams(COUNT), THREATS["Linf"])
         assert torch.equal(lanes.target, order[:, 1 + attempt // 2])
-
-
-@settings(deadline=None, max_examples=40, derandomize=True)
-@given(
-    norm=st.sampled_from(["Linf", "L2"]),
-    eps=st.floats(1e-4, 0.99),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-    search=st.sampled_from([APGD(steps=3), APGD("dlr", steps=4), APGD("dlr", targets=2, steps=3), APGD(steps=1)]),
-)
-def test_its_images_are_in_the_ball_and_in_the_box(norm, eps, dtype, search) -> None:
-    threat, model, x = Threat(norm, eps), Curved(), pictures(8).to(dtype)
-    x[0], x[1] = 0, 1
-    y = torch.arange(8) % 6
-    adversarial = search(model, x, y, threat, generator=torch.Generator().manual_seed(1))
-    assert adversarial.dtype == dtype
-    assert adversarial.min() >= 0
-    assert adversarial.max() <= 1
-    assert threat.size(adversarial - x).max() <= eps + 1e-6
 
 
 def test_gradients_are_averaged_over_so_many_passes() -> None:
@@ -200,7 +141,7 @@ def test_gradients_are_averaged_over_so_many_passes() -> None:
             return torch.stack([torch.zeros(len(x)), (x * slope).flatten(1).sum(1) - 100], 1)
 
     torch.manual_seed(0)
-    x, y, threat = pictures(4), torch.zeros(4, dtype=torch.int64), THREATS["Linf"]
+    x, y, threat = pictures(4, 0.3, 0.7), torch.zeros(4, dtype=torch.int64), THREATS["Linf"]
     for eot, agree in ((1, 0.7), (3000, 1.0)):
         search, probe = APGD(steps=1, eot=eot), Probe(Noisy())
         lanes = search.open(x, y, torch.zeros(4, 2), 0, streams(4), threat)
@@ -213,11 +154,11 @@ def test_gradients_are_averaged_over_so_many_passes() -> None:
 @both_norms
 @pytest.mark.parametrize("search", [APGD(steps=5), APGD("dlr", steps=5), APGD("dlr", targets=3, steps=5)])
 def test_a_turn_reads_no_tensor(search: APGD, norm: str) -> None:
-    model, x, threat = Curved().requires_grad_(False), pictures(), THREATS[norm]
+    model, x, threat = Curved(6).requires_grad_(False), pictures(COUNT), THREATS[norm]
     clean = model(x)
     y = clean.argmax(1)
     with NoHostSync():
-        lanes = search.open(x, y, clean, 0, streams(), threat)
+        lanes = search.open(x, y, clean, 0, streams(COUNT), threat)
         search.advance(Probe(model), replace(lanes, step=torch.arange(COUNT) % 5), threat)
 
 
@@ -293,10 +234,10 @@ def test_it_runs_on_few_classes_and_images_that_are_not_square(classes: int, nor
         }
 
     monkeypatch.setattr(AutoAttack, "searches", short)
-    model, x, threat = Curved(classes), pictures(), THREATS[norm]
+    model, x, threat = Curved(classes), pictures(COUNT), THREATS[norm]
     y = model(x).argmax(1)
-    adversarial = AutoAttack()(model, x, y, threat, generator=torch.Generator().manual_seed(1))
+    adversarial = AutoAttack()(model, x, y, threat, generator=seeded(1))
     assert threat.size(adversarial - x).max() <= threat.eps + 1e-6
     fooled = model(adversarial).argmax(1) != y
-    alone = APGD("ce", steps=8)(model, x, y, threat, generator=torch.Generator().manual_seed(1))
+    alone = APGD("ce", steps=8)(model, x, y, threat, generator=seeded(1))
     assert fooled.sum() >= (model(alone).argmax(1) != y).sum() > 0

@@ -13,10 +13,7 @@ from sparring.attacks import Ascent, ascend, input_gradient
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
 from sparring.threat import Budget, Threat
-
-SHAPE = (2, 3, 4)  # of the images
-LINF, L2 = Threat("Linf", 0.1), Threat("L2", 0.1)
-both_norms = pytest.mark.parametrize("threat", [LINF, L2], ids=["Linf", "L2"])
+from tests.attacks.harness import LINF, SHAPE, both_norms, pictures, seeded
 
 
 class Binary(nn.Module):
@@ -24,7 +21,7 @@ class Binary(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(SHAPE, generator=_generator(1), dtype=torch.float64))
+        self.weight = nn.Parameter(torch.randn(SHAPE, generator=seeded(1), dtype=torch.float64))
 
     def score(self, x: Tensor) -> Tensor:
         return (self.weight * x).sum((1, 2, 3))
@@ -49,8 +46,8 @@ class Curved(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Parameter(torch.randn(24, 16, generator=_generator(2), dtype=torch.float64))
-        self.second = nn.Parameter(torch.randn(16, 4, generator=_generator(3), dtype=torch.float64))
+        self.first = nn.Parameter(torch.randn(24, 16, generator=seeded(2), dtype=torch.float64))
+        self.second = nn.Parameter(torch.randn(16, 4, generator=seeded(3), dtype=torch.float64))
         self.calls = 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,13 +55,9 @@ class Curved(nn.Module):
         return torch.sin(x.flatten(1) @ self.first) @ self.second
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def inner_images(count: int) -> Tensor:
     """Images in [0.3, 0.7], where the box does not bind."""
-    return 0.3 + 0.4 * torch.rand(count, *SHAPE, generator=_generator(4), dtype=torch.float64)
+    return pictures(count, 0.3, 0.7)
 
 
 def labels(count: int, classes: int = 2) -> Tensor:
@@ -104,7 +97,7 @@ def test_every_sample_has_its_own_radius_step_size_and_number_of_steps(threat: T
 
 def test_where_the_box_binds_each_pixel_goes_as_far_as_it_can() -> None:
     model, y = Binary(), labels(5)
-    x = torch.rand(5, *SHAPE, generator=_generator(5), dtype=torch.float64)
+    x = torch.rand(5, *SHAPE, generator=seeded(5), dtype=torch.float64)
     x[0], x[1] = 0, 1
     best = (x + 0.1 * model.worst_direction(y, LINF)).clamp(0, 1)
     assert (best == 0).any()
@@ -124,7 +117,7 @@ def test_a_start_outside_the_ball_is_projected_by_the_first_step(threat: Threat)
 @both_norms
 def test_a_sample_with_k_steps_ends_where_it_ends_alone_with_k_steps(threat: Threat) -> None:
     model, x, y = Curved(), inner_images(5), labels(5, 4)
-    start = threat.project(0.2 * torch.rand(x.shape, generator=_generator(6), dtype=x.dtype) - 0.1)
+    start = threat.project(0.2 * torch.rand(x.shape, generator=seeded(6), dtype=x.dtype) - 0.1)
     steps = torch.tensor([4, 0, 2, 7, 1])
     together = climb(model, x, y, threat, Budget(0.1, 0.03, steps, rounds=7), start)
     for i, count in enumerate(steps.tolist()):
@@ -198,7 +191,7 @@ def test_where_a_rule_may_stop_them_samples_start_inside_ball_and_box(threat: Th
 
 def test_a_rule_that_stops_nobody_changes_nothing() -> None:
     model, x, y = Curved(), inner_images(5), labels(5, 4)
-    start = LINF.project(0.05 * torch.randn(x.shape, generator=_generator(6), dtype=x.dtype))
+    start = LINF.project(0.05 * torch.randn(x.shape, generator=seeded(6), dtype=x.dtype))
     steps = torch.tensor([4, 0, 2, 7, 1])
     budget = Budget(0.1, 0.03, steps, rounds=7, compact=True)
     always = replace(budget, keep_going=lambda ascent: torch.ones(5, dtype=torch.bool))
@@ -272,9 +265,9 @@ def test_per_sample_steps_need_their_largest_number() -> None:
 @pytest.mark.parametrize("steps", [[3, 1, 0, 4, 2, 4], [2, 2, 2, 2, 2, 2], [0, 0, 0, 0, 0, 0]])
 def test_samples_without_steps_left_may_leave_the_batch(threat: Threat, steps: list[int]) -> None:
     """The same perturbations as with masks, at the cost of the steps that are taken, whatever the objective closes over."""
-    x = torch.rand(6, *SHAPE, generator=_generator(4), dtype=torch.float64)
+    x = torch.rand(6, *SHAPE, generator=seeded(4), dtype=torch.float64)
     y = torch.tensor([0, 1, 2, 3, 0, 1])
-    start = 0.05 * torch.randn(x.shape, generator=_generator(5), dtype=torch.float64)
+    start = 0.05 * torch.randn(x.shape, generator=seeded(5), dtype=torch.float64)
     eps = torch.linspace(0.05, 0.1, 6, dtype=torch.float64)
     seen: list[int] = []
 

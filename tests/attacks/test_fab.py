@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor, nn
 
@@ -20,24 +18,27 @@ from sparring.data import Data, load
 from sparring.errors import BadInput
 from sparring.randomness import SampleStreams
 from sparring.threat import Threat
+from tests.attacks.harness import (
+    SHAPE,
+    Curved,
+    after,
+    assert_a_turn_is_quiet,
+    opened,
+    partly_wrong,
+    pictures,
+    seeded,
+    streams,
+)
 from tests.syncs import NoHostSync
 
-SHAPE = (2, 3, 4)
 LINF, L2 = Threat("Linf", "3/100"), Threat("L2", "1/10")
 both_norms = pytest.mark.parametrize("threat", [LINF, L2], ids=["Linf", "L2"])
 all_targets = pytest.mark.parametrize("targets", [9, None], ids=["targeted", "untargeted"])
 
 
-class Curved(nn.Module):
-    """Smooth and far from linear, in the precision of the images."""
-
-    def __init__(self, classes: int = 5, inputs: int = 24) -> None:
-        super().__init__()
-        self.first = nn.Parameter(torch.randn(inputs, 16, generator=_generator(2), dtype=torch.float64))
-        self.second = nn.Parameter(torch.randn(16, classes, generator=_generator(3), dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(1.5 * x.flatten(1) @ self.first.to(x.dtype)) @ self.second.to(x.dtype)
+def curved() -> Curved:
+    """With five classes."""
+    return Curved(5, scale=1.5)
 
 
 class Linear(nn.Module):
@@ -70,8 +71,8 @@ class Reader:
     def __init__(self) -> None:
         images = load(Data(limit=512, validation=0)).train
         self.x, self.y = images.pixels.double() / 255, images.labels
-        first = torch.randn(64, 150, generator=_generator(0), dtype=torch.float64) / 4
-        offset = torch.randn(150, generator=_generator(1), dtype=torch.float64)
+        first = torch.randn(64, 150, generator=seeded(0), dtype=torch.float64) / 4
+        offset = torch.randn(150, generator=seeded(1), dtype=torch.float64)
         features = torch.tanh(self.x.flatten(1) @ first + offset)
         ridge = features.T @ features + 0.1 * torch.eye(150, dtype=torch.float64)
         second = torch.linalg.solve(ridge, features.T @ nn.functional.one_hot(self.y, 10).double())
@@ -98,24 +99,14 @@ def theirs_in_double(monkeypatch: pytest.MonkeyPatch, double_precision: None) ->
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def pictures(count: int, dtype: torch.dtype = torch.float64) -> Tensor:
+def edged(count: int) -> Tensor:
     """Images, some of whose pixels are at the bounds."""
-    drawn = torch.rand(count, *SHAPE, generator=_generator(4), dtype=torch.float64)
-    return (1.4 * drawn - 0.2).clamp(0, 1).to(dtype)
-
-
-def streams(count: int, seed: int = 0) -> SampleStreams:
-    return SampleStreams(seed, torch.arange(count))
+    return pictures(count, -0.2, 1.2).clamp(0, 1)
 
 
 def walked(attack: FAB, model: nn.Module, lanes: FABLanes, threat: Threat, turns: int) -> FABLanes:
-    probe = Probe(model)
     for _ in range(turns):
-        lanes = attack.advance(probe, lanes, threat)
+        lanes = after(attack, lanes, model, threat)
     return lanes
 
 
@@ -130,9 +121,9 @@ def test_every_point_of_a_walk_is_pyautoattack_s(threat, rank, restart, monkeypa
 
     The random numbers of a restart are theirs.
     """
-    turns, x = 30, pictures(40)
-    y = Curved()(x).argmax(1)
-    theirs = Recorded(Curved())
+    turns, x = 30, edged(40)
+    y = curved()(x).argmax(1)
+    theirs = Recorded(curved())
     rival = FABAttack_PT(theirs, norm=threat.norm, n_iter=turns, eps=float(threat.eps))
     rival.target_class = None if rank is None else 1 + rank
     torch.manual_seed(0)
@@ -141,10 +132,10 @@ def test_every_point_of_a_walk_is_pyautoattack_s(threat, rank, restart, monkeypa
     monkeypatch.setattr(fab, "uniform", lambda like, _: torch.rand(like.shape))
     monkeypatch.setattr(fab, "normal", lambda like, _: torch.randn(like.shape))
     torch.manual_seed(0)
-    ours = Recorded(Curved())
+    ours = Recorded(curved())
     attack = FAB(steps=turns, restarts=2, targets=None if rank is None else 4)
     attempt = restart if rank is None else (rank - 1) * 2 + restart
-    lanes = attack.open(x, y, Curved()(x).detach(), attempt, streams(40), threat)
+    lanes = opened(attack, curved(), x, y, threat, attempt)
     walked(attack, ours, lanes, threat, turns)
 
     expected = torch.stack(
@@ -157,13 +148,13 @@ def test_every_point_of_a_walk_is_pyautoattack_s(threat, rank, restart, monkeypa
 
 @both_norms
 def test_other_settings_are_pyautoattack_s_too(threat: Threat, theirs_in_double: None) -> None:
-    x = pictures(40)
-    y = Curved()(x).argmax(1)
-    theirs, ours = Recorded(Curved()), Recorded(Curved())
+    x = edged(40)
+    y = curved()(x).argmax(1)
+    theirs, ours = Recorded(curved()), Recorded(curved())
     rival = FABAttack_PT(theirs, norm=threat.norm, n_iter=10, eps=0.1, alpha_max=0.4, eta=1.3, beta=0.6)
     rival.attack_single_run(x, y)
     attack = FAB(steps=10, targets=None, alpha_max=0.4, eta=1.3, beta=0.6)
-    walked(attack, ours, attack.open(x, y, Curved()(x).detach(), 0, streams(40), threat), threat, 10)
+    walked(attack, ours, opened(attack, curved(), x, y, threat), threat, 10)
     torch.testing.assert_close(torch.stack(ours.asked), torch.stack(theirs.asked[1:]), rtol=0, atol=1e-9)
 
 
@@ -201,8 +192,8 @@ def test_the_verdicts_are_pyautoattack_s(norm, eps: float, targets, reader: Read
 
 def linear(seed: int) -> tuple[Linear, Tensor, Tensor]:
     """A network, images well inside the box on both sides of its boundary, and their labels, in float64."""
-    w = torch.randn(SHAPE, generator=_generator(seed), dtype=torch.float64)
-    x = 0.4 + 0.2 * torch.rand(30, *SHAPE, generator=_generator(seed + 1), dtype=torch.float64)
+    w = torch.randn(SHAPE, generator=seeded(seed), dtype=torch.float64)
+    x = 0.4 + 0.2 * torch.rand(30, *SHAPE, generator=seeded(seed + 1), dtype=torch.float64)
     model = Linear(w, (w * x).flatten(1).sum(1).mean())
     return model, x, model(x).argmax(1)
 
@@ -212,7 +203,7 @@ def linear(seed: int) -> tuple[Linear, Tensor, Tensor]:
 def test_the_first_point_is_the_projection_onto_a_linear_boundary(threat: Threat, targets: int | None) -> None:
     model, x, y = linear(20)
     attack = FAB(eta=1.0, targets=targets)
-    lanes = attack.open(x, y, model(x).detach(), 0, streams(30), threat)
+    lanes = opened(attack, model, x, y, threat)
     point = attack.advance(Probe(model), lanes, threat).point
     w, excess = model.w.detach(), model(x).detach()[:, 1].view(-1, 1, 1, 1)
     way = -excess * (w.sign() / w.abs().sum() if threat.norm == "Linf" else w / w.square().sum())
@@ -226,7 +217,7 @@ def test_the_first_point_overshoots_by_eta(threat: Threat) -> None:
 
     def first(eta: float) -> FABLanes:
         attack = FAB(eta=eta)
-        return attack.advance(Probe(model), attack.open(x, y, model(x).detach(), 0, streams(30), threat), threat)
+        return attack.advance(Probe(model), opened(attack, model, x, y, threat), threat)
 
     torch.testing.assert_close(first(1.3).point - x, 1.3 * (first(1.0).point - x))
     assert first(1.3).crossed.all()
@@ -266,8 +257,8 @@ def test_where_a_misclassified_point_goes_back_to_counts_only_once_it_has_been_a
 
 
 def test_all_restarts_of_a_target_come_before_the_next_target() -> None:
-    x = pictures(10)
-    clean = Curved()(x).detach()
+    x = edged(10)
+    clean = curved()(x).detach()
     y = clean.argmax(1)
     attack = FAB(targets=3, restarts=2)
     assert attack.attempts(5) == 6
@@ -297,11 +288,11 @@ def test_later_walks_begin_half_way_out(threat: Threat) -> None:
 
 @pytest.mark.parametrize("targets", [1, None], ids=["targeted", "untargeted"])
 def test_restarts_help_and_harm_nobody(targets: int | None) -> None:
-    x, threat = pictures(150), Threat("Linf", "1/20")
-    y = Curved()(x).argmax(1)
+    x, threat = edged(150), Threat("Linf", "1/20")
+    y = curved()(x).argmax(1)
 
     def survivors(attack: FAB) -> Tensor:
-        return Curved()(attack(Curved(), x, y, threat, generator=streams(150))).argmax(1) == y
+        return curved()(attack(curved(), x, y, threat, generator=streams(150))).argmax(1) == y
 
     once = survivors(FAB(steps=1, targets=targets))
     often = survivors(FAB(steps=1, targets=targets, restarts=4))
@@ -315,9 +306,8 @@ def test_restarts_help_and_harm_nobody(targets: int | None) -> None:
 @both_norms
 @all_targets
 def test_an_adversarial_image_depends_on_its_own_index_and_not_on_its_batch(threat: Threat, targets) -> None:
-    model, x = Curved(), pictures(64)
-    y = model(x).argmax(1)
-    y[::5] = (y[::5] + 1) % 5  # some are wrong from the start
+    model, x = curved(), edged(64)
+    y = partly_wrong(model, x)
     attack, index = FAB(steps=6, targets=targets, restarts=2), torch.arange(1000, 1064)
 
     def attacked(rows: Tensor) -> Tensor:
@@ -328,14 +318,14 @@ def test_an_adversarial_image_depends_on_its_own_index_and_not_on_its_batch(thre
     for size in (1, 7):
         parts = torch.cat([attacked(rows) for rows in torch.arange(64).split(size)])
         torch.testing.assert_close(parts, whole, rtol=0, atol=1e-10)
-    order = torch.randperm(64, generator=_generator(12))
+    order = torch.randperm(64, generator=seeded(12))
     torch.testing.assert_close(attacked(order), whole[order], rtol=0, atol=1e-10)
 
 
 @both_norms
 def test_the_pool_s_size_does_not_matter(threat: Threat) -> None:
     """In a small pool walks of all targets, restarts and ages stand side by side."""
-    model, x = Curved().requires_grad_(False), pictures(30)
+    model, x = curved().requires_grad_(False), edged(30)
     clean = model(x)
     y, results = clean.argmax(1), []
     for capacity in (64, 1, 7):
@@ -352,38 +342,16 @@ def test_the_pool_s_size_does_not_matter(threat: Threat) -> None:
     assert 0 < results[0][1].sum() < 30
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
-@given(
-    norm=st.sampled_from(["Linf", "L2"]),
-    eps=st.floats(1e-3, 0.9),
-    attack=st.sampled_from([FAB(steps=4), FAB(steps=4, targets=None), FAB(steps=3, targets=2, restarts=2)]),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-    seed=st.integers(0, 100),
-)
-def test_adversarial_images_are_in_the_ball_and_in_the_box(norm, eps, attack, dtype, seed) -> None:
-    threat = Threat(norm, eps)
-    x = torch.rand(8, *SHAPE, generator=_generator(seed), dtype=dtype)
-    x[0], x[1] = 0, 1
-    y = Curved()(x).argmax(1)
-    y[2] = (y[2] + 1) % 5
-    adversarial = attack(Curved(), x, y, threat, generator=streams(8, seed))
-    assert adversarial.dtype == dtype
-    assert adversarial.min() >= 0
-    assert adversarial.max() <= 1
-    assert threat.size(adversarial - x).max() <= eps + 1e-6
-    assert torch.equal(adversarial[2], x[2])
-
-
 # A turn ----------------------------------------------------------------------------------------------------------------
 
 
 @both_norms
 @all_targets
 def test_what_is_found_is_misclassified_and_not_farther_than_the_radius(threat: Threat, targets) -> None:
-    model, x = Curved(), pictures(60)
+    model, x = curved(), edged(60)
     y = model(x).argmax(1)
     attack = FAB(targets=targets)
-    lanes = attack.open(x, y, model(x).detach(), 0, streams(60), threat)
+    lanes = opened(attack, model, x, y, threat)
     count = 0
     for _ in range(6):
         lanes = attack.advance(Probe(model), lanes, threat)
@@ -398,16 +366,11 @@ def test_what_is_found_is_misclassified_and_not_farther_than_the_radius(threat: 
 @both_norms
 @all_targets
 def test_a_turn_changes_nothing_in_place_and_costs_one_gradient_and_one_label(threat: Threat, targets) -> None:
-    model, x = Curved().requires_grad_(False), pictures(20)
-    attack, probe = FAB(targets=targets), Probe(model)
-    lanes = walked(attack, model, attack.open(x, model(x).argmax(1), model(x), 0, streams(20), threat), threat, 1)
-    before = {name: value.clone() for name, value in lanes.tensors().items()}
-    after = attack.advance(probe, lanes, threat)
+    model, x = curved().requires_grad_(False), edged(20)
+    attack = FAB(targets=targets)
+    lanes = walked(attack, model, opened(attack, model, x, model(x).argmax(1), threat), threat, 1)
+    probe = assert_a_turn_is_quiet(attack, lanes, model, threat)
     assert (probe.forwards, probe.backwards) == (40, 20 if targets else 100)
-    for name, value in before.items():
-        assert torch.equal(getattr(lanes, name), value)
-        assert getattr(after, name).dtype == value.dtype
-        assert getattr(after, name).shape == value.shape
 
 
 class Answers(Probe):
@@ -431,10 +394,10 @@ class Answers(Probe):
 @all_targets
 def test_a_turn_reads_no_tensor_and_makes_few_calls(threat: Threat, targets: int | None) -> None:
     """pyautoattack's turn makes 579 calls, the network's included, and makes the host wait 16 times."""
-    model, x = Curved().requires_grad_(False), pictures(20)
+    model, x = curved().requires_grad_(False), edged(20)
     y = model(x).argmax(1)
     attack = FAB(targets=targets, restarts=2)
-    lanes = walked(attack, model, attack.open(x, y, model(x), 1, streams(20), threat), threat, 2)
+    lanes = walked(attack, model, opened(attack, model, x, y, threat, attempt=1), threat, 2)
     assert 0 < lanes.crossed.sum() < 20
     lanes = replace(lanes, step=torch.arange(20))
     with NoHostSync():

@@ -12,6 +12,7 @@ from sparring.attacks import FGSM, PGD, draw_start
 from sparring.data import Data, load
 from sparring.models import create
 from sparring.threat import Threat
+from tests.attacks.harness import trained
 
 with warnings.catch_warnings():
     # Foolbox 3.3.4, the last release, imports its blur attack from a module that SciPy has moved.
@@ -25,15 +26,9 @@ COUNT = 64
 def subject() -> tuple[nn.Module, Tensor, Tensor]:
     """A network that has learnt the digits well enough to be attacked, in double precision, and digits."""
     images = load(Data(limit=256, validation=0)).train
-    x, y = images.pixels.double() / 255, images.labels
     torch.manual_seed(0)
-    model = create("smallconv", 10, channels=1, size=8, width=4).double().train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(40):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-    model.eval()
+    model = trained(create("smallconv", 10, channels=1, size=8, width=4), images, 20).double()
+    x, y = images.pixels.double() / 255, images.labels
     assert (model(x).argmax(1) == y).double().mean() > 0.95
     return model, x[:COUNT], y[:COUNT]
 

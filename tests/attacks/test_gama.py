@@ -7,70 +7,33 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from sparring.attacks import PGD, Attack, Restarted
-from sparring.attacks.gama import GAMA, GAMALanes
-from sparring.attacks.search import Probe
+from sparring.attacks import GAMA, PGD, Attack, Probe, Restarted
 from sparring.errors import BadInput
-from sparring.randomness import SampleStreams
 from sparring.threat import Threat
-from tests.syncs import NoHostSync
-
-SHAPE = (2, 3, 4)
-LINF, L2 = Threat("Linf", "1/10"), Threat("L2", "1/10")
-both_norms = pytest.mark.parametrize("threat", [LINF, L2], ids=["Linf", "L2"])
-
-
-class Linear(nn.Module):
-    """Two classes; class 1 wins by far everywhere, and one direction leads to class 0."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(SHAPE, generator=_generator(1), dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        value = (x * self.weight).sum((1, 2, 3)) - 8
-        return torch.stack([value, torch.zeros_like(value)], 1)
-
-    def direction(self, threat: Threat) -> Tensor:
-        return (self.weight.sign() if threat.norm == "Linf" else self.weight / self.weight.norm()).detach()
+from tests.attacks.harness import (
+    L2,
+    LINF,
+    SHAPE,
+    Curved,
+    Linear,
+    Window,
+    after,
+    assert_a_turn_is_quiet,
+    assert_batches_do_not_matter,
+    assert_rows_do_not_meet,
+    both_norms,
+    noisy_digits,
+    opened,
+    pictures,
+    streams,
+)
 
 
-class Curved(nn.Module):
-    """Smooth and far from linear; knows float32 and float64."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Parameter(torch.randn(24, 16, generator=_generator(2), dtype=torch.float64))
-        self.second = nn.Parameter(torch.randn(16, 4, generator=_generator(3), dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(2 * x.flatten(1) @ self.first.to(x.dtype)) @ self.second.to(x.dtype)
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def pictures(count: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-    return low + (high - low) * torch.rand(count, *SHAPE, generator=_generator(4), dtype=torch.float64)
-
-
-def opened(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, seed: int = 0) -> GAMALanes:
-    lanes = GAMA().open(x, y, model(x).detach(), 0, SampleStreams(seed, torch.arange(len(x))), threat)
-    assert isinstance(lanes, GAMALanes)
-    return lanes
-
-
-def after(search: GAMA, lanes: GAMALanes, model: nn.Module, threat: Threat) -> GAMALanes:
-    """A turn as the pool takes it."""
-    moved = search.advance(Probe(model), lanes, threat)
-    assert isinstance(moved, GAMALanes)
-    return replace(moved, step=lanes.step + 1)
+def two_classes() -> Linear:
+    """Class 1 wins by far everywhere."""
+    return Linear((-8.0, 0.0), true=1, rival=0)
 
 
 def slow_objective(logits: list[Tensor], clean: list[float], label: int, weight: float) -> Tensor:
@@ -106,7 +69,7 @@ def slow_attack(model: nn.Module, x: Tensor, label: int, threat: Threat, start: 
 def test_every_iterate_is_that_of_the_formula(threat: Threat, steps: int) -> None:
     search, model, x = GAMA(steps=steps), Curved(), pictures(4)
     y = torch.tensor([0, 1, 2, 3])
-    lanes = opened(model, x, y, threat)
+    lanes = opened(GAMA(), model, x, y, threat)
     expected = [slow_attack(model, x[row], row, threat, lanes.point[row], steps) for row in range(4)]
     assert search.length == steps
     for step in range(steps):
@@ -121,9 +84,9 @@ def test_every_iterate_is_that_of_the_formula(threat: Threat, steps: int) -> Non
 )
 def test_the_step_is_twice_the_radius_and_a_tenth_from_each_drop_on(steps: int, drops: tuple[int, int]) -> None:
     """Seen from the far side of the ball, where nothing is cut off."""
-    model, x = Linear(), pictures(1, 0.4, 0.6).expand(steps, *SHAPE)
+    model, x = two_classes(), pictures(1, 0.4, 0.6).expand(steps, *SHAPE)
     direction = model.direction(LINF)
-    lanes = replace(opened(model, x, torch.ones(steps, dtype=torch.int64), LINF), step=torch.arange(steps))
+    lanes = replace(opened(GAMA(), model, x, torch.ones(steps, dtype=torch.int64), LINF), step=torch.arange(steps))
     lanes = replace(lanes, point=x - 0.1 * direction, clean=model(x - 0.1 * direction).softmax(1).detach())
     moved = (GAMA(steps=steps).advance(Probe(model), lanes, LINF).point - lanes.point) * direction
     expected = [0.2 if step < drops[0] else 0.02 if step < drops[1] else 0.002 for step in range(steps)]
@@ -134,7 +97,7 @@ def test_the_step_is_twice_the_radius_and_a_tenth_from_each_drop_on(steps: int, 
 @both_norms
 def test_the_start_is_plus_or_minus_the_radius(threat: Threat) -> None:
     x = torch.full((400, *SHAPE), 0.5, dtype=torch.float64)
-    start = opened(Curved(), x, torch.zeros(400, dtype=torch.int64), threat).point - x
+    start = opened(GAMA(), Curved(), x, torch.zeros(400, dtype=torch.int64), threat).point - x
     size = 0.1 if threat.norm == "Linf" else 0.1 / math.sqrt(24)
     torch.testing.assert_close(start.abs(), torch.full_like(start, size))
     assert (start > 0).double().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(400 * 24))
@@ -143,12 +106,12 @@ def test_the_start_is_plus_or_minus_the_radius(threat: Threat) -> None:
 @both_norms
 def test_the_guidance_may_lead_away_from_the_boundary_and_ends_before_the_optimum_is_found(threat: Threat) -> None:
     """On a linear network: from the safe side it first climbs the distance from the clean prediction."""
-    model, x = Linear(), pictures(6, 0.4, 0.6)
+    model, x = two_classes(), pictures(6, 0.4, 0.6)
     best = 0.1 * model.direction(threat)
     with torch.no_grad():
         model.weight *= 0.5
     y = torch.ones(6, dtype=torch.int64)
-    safe = replace(opened(model, x, y, threat), point=x - 0.5 * best)
+    safe = replace(opened(GAMA(), model, x, y, threat), point=x - 0.5 * best)
     # Without guidance it would go towards `best`; with it, where p(x') differs most from p(x).
     near = replace(safe, clean=torch.tensor([[0.5, 0.5]], dtype=torch.float64).expand(6, 2))
     assert ((GAMA().advance(Probe(model), near, threat).point - x) * best < 0).all()
@@ -162,103 +125,42 @@ def test_the_guidance_may_lead_away_from_the_boundary_and_ends_before_the_optimu
     torch.testing.assert_close(lanes.point - x, best.expand_as(x), rtol=0, atol=1e-9)
 
 
-class Window(nn.Module):
-    """One pixel; wrong only in (0.5, 0.7), although the margin grows everywhere."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        pixel = x[:, 0, 0, 0]
-        outside = ((pixel < 0.5) | (pixel > 0.7)).to(x.dtype)  # without a gradient
-        return torch.stack([4 * outside - pixel, torch.zeros_like(pixel)], 1)
-
-
 def test_an_image_that_is_wrong_at_an_earlier_iterate_counts_as_fooled() -> None:
-    x, threat = torch.full((1, 1, 1, 1), 0.4).double(), Threat("Linf", "0.4")
-    lanes = replace(opened(Window(), x, torch.tensor([0]), threat), step=torch.tensor([6]), point=x + 0.1)
+    model, x, threat = Window(0.5, 0.7), torch.full((1, 1, 1, 1), 0.4).double(), Threat("Linf", "0.4")
+    lanes = replace(opened(GAMA(), model, x, torch.tensor([0]), threat), step=torch.tensor([6]), point=x + 0.1)
     visited = []
     for _ in range(4):
-        lanes = after(GAMA(steps=10), lanes, Window(), threat)
+        lanes = after(GAMA(steps=10), lanes, model, threat)
         visited.append((round(lanes.candidate.item(), 6), lanes.found.item()))
     assert visited == [(0.5, True), (0.58, True), (0.66, True), (0.74, False)]
-
-
-@settings(deadline=None, max_examples=40, derandomize=True)
-@given(
-    norm=st.sampled_from(["Linf", "L2"]),
-    eps=st.floats(1e-4, 0.99),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-    seed=st.integers(0, 100),
-)
-def test_all_iterates_are_in_the_ball_and_in_the_box(norm, eps, dtype, seed) -> None:
-    threat, model, search = Threat(norm, eps), Curved(), GAMA(steps=6)
-    x = torch.rand(6, *SHAPE, generator=_generator(seed), dtype=dtype)
-    x[0], x[1] = 0, 1
-    lanes = opened(model, x, torch.arange(6) % 4, threat, seed)
-    for _ in range(7):
-        assert lanes.point.dtype == lanes.clean.dtype == dtype
-        assert lanes.point.min() >= 0
-        assert lanes.point.max() <= 1
-        assert threat.size(lanes.point - x).max() <= eps + 1e-6
-        lanes = after(search, lanes, model, threat)
-    assert search(model, x, torch.arange(6) % 4, threat).dtype == dtype
 
 
 @both_norms
 @pytest.mark.parametrize("search", [GAMA(steps=8), Restarted(GAMA(steps=5), 3)], ids=["once", "restarts"])
 def test_an_adversarial_image_depends_on_its_own_index_and_not_on_its_batch(search: Attack, threat: Threat) -> None:
     model, x = Curved(), pictures(64)
-    y = model(x).argmax(1)
-    y[::5] = (y[::5] + 1) % 4  # some are wrong from the start
-    index = torch.arange(1000, 1064)
-
-    def attacked(rows: Tensor, seed: int = 3) -> Tensor:
-        return search(model, x[rows], y[rows], threat, generator=SampleStreams(seed, index[rows]))
-
-    whole = attacked(torch.arange(64))
-    for size in (1, 7):
-        parts = torch.cat([attacked(rows) for rows in torch.arange(64).split(size)])
-        torch.testing.assert_close(parts, whole, rtol=0, atol=1e-9)
-    order = torch.randperm(64, generator=_generator(12))
-    torch.testing.assert_close(attacked(order), whole[order], rtol=0, atol=1e-9)
-    assert (attacked(torch.arange(64), seed=4) - whole).abs().max() > 1e-5
+    assert_batches_do_not_matter(search, model, x, threat, atol=1e-9)
 
 
 @both_norms
 def test_rows_at_different_steps_do_not_meet_and_a_turn_reads_no_tensor_and_changes_none(threat: Threat) -> None:
     model, x = Curved(), pictures(5)
-    lanes = replace(opened(model, x, torch.arange(5) % 4, threat), step=torch.tensor([0, 13, 25, 60, 99]))
-    before = {name: value.clone() for name, value in lanes.tensors().items()}
-    probe = Probe(model)
-    with NoHostSync():
-        together = GAMA().advance(probe, lanes, threat)
+    lanes = replace(opened(GAMA(), model, x, torch.arange(5) % 4, threat), step=torch.tensor([0, 13, 25, 60, 99]))
+    probe = assert_a_turn_is_quiet(GAMA(), lanes, model, threat)
     assert (probe.forwards, probe.backwards) == (5, 5)
-    assert all(torch.equal(value, before[name]) for name, value in lanes.tensors().items())
-    for row in range(5):
-        alone = GAMA().advance(probe, lanes.rows(torch.tensor([row])), threat)
-        for name, value in together.rows(torch.tensor([row])).tensors().items():
-            torch.testing.assert_close(value, alone.tensors()[name], rtol=0, atol=1e-12)
+    assert_rows_do_not_meet(GAMA(), lanes, model, threat)
 
 
 @pytest.mark.parametrize("threat", [Threat("Linf", "0.12"), Threat("L2", "0.6")], ids=["Linf", "L2"])
 def test_it_leaves_no_more_digits_than_pgd_20(threat: Threat) -> None:
     """Means of three runs on 300 digits, where runs of either differ by about 2 digits."""
-    data = load_digits()
-    x, y = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16, torch.tensor(data.target)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
-        optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-        for _ in range(150):
-            rows = torch.randint(0, 1000, (128,))
-            noisy = x[rows] + torch.empty(128, 1, 8, 8).uniform_(-0.1, 0.1)
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(noisy), y[rows]).backward()
-            optimizer.step()
-    x, y = x[1000:1300], y[1000:1300]
+    model, x, y = noisy_digits()
+    x, y = x[:300], y[:300]
 
     def left(attack: Attack) -> float:
         wrong = 0.0
         for seed in range(3):
-            adversarial = attack(model, x, y, threat, generator=SampleStreams(seed, torch.arange(300)))
+            adversarial = attack(model, x, y, threat, generator=streams(300, seed))
             wrong += (model(adversarial).argmax(1) == y).double().sum().item() / 3
         return wrong
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sparring.attacks import CW, FGSM, PGD, Attack, Lanes, Restarted, SearchAttack, draw_start, opened
@@ -15,57 +13,17 @@ from sparring.errors import BadInput
 from sparring.losses import cross_entropy, margin
 from sparring.randomness import SampleStreams
 from sparring.threat import Budget, Threat
-
-SHAPE = (2, 3, 4)
-LINF, L2 = Threat("Linf", "1/10"), Threat("L2", "1/10")
-both_norms = pytest.mark.parametrize("threat", [LINF, L2], ids=["Linf", "L2"])
-
-
-class Linear(nn.Module):
-    """Logits W x + b of one `true` class, one `rival`, and possibly others."""
-
-    def __init__(self, biases: tuple[float, ...], true: int, rival: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(len(biases), *SHAPE, generator=_generator(1), dtype=torch.float64))
-        self.bias = nn.Parameter(torch.tensor(biases, dtype=torch.float64))
-        self.true, self.rival = true, rival
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x[:, None] * self.weight).sum((2, 3, 4)) + self.bias
-
-    @property
-    def difference(self) -> Tensor:
-        """w_rival - w_true."""
-        return (self.weight[self.rival] - self.weight[self.true]).detach()
-
-    def worst_direction(self, threat: Threat) -> Tensor:
-        return self.difference.sign() if threat.norm == "Linf" else self.difference / self.difference.norm()
-
-    def worst_margin(self, x: Tensor, threat: Threat, radius: float | Tensor) -> Tensor:
-        """max_delta of z_rival - z_true: its value at x, plus the radius times the dual norm of w_rival - w_true."""
-        dual = self.difference.abs().sum() if threat.norm == "Linf" else self.difference.norm()
-        logits = self(x)
-        return (logits[:, self.rival] - logits[:, self.true] + radius * dual).detach()
-
-
-class Curved(nn.Module):
-    """Smooth and far from linear; knows float32 and float64."""
-
-    def __init__(self, classes: int = 4) -> None:
-        super().__init__()
-        self.first = nn.Parameter(torch.randn(24, 16, generator=_generator(2), dtype=torch.float64))
-        self.second = nn.Parameter(torch.randn(16, classes, generator=_generator(3), dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(2 * x.flatten(1) @ self.first.to(x.dtype)) @ self.second.to(x.dtype)
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def pictures(count: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-    return low + (high - low) * torch.rand(count, *SHAPE, generator=_generator(4), dtype=torch.float64)
+from tests.attacks.harness import (
+    LINF,
+    SHAPE,
+    Curved,
+    Linear,
+    Window,
+    assert_batches_do_not_matter,
+    both_norms,
+    pictures,
+    seeded,
+)
 
 
 def two_classes() -> Linear:
@@ -76,6 +34,13 @@ def two_classes() -> Linear:
 def five_classes() -> Linear:
     """Class 2 wins by far, class 4 comes next, the others are hopeless: their softmax is below 1e-35."""
     return Linear((-100.0, -100.0, 8.0, -100.0, 0.0), true=2, rival=4)
+
+
+def worst_margin(model: Linear, x: Tensor, threat: Threat) -> Tensor:
+    """max_delta of z_rival - z_true (B,): its value at x, plus the radius times the dual norm of w_rival - w_true."""
+    dual = model.slope().abs().sum() if threat.norm == "Linf" else model.slope().norm()
+    logits = model(x)
+    return (logits[:, model.rival] - logits[:, model.true] + threat.eps * dual).detach()
 
 
 SLOW_BUT_EXACT = 150  # steps; an L2 iterate turns to the right direction by a factor 0.8 a step
@@ -91,23 +56,21 @@ SLOW_BUT_EXACT = 150  # steps; an L2 iterate turns to the right direction by a f
 def test_the_attacks_reach_the_optimum_of_a_linear_network(attack: Attack, make, threat: Threat) -> None:
     model, x = make(), pictures(6, 0.3, 0.7)
     y = torch.full((6,), model.true)
-    adversarial = attack(model, x, y, threat, generator=_generator(5))
+    adversarial = attack(model, x, y, threat, generator=seeded(5))
     assert (model(adversarial).argmax(1) == y).all()  # a sample that failed earlier would rest there
-    best = model.worst_margin(x, threat, threat.eps)
+    best = worst_margin(model, x, threat)
     torch.testing.assert_close(margin(model(adversarial), y), best, rtol=0, atol=1e-11)
     torch.testing.assert_close(cross_entropy(model(adversarial), y), nn.functional.softplus(best), rtol=1e-8, atol=0)
-    torch.testing.assert_close(
-        adversarial - x, (threat.eps * model.worst_direction(threat)).expand_as(x), rtol=0, atol=1e-11
-    )
+    torch.testing.assert_close(adversarial - x, (threat.eps * model.direction(threat)).expand_as(x), rtol=0, atol=1e-11)
 
 
 def test_the_attacks_reach_the_optimum_where_the_box_binds() -> None:
     model, x = five_classes(), pictures(6)
     x[0], x[1] = 0, 1
     y = torch.full((6,), 2)
-    best = (x + LINF.eps * model.worst_direction(LINF)).clamp(0, 1)
+    best = (x + LINF.eps * model.direction(LINF)).clamp(0, 1)
     for attack in (FGSM(), PGD(steps=10), CW(steps=10)):
-        adversarial = attack(model, x, y, LINF, generator=_generator(5))
+        adversarial = attack(model, x, y, LINF, generator=seeded(5))
         torch.testing.assert_close(adversarial, best, rtol=0, atol=1e-15)
 
 
@@ -119,7 +82,7 @@ def test_a_training_attack_takes_radii_step_sizes_and_steps_per_sample(threat: T
     for attack in (PGD(start="zero"), CW(start="zero")):
         delta = attack.climb(model, x, attack.goal(torch.full((4,), 2)), threat, budget=budget)
         reached = torch.tensor([0.02, 0.06, 0.15, 0.2]).double()
-        worst = reached.view(-1, 1, 1, 1) * model.worst_direction(threat)
+        worst = reached.view(-1, 1, 1, 1) * model.direction(threat)
         torch.testing.assert_close(delta, worst, rtol=0, atol=1e-11)
 
 
@@ -143,7 +106,7 @@ def test_the_margin_climbs_against_the_strongest_rival_only() -> None:
 def test_the_default_step_is_a_quarter_of_the_radius() -> None:
     model, x = two_classes(), pictures(2, 0.3, 0.7)
     delta = PGD(steps=3, start="zero")(model, x, torch.ones(2, dtype=torch.int64), LINF) - x
-    torch.testing.assert_close(delta, (0.075 * model.worst_direction(LINF)).expand_as(x))
+    torch.testing.assert_close(delta, (0.075 * model.direction(LINF)).expand_as(x))
 
 
 # Starts ----------------------------------------------------------------------------------------------------------------
@@ -157,7 +120,7 @@ def test_the_zero_start_is_zero() -> None:
 @pytest.mark.parametrize("streams", [False, True])
 def test_the_uniform_start_fills_the_ball(threat: Threat, streams: bool) -> None:
     x = torch.full((2000, 1, 1, 2), 0.5).double()
-    generator = SampleStreams(0, torch.arange(2000)) if streams else _generator(7)
+    generator = SampleStreams(0, torch.arange(2000)) if streams else seeded(7)
     start = draw_start("uniform", x, threat, 0.1, generator)
     size = threat.size(start) / 0.1
     assert size.max() <= 1 + 1e-12
@@ -173,7 +136,7 @@ def test_starts_stay_in_each_sample_s_ball_and_in_the_box(kind, threat: Threat) 
     x = pictures(50)
     x[:10], x[10:20] = 0, 1
     eps = torch.linspace(0.01, 0.5, 50).double()
-    start = draw_start(kind, x, threat, eps, _generator(8))
+    start = draw_start(kind, x, threat, eps, seeded(8))
     assert (threat.size(start) <= eps + 1e-12).all()
     assert (threat.size(start)[20:] > 0.1 * eps[20:]).all()
     assert (x + start).min() >= 0
@@ -182,7 +145,7 @@ def test_starts_stay_in_each_sample_s_ball_and_in_the_box(kind, threat: Threat) 
 
 def test_the_normal_start_has_the_deviation_of_trades_and_is_not_clipped() -> None:
     x = torch.zeros(200, *SHAPE).double()
-    start = draw_start("normal", x, LINF, 1e-4, _generator(9))
+    start = draw_start("normal", x, LINF, 1e-4, seeded(9))
     assert start.std().item() == pytest.approx(1e-3, rel=0.05)
     assert start.mean().item() == pytest.approx(0, abs=1e-4)
     assert start.abs().max() > 3e-3  # far outside a ball of 1e-4
@@ -190,10 +153,10 @@ def test_the_normal_start_has_the_deviation_of_trades_and_is_not_clipped() -> No
 
 
 def test_the_bernoulli_start_is_plus_or_minus_the_radius() -> None:
-    start = draw_start("bernoulli", torch.full((100, *SHAPE), 0.5).double(), LINF, 0.1, _generator(10))
+    start = draw_start("bernoulli", torch.full((100, *SHAPE), 0.5).double(), LINF, 0.1, seeded(10))
     torch.testing.assert_close(start.abs(), torch.full_like(start, 0.1))
     assert (start > 0).double().mean().item() == pytest.approx(0.5, abs=0.05)
-    at_zero = draw_start("bernoulli", torch.zeros(100, *SHAPE).double(), LINF, 0.1, _generator(10))
+    at_zero = draw_start("bernoulli", torch.zeros(100, *SHAPE).double(), LINF, 0.1, seeded(10))
     torch.testing.assert_close(at_zero, start.clamp(min=0))
 
 
@@ -202,8 +165,8 @@ def test_an_attack_begins_at_its_start(kind) -> None:
     """With steps too small to matter it ends there, too."""
     x = pictures(4, 0.3, 0.7)
     attack = PGD(steps=1, alpha=1e-12, start=kind)
-    delta = attack.climb(Curved(), x, lambda logits: logits[:, 0], LINF, generator=_generator(11))
-    torch.testing.assert_close(delta, draw_start(kind, x, LINF, 0.1, _generator(11)), rtol=0, atol=2e-12)
+    delta = attack.climb(Curved(), x, lambda logits: logits[:, 0], LINF, generator=seeded(11))
+    torch.testing.assert_close(delta, draw_start(kind, x, LINF, 0.1, seeded(11)), rtol=0, atol=2e-12)
 
 
 @both_norms
@@ -223,70 +186,26 @@ def test_a_given_start_replaces_the_configured_one() -> None:
 # Any iterate -----------------------------------------------------------------------------------------------------------
 
 
-class Window(nn.Module):
-    """One pixel; wrong only where it lies in (0.58, 0.62), although the loss keeps growing up to 0.7 and beyond."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        pixel = x[:, 0, 0, 0]
-        outside = ((pixel < 0.58) | (pixel > 0.62)).to(x.dtype)  # without a gradient
-        return torch.stack([10 * outside - pixel, torch.zeros_like(pixel)], 1)
-
-
 def test_a_sample_that_fails_at_an_earlier_iterate_counts_as_fooled() -> None:
     """Steps of 0.05 from 0.5: wrong at 0.6, right again at 0.65 and at the end, 0.7."""
-    x, y = torch.full((1, 1, 1, 1), 0.5).double(), torch.tensor([0])
+    model, x, y = Window(0.58, 0.62), torch.full((1, 1, 1, 1), 0.5).double(), torch.tensor([0])
     threat, attack = Threat("Linf", 0.2), PGD(steps=5, alpha=0.05, start="zero")
-    last = x + attack.climb(Window(), x, attack.goal(y), threat)
+    last = x + attack.climb(model, x, attack.goal(y), threat)
     assert last.item() == pytest.approx(0.7)
-    assert Window()(last).argmax(1) == y
+    assert model(last).argmax(1) == y
 
-    adversarial = attack(Window(), x, y, threat)
+    adversarial = attack(model, x, y, threat)
     assert adversarial.item() == pytest.approx(0.6)
-    assert Window()(adversarial).argmax(1) != y
+    assert model(adversarial).argmax(1) != y
 
 
 def test_the_start_is_an_iterate_too() -> None:
     x, y = torch.full((1, 1, 1, 1), 0.6).double(), torch.tensor([0])
     for attack in (FGSM(), PGD(steps=5, alpha=0.05, start="zero"), CW(steps=5, alpha=0.05, start="zero")):
-        assert torch.equal(attack(Window(), x, y, Threat("Linf", 0.2)), x)
+        assert torch.equal(attack(Window(0.58, 0.62), x, y, Threat("Linf", 0.2)), x)
 
 
 # The ball and the box --------------------------------------------------------------------------------------------------
-
-
-@settings(deadline=None, max_examples=60, derandomize=True)
-@given(
-    norm=st.sampled_from(["Linf", "L2"]),
-    eps=st.floats(1e-4, 0.99),
-    alpha=st.one_of(st.none(), st.floats(1e-4, 2.0)),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-    attack=st.sampled_from(
-        [
-            FGSM(),
-            PGD(steps=3),
-            CW(steps=3),
-            PGD(steps=2, start="zero"),
-            PGD(steps=2, start="bernoulli"),
-            Restarted(PGD(steps=2), 2),
-        ]
-    ),
-    seed=st.integers(0, 100),
-)
-def test_adversarial_images_are_in_the_ball_and_in_the_box(norm, eps, alpha, dtype, attack, seed) -> None:
-    if isinstance(attack, PGD):
-        attack = replace(attack, alpha=alpha)
-    threat, model = Threat(norm, eps), Curved()
-    x = torch.rand(6, *SHAPE, generator=_generator(seed), dtype=dtype)
-    x[0], x[1] = 0, 1
-    y = torch.arange(6) % 4
-    adversarial = attack(model, x, y, threat, generator=_generator(seed))
-    assert adversarial.dtype == dtype
-    assert adversarial.min() >= 0
-    assert adversarial.max() <= 1
-    assert threat.size(adversarial - x).max() <= eps + 1e-6
-    right = model(x).argmax(1) == y
-    if right.any():
-        assert (adversarial - x)[right].abs().max() > 0
 
 
 def test_a_normal_start_that_fools_at_once_is_in_the_ball() -> None:
@@ -294,7 +213,7 @@ def test_a_normal_start_that_fools_at_once_is_in_the_ball() -> None:
     x = pictures(6)
     y = Curved()(x).argmin(1)
     threat = Threat("Linf", 5e-4)
-    adversarial = PGD(steps=1, start="normal")(Curved(), x, y, threat, generator=_generator(1))
+    adversarial = PGD(steps=1, start="normal")(Curved(), x, y, threat, generator=seeded(1))
     assert threat.size(adversarial - x).max() <= threat.eps + 1e-6
 
 
@@ -309,28 +228,15 @@ def test_a_normal_start_that_fools_at_once_is_in_the_ball() -> None:
 )
 def test_an_adversarial_image_depends_on_its_own_index_and_not_on_its_batch(attack: Attack, threat: Threat) -> None:
     model, x = Curved(), pictures(64)
-    y = model(x).argmax(1)
-    y[::5] = (y[::5] + 1) % 4  # some are wrong from the start
-    index = torch.arange(1000, 1064)
-
-    def attacked(rows: Tensor, seed: int = 3) -> Tensor:
-        return attack(model, x[rows], y[rows], threat, generator=SampleStreams(seed, index[rows]))
-
-    whole = attacked(torch.arange(64))
-    for size in (1, 7):
-        parts = torch.cat([attacked(rows) for rows in torch.arange(64).split(size)])
-        torch.testing.assert_close(parts, whole, rtol=0, atol=1e-11)
-    order = torch.randperm(64, generator=_generator(12))
-    torch.testing.assert_close(attacked(order), whole[order], rtol=0, atol=1e-11)
-    assert (attacked(torch.arange(64), seed=4) - whole).abs().max() > 1e-5
+    assert_batches_do_not_matter(attack, model, x, threat, atol=1e-11)
 
 
 @pytest.mark.parametrize("attack", [FGSM(), PGD(steps=3), CW(steps=3), Restarted(PGD(steps=3), 2)])
 def test_attacks_work_under_no_grad(attack: Attack) -> None:
     model, x, y = Curved(), pictures(8), torch.arange(8) % 4
-    expected = attack(model, x, y, LINF, generator=_generator(1))
+    expected = attack(model, x, y, LINF, generator=seeded(1))
     with torch.no_grad():
-        assert torch.equal(attack(model, x, y, LINF, generator=_generator(1)), expected)
+        assert torch.equal(attack(model, x, y, LINF, generator=seeded(1)), expected)
     assert not expected.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from sparring.attacks import APGD, FAB, PGD, Capacity, Lanes, Pool, Probe, Restarted, SearchAttack, Square, Subjects
 from sparring.attacks.search import opened
 from sparring.errors import BadInput
-from sparring.randomness import SampleStreams
 from sparring.threat import Threat
+from tests.attacks.harness import Curved, pictures, streams
 
 LINF = Threat("Linf", "1/4")
 
@@ -57,7 +57,7 @@ def pool_of(search: SearchAttack, pixels: list[float], capacity: int = 4, **more
     x = torch.tensor(pixels).view(-1, 1, 1, 1)
     y = torch.zeros(len(x), dtype=torch.int64)
     probe, images = Probe(Bright()), x.clone()
-    subjects = Subjects(lambda rows: (x[rows], y[rows]), Bright()(x), SampleStreams(0, torch.arange(len(x))))
+    subjects = Subjects(lambda rows: (x[rows], y[rows]), Bright()(x), streams(len(x)))
     rows = torch.arange(len(x))
     pool = Pool(search, subjects, LINF, probe, Probe(Bright()), rows, Capacity(capacity), images=images, **more)
     return pool, probe, images
@@ -212,19 +212,6 @@ def test_a_batch_size_below_one_is_refused() -> None:
         Capacity(0)
 
 
-class Curved(nn.Module):
-    """Smooth and far from linear."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(1)
-        self.first = nn.Parameter(torch.randn(24, 16, generator=generator, dtype=torch.float64))
-        self.second = nn.Parameter(torch.randn(16, 5, generator=generator, dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(2 * x.flatten(1) @ self.first) @ self.second
-
-
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 @pytest.mark.parametrize(
     "attack",
@@ -240,15 +227,14 @@ class Curved(nn.Module):
 )
 def test_no_image_depends_on_who_else_is_in_the_pool(attack: SearchAttack, norm) -> None:
     """Not the verdict, nor the image found."""
-    model, threat = Curved(), Threat(norm, "1/100" if norm == "Linf" else "1/20")
-    x = torch.rand(48, 2, 3, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    model, threat = Curved(5), Threat(norm, "1/100" if norm == "Linf" else "1/20")
+    x = pictures(48)
     clean = model(x).detach()
     y = clean.argmax(1)
 
     def found(capacity: int, patience: int) -> tuple[Tensor, Tensor]:
         images, probe = x.clone(), Probe(model.requires_grad_(False))
-        streams = SampleStreams(0, torch.arange(48))
-        subjects = Subjects(lambda rows: (x[rows], y[rows]), clean, streams)
+        subjects = Subjects(lambda rows: (x[rows], y[rows]), clean, streams(48))
         rows = torch.arange(48)
         pool = Pool(attack, subjects, threat, probe, probe, rows, Capacity(capacity), patience, images)
         list(pool.run())

@@ -12,58 +12,35 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyautoattack.square import SquareAttack
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from sparring.attacks.search import Probe
+from sparring.attacks import Probe
 from sparring.attacks.square import Square, SquareLanes
 from sparring.attacks.square_l2 import pattern, pattern_table
 from sparring.errors import BadInput
 from sparring.losses import margin
-from sparring.randomness import SampleStreams, drawn
+from sparring.randomness import drawn
 from sparring.threat import Threat
-from tests.syncs import NoHostSync
+from tests.attacks.harness import (
+    Curved,
+    after,
+    assert_a_turn_is_quiet,
+    assert_batches_do_not_matter,
+    assert_rows_do_not_meet,
+    noisy_digits,
+    pictures,
+    streams,
+)
 
 LINF, L2 = Threat("Linf", "1/10"), Threat("L2", "1/2")
 both_norms = pytest.mark.parametrize("threat", [LINF, L2], ids=["Linf", "L2"])
 
 
-class Curved(nn.Module):
-    """Four classes, smooth and far from linear, for images of any shape; knows float32 and float64."""
-
-    def __init__(self, shape: tuple[int, ...], scale: float = 2.0) -> None:
-        super().__init__()
-        self.first = nn.Parameter(torch.randn(math.prod(shape), 16, generator=_generator(2), dtype=torch.float64))
-        self.second = nn.Parameter(torch.randn(16, 4, generator=_generator(3), dtype=torch.float64))
-        self.scale = scale / math.sqrt(math.prod(shape) / 24)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(self.scale * x.flatten(1) @ self.first.to(x.dtype)) @ self.second.to(x.dtype)
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def pictures(count: int, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
-    return low + (high - low) * torch.rand(count, *shape, generator=_generator(4), dtype=torch.float64)
-
-
-def streams(count: int, seed: int = 0) -> SampleStreams:
-    return SampleStreams(seed, torch.arange(count))
-
-
-def opened(x: Tensor, y: Tensor, threat: Threat, seed: int = 0) -> SquareLanes:
-    lanes = Square().open(x, y, torch.zeros(len(x), 4), 0, streams(len(x), seed), threat)
+def opened(x: Tensor, y: Tensor, threat: Threat) -> SquareLanes:
+    """Without a network: the start asks none."""
+    lanes = Square().open(x, y, torch.zeros(len(x), 4), 0, streams(len(x)), threat)
     assert isinstance(lanes, SquareLanes)
     return lanes
-
-
-def after(lanes: SquareLanes, model: nn.Module, threat: Threat, search: Square = Square()) -> SquareLanes:  # noqa: B008
-    """A turn as the pool takes it."""
-    moved = search.advance(Probe(model), lanes, threat)
-    assert isinstance(moved, SquareLanes)
-    return replace(moved, step=lanes.step + 1)
 
 
 # The schedule ----------------------------------------------------------------------------------------------------------
@@ -81,7 +58,7 @@ def reference_side(norm: str, p: float, channels: int, height: int, width: int) 
 def sides_tried(x: Tensor, steps: Tensor, search: Square, threat: Threat) -> Tensor:
     """The sides (L,) of the squares that queries change, where nothing had been changed before."""
     lanes = replace(opened(x, torch.zeros(len(x), dtype=torch.int64), threat), step=steps, point=x)
-    query = search.advance(Probe(Curved(tuple(x.shape[1:]))), lanes, threat).candidate
+    query = search.advance(Probe(Curved(shape=tuple(x.shape[1:]))), lanes, threat).candidate
     changed = (query != x).any(1)  # (L, H, W)
     assert torch.equal(changed.sum((1, 2)), changed.any(1).sum(1) * changed.any(2).sum(1))  # a rectangle
     assert torch.equal(changed.any(1).sum(1), changed.any(2).sum(1))  # a square
@@ -173,7 +150,7 @@ SLOW = {"Linf": (slow_linf, 2), "L2": (slow_l2, 5)}
 @pytest.mark.parametrize("shape", [(3, 9, 9), (1, 8, 8), (2, 7, 12), (4, 6, 3), (1, 2, 2), (2, 3, 5)])
 def test_a_whole_attempt_is_that_of_slow_loops_with_the_same_draws(threat: Threat, shape) -> None:
     """Start apart: every point that is tried, which of them are kept, and the margins, over two sizes of squares."""
-    model, x = Curved(shape, scale=0.5), pictures(6, shape)
+    model, x = Curved(shape=shape, scale=0.5), pictures(6, shape=shape)
     y = model(x).argsort(1)[:, -1]
     lanes = opened(x, y, threat)
     query, extra = SLOW[threat.norm]
@@ -189,7 +166,7 @@ def test_a_whole_attempt_is_that_of_slow_loops_with_the_same_draws(threat: Threa
         kept, lost = kept + better[score < 0].sum(), lost + (~better).sum()
         best[better], score[better] = tried[better], reached[better]
 
-        lanes = after(lanes, model, threat)
+        lanes = after(Square(), lanes, model, threat)
         torch.testing.assert_close(lanes.candidate, torch.tensor(tried), rtol=0, atol=1e-12)
         torch.testing.assert_close(lanes.point, torch.tensor(best), rtol=0, atol=1e-12)
         torch.testing.assert_close(lanes.margin, torch.tensor(score), rtol=0, atol=1e-11)
@@ -214,9 +191,9 @@ def test_points_that_fool_are_taken_even_where_the_margin_falls() -> None:
     x, y = torch.full((64, 1, 6, 6), 0.5, dtype=torch.float64), torch.zeros(64, dtype=torch.int64)
     falls = 0
     for less in (0.3, 0.5):
-        lanes = after(opened(x, y, LINF), Slope(less), LINF)
+        lanes = after(Square(), opened(x, y, LINF), Slope(less), LINF)
         for _ in range(10):
-            before, lanes = lanes, after(lanes, Slope(less), LINF)
+            before, lanes = lanes, after(Square(), lanes, Slope(less), LINF)
             reached = lanes.candidate.flatten(1).mean(1) - less
             taken = (reached > before.margin) | (reached >= 0)
             assert torch.equal(lanes.margin, torch.where(taken, margin(Slope(less)(lanes.candidate), y), before.margin))
@@ -229,7 +206,7 @@ def test_a_tie_counts_as_found() -> None:
     x = torch.full((5, 1, 4, 4), 0.5)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     nn.init.zeros_(model[1].weight), nn.init.zeros_(model[1].bias)
-    assert after(opened(x, torch.arange(5) % 3, LINF), model, LINF).found.all()
+    assert after(Square(), opened(x, torch.arange(5) % 3, LINF), model, LINF).found.all()
 
 
 # Distributions ---------------------------------------------------------------------------------------------------------
@@ -320,7 +297,7 @@ def test_squares_lie_everywhere_but_at_the_last_place(threat: Threat) -> None:
     count, side, places = 6000, 3, 5  # after 201 queries a square has a tenth of the 64 pixels
     x = torch.full((count, 1, 8, 8), 0.5)
     lanes = replace(opened(x, torch.zeros(count, dtype=torch.int64), threat), point=x, step=torch.full((count,), 300))
-    delta = (after(lanes, Curved((1, 8, 8)), threat).candidate - x)[:, 0]
+    delta = (after(Square(), lanes, Curved(shape=(1, 8, 8)), threat).candidate - x)[:, 0]
     top, left = (delta != 0).any(2).int().argmax(1), (delta != 0).any(1).int().argmax(1)
     assert (delta != 0).sum((1, 2)).eq(side**2).all()
     together = torch.bincount(top * 8 + left, minlength=64).view(8, 8)
@@ -334,11 +311,11 @@ def test_squares_lie_everywhere_but_at_the_last_place(threat: Threat) -> None:
 
 @pytest.mark.parametrize("shape", [(3, 9, 9), (2, 7, 12)])
 def test_l2_queries_have_the_radius_s_norm_where_the_box_does_not_bind(shape) -> None:
-    x = pictures(30, shape, 0.4, 0.6)
-    threat, model = Threat("L2", "0.3"), Curved(shape)
+    x = pictures(30, 0.4, 0.6, shape)
+    threat, model = Threat("L2", "0.3"), Curved(shape=shape)
     lanes = opened(x, torch.zeros(30, dtype=torch.int64), threat)
     for step in (0, 0, 11, 11, 51, 201, 501, 9000):
-        lanes = after(replace(lanes, step=lanes.step.clamp_min(step)), model, threat)
+        lanes = after(Square(), replace(lanes, step=lanes.step.clamp_min(step)), model, threat)
         assert 0 < lanes.candidate.min() <= lanes.candidate.max() < 1
         torch.testing.assert_close(
             threat.size(lanes.candidate - x), torch.full((30,), 0.3, dtype=torch.float64), rtol=0, atol=1e-9
@@ -351,21 +328,9 @@ def test_l2_queries_have_the_radius_s_norm_where_the_box_does_not_bind(shape) ->
 @pytest.fixture(scope="module")
 def digits() -> tuple[nn.Module, Tensor, Tensor]:
     """A network trained on noisy digits, and 320 others that it gets right."""
-    data = load_digits()
-    x, y = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16, torch.tensor(data.target)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
-        optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-        for _ in range(150):
-            rows = torch.randint(0, 1000, (128,))
-            noisy = x[rows] + torch.empty(128, 1, 8, 8).uniform_(-0.1, 0.1)
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(noisy), y[rows]).backward()
-            optimizer.step()
-    model.requires_grad_(False)
-    right = model(x[1000:]).argmax(1) == y[1000:]
-    return model, x[1000:][right][:320], y[1000:][right][:320]
+    model, x, y = noisy_digits()
+    right = model(x).argmax(1) == y
+    return model, x[right][:320], y[right][:320]
 
 
 @pytest.mark.parametrize("threat", [Threat("Linf", "0.15"), Threat("L2", "0.7")], ids=["Linf", "L2"])
@@ -388,60 +353,18 @@ def test_as_many_digits_are_fooled_as_by_autoattack_s_square(digits, threat: Thr
 # What every search must keep -------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
-@given(
-    norm=st.sampled_from(["Linf", "L2"]),
-    eps=st.floats(1e-4, 0.99),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-    shape=st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9)),
-    seed=st.integers(0, 100),
-)
-def test_all_points_are_in_the_ball_and_in_the_box(norm, eps, dtype, shape, seed) -> None:
-    threat, model = Threat(norm, eps), Curved(shape)
-    x = torch.rand(6, *shape, generator=_generator(seed), dtype=dtype)
-    x[0], x[1] = 0, 1
-    lanes = opened(x, torch.arange(6) % 4, threat, seed)
-    for step in (0, 1, 2, 3, 12, 60, 300, 5000):
-        lanes = after(replace(lanes, step=lanes.step.clamp_min(step)), model, threat)
-        for images in (lanes.point, lanes.candidate):
-            assert images.dtype == dtype
-            assert images.min() >= 0
-            assert images.max() <= 1
-            assert threat.size(images - x).max() <= eps + 1e-6
-    assert lanes.margin.dtype == dtype
-    assert lanes.margin.isfinite().all()
-
-
 @both_norms
 def test_an_adversarial_image_depends_on_its_own_index_and_not_on_its_batch(threat: Threat) -> None:
     shape = (2, 6, 9)
-    model, x = Curved(shape), pictures(40, shape)
-    y = model(x).argmax(1)
-    y[::5] = (y[::5] + 1) % 4  # some are wrong from the start
-    index = torch.arange(1000, 1040)
-    search = Square(queries=25, restarts=2)
-
-    def attacked(rows: Tensor, seed: int = 3) -> Tensor:
-        return search(model, x[rows], y[rows], threat, generator=SampleStreams(seed, index[rows]))
-
-    whole = attacked(torch.arange(40))
-    assert torch.equal(whole[::5], x[::5])
-    for size in (1, 7):
-        parts = torch.cat([attacked(rows) for rows in torch.arange(40).split(size)])
-        torch.testing.assert_close(parts, whole, rtol=0, atol=1e-11)
-    order = torch.randperm(40, generator=_generator(12))
-    torch.testing.assert_close(attacked(order), whole[order], rtol=0, atol=1e-11)
-    assert (attacked(torch.arange(40), seed=4) - whole).abs().max() > 1e-5
+    model, x, search = Curved(shape=shape), pictures(40, shape=shape), Square(queries=25, restarts=2)
+    assert_batches_do_not_matter(search, model, x, threat, atol=1e-11)
 
 
 @both_norms
 def test_rows_at_different_steps_do_not_meet(threat: Threat) -> None:
-    model, x = Curved((3, 8, 8)), pictures(7, (3, 8, 8))
+    model, x = Curved(shape=(3, 8, 8)), pictures(7, shape=(3, 8, 8))
     lanes = replace(opened(x, torch.arange(7) % 4, threat), step=torch.tensor([0, 1, 11, 12, 60, 999, 4800]))
-    together = Square().advance(Probe(model), lanes, threat)
-    alone = [Square().advance(Probe(model), lanes.rows(torch.tensor([row])), threat) for row in range(7)]
-    for name, value in SquareLanes.joined([part for part in alone if isinstance(part, SquareLanes)]).tensors().items():
-        torch.testing.assert_close(value, together.tensors()[name], rtol=0, atol=1e-12)
+    assert_rows_do_not_meet(Square(), lanes, model, threat)
 
 
 @pytest.fixture
@@ -459,18 +382,11 @@ def no_tables_are_made(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @both_norms
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_turn_reads_no_tensor_and_changes_none(threat: Threat, dtype: torch.dtype, request) -> None:
-    model, x = Curved((3, 7, 8)).requires_grad_(False), pictures(5, (3, 7, 8)).to(dtype)
+    model, x = Curved(shape=(3, 7, 8)).requires_grad_(False), pictures(5, shape=(3, 7, 8)).to(dtype)
     lanes = replace(opened(x, torch.arange(5) % 4, threat), step=torch.tensor([0, 1, 12, 60, 4000]))
-    before = {name: value.clone() for name, value in lanes.tensors().items()}
-    probe = Probe(model)
     request.getfixturevalue("no_tables_are_made")  # those of `open` must do
-    with NoHostSync():
-        moved = Square().advance(probe, lanes, threat)
-    assert all(torch.equal(value, before[name]) for name, value in lanes.tensors().items())
+    probe = assert_a_turn_is_quiet(Square(), lanes, model, threat)
     assert (probe.forwards, probe.backwards) == (5, 0)
-    assert {name: value.dtype for name, value in moved.tensors().items()} == {
-        name: value.dtype for name, value in before.items()
-    }
 
 
 class Obstinate(nn.Module):

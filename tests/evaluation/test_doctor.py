@@ -19,46 +19,21 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sparring.attacks import PGD
-from sparring.data import Data, Images, load
+from sparring.data import Images
 from sparring.errors import BadInput
 from sparring.evaluation.doctor import Finding, diagnose, worst_first
 from sparring.evaluation.doctor.significance import beyond_chance, outnumber
-from sparring.losses import cross_entropy
 from sparring.models import Normalised, create
 from sparring.threat import Threat
+from tests.attacks.harness import LINF, Around, digits, trained
 
 ROOT = Path(__file__).parents[2]
-LINF = Threat("Linf", "1/10")
 MEAN, STD = 0.305, 0.376  # of the digits
 
 
 @pytest.fixture(scope="module")
-def digits() -> tuple[Images, Images]:
-    splits = load(Data(validation=0))
-    return splits.train, splits.test
-
-
-@pytest.fixture(scope="module")
-def images(digits: tuple[Images, Images]) -> Images:
-    return digits[1]
-
-
-def trained(network: nn.Module, images: Images, epochs: int, attack: PGD | None = None) -> nn.Module:
-    """The network after a few epochs, in evaluation mode; about a second."""
-    torch.manual_seed(0)
-    x, y = images.pixels / 255, images.labels
-    optimizer = torch.optim.Adam(network.train().parameters())
-    for epoch in range(epochs):
-        optimizer.param_groups[0]["lr"] = 0.02 * (1 - epoch / epochs)
-        for rows in torch.randperm(len(y)).split(128):
-            batch, labels = x[rows], y[rows]
-            if attack is not None:
-                batch = batch + attack.climb(network, batch, lambda z, y=labels: cross_entropy(z, y), LINF)
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(network(batch), labels).backward()
-            optimizer.step()
-    optimizer.zero_grad()
-    return network.eval()
+def images() -> Images:
+    return digits()[1]
 
 
 class Own(nn.Module):
@@ -80,23 +55,23 @@ def small(mean: float | None = None, std: float | None = None) -> Normalised:
 
 
 @pytest.fixture(scope="module")
-def standard(digits: tuple[Images, Images]) -> nn.Module:
+def standard() -> nn.Module:
     """A network that knows 19 of 20 digits, trained on pixels in [0, 1]."""
-    return trained(small(), digits[0], 4)
+    return trained(small(), digits()[0], 4)
 
 
 @pytest.fixture(scope="module")
-def normalising(digits: tuple[Images, Images]) -> Normalised:
+def normalising() -> Normalised:
     """The same, trained on standardised pixels."""
-    network = trained(small(MEAN, STD), digits[0], 4)
+    network = trained(small(MEAN, STD), digits()[0], 4)
     assert isinstance(network, Normalised)
     return network
 
 
 @pytest.fixture(scope="module")
-def own(digits: tuple[Images, Images]) -> nn.Module:
+def own() -> nn.Module:
     torch.manual_seed(0)
-    return trained(Own(), digits[0], 4)
+    return trained(Own(), digits()[0], 4)
 
 
 def found(model: nn.Module, images: Images, threat: Threat = LINF, classes: int | None = 10) -> dict[str, Finding]:
@@ -108,17 +83,6 @@ def with_pixels(images: Images, pixels: Tensor) -> Images:
     wrong = copy.copy(images)
     object.__setattr__(wrong, "pixels", pixels)
     return wrong
-
-
-class Around(nn.Module):
-    """A network with something done before and after."""
-
-    def __init__(self, network: nn.Module, before=lambda x: x, after=lambda z: z) -> None:
-        super().__init__()
-        self.network, self.before, self.after = network, before, after
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.after(self.network(self.before(x)))
 
 
 # Silence ---------------------------------------------------------------------------------------------------------------
@@ -143,12 +107,12 @@ def test_nothing_is_found_where_nothing_is_wrong(threat: Threat, standard, own, 
 
 
 @pytest.mark.parametrize("kind", ["FGSM-RS", "PGD", "timm"])
-def test_nothing_is_found_in_networks_of_other_methods_and_makes(kind: str, digits) -> None:
-    network = healthy(kind, digits[0])
+def test_nothing_is_found_in_networks_of_other_methods_and_makes(kind: str, images) -> None:
+    network = healthy(kind, digits()[0])
     with torch.no_grad():
-        assert (network(digits[1].pixels / 255).argmax(1) == digits[1].labels).float().mean() > 0.7
+        assert (network(images.pixels / 255).argmax(1) == images.labels).float().mean() > 0.7
     for seed in range(3):
-        assert diagnose(network, digits[1], LINF, classes=10, seed=seed) == []
+        assert diagnose(network, images, LINF, classes=10, seed=seed) == []
 
 
 class Checkpointed(Around):
@@ -208,7 +172,7 @@ def test_floats_that_were_cast_to_bytes_are_found(standard, images) -> None:
 
 
 @pytest.mark.parametrize(("mean", "std", "said"), [(MEAN, STD, "deviation 1"), (0.5, 0.5, "in [-1, 1]")])
-def test_images_that_are_normalised_already_are_found(mean, std, said, images, digits) -> None:
+def test_images_that_are_normalised_already_are_found(mean, std, said, images) -> None:
     findings = found(small(mean, std), with_pixels(images, (images.pixels / 255 - mean) / std))
     assert said in findings["pixel-range"].seen
     assert findings["pixel-range"].severity == "error"

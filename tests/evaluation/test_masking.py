@@ -17,17 +17,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sparring.attacks import PGD
-from sparring.data import Data, Images, load
+from sparring.data import Images
 from sparring.errors import BadInput
 from sparring.evaluation import Evaluation, Outcome, Stage
 from sparring.evaluation.doctor import Finding
 from sparring.evaluation.masking import accuracies_of, probe_masking, suspicions
-from sparring.losses import cross_entropy
 from sparring.models import Normalised
 from sparring.threat import Threat
+from tests.attacks.harness import LINF, Around, digits, trained
 
 ROOT = Path(__file__).parents[2]
-LINF, L2 = Threat("Linf", "1/10"), Threat("L2", "1/2")
+L2 = Threat("L2", "1/2")
 
 # Figures ---------------------------------------------------------------------------------------------------------------
 
@@ -165,61 +165,32 @@ def test_figures_that_are_none_are_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def digits() -> tuple[Images, Images]:
-    splits = load(Data(validation=0))
-    return splits.train, splits.test
+def images() -> Images:
+    return digits()[1]
 
 
-@pytest.fixture(scope="module")
-def images(digits: tuple[Images, Images]) -> Images:
-    return digits[1]
-
-
-def trained(train: Images, epochs: int, attack: PGD | None = None) -> nn.Module:
+def perceptron() -> nn.Module:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
-    optimizer = torch.optim.Adam(network.parameters())
-    for epoch in range(epochs):
-        optimizer.param_groups[0]["lr"] = 0.02 * (1 - epoch / epochs)
-        for rows in torch.randperm(len(train)).split(128):
-            x, y = train.pixels[rows] / 255, train.labels[rows]
-            if attack is not None:
-                x = x + attack.climb(network, x, lambda z, y=y: cross_entropy(z, y), LINF)
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(network(x), y).backward()
-            optimizer.step()
-    optimizer.zero_grad()
-    return network.eval()
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
 
 
 @pytest.fixture(scope="module")
-def standard(digits: tuple[Images, Images]) -> nn.Module:
-    return trained(digits[0], 4)
+def standard() -> nn.Module:
+    return trained(perceptron(), digits()[0], 4)
 
 
 @pytest.fixture(scope="module")
-def robust(digits: tuple[Images, Images]) -> nn.Module:
-    return trained(digits[0], 4, PGD(steps=3, alpha=0.05, bn="train"))
+def robust() -> nn.Module:
+    return trained(perceptron(), digits()[0], 4, PGD(steps=3, alpha=0.05, bn="train"))
 
 
 @pytest.fixture(scope="module")
-def one_step(digits: tuple[Images, Images]) -> nn.Module:
-    return trained(digits[0], 4, PGD(steps=1, alpha=0.125, bn="train"))
+def one_step() -> nn.Module:
+    return trained(perceptron(), digits()[0], 4, PGD(steps=1, alpha=0.125, bn="train"))
 
 
 def found(model: nn.Module, images: Images, threat: Threat = LINF, count: int = 64) -> dict[str, Finding]:
     return {finding.check: finding for finding in probe_masking(model, images, threat, count=count)}
-
-
-class Around(nn.Module):
-    """A network with something done before and after."""
-
-    def __init__(self, network: nn.Module, before=lambda x: x, after=lambda z: z) -> None:
-        super().__init__()
-        self.network, self.before, self.after = network, before, after
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.after(self.network(self.before(x)))
 
 
 @pytest.mark.parametrize("threat", [LINF, L2], ids=["Linf", "L2"])
