@@ -1,11 +1,11 @@
-"""The networks that `evaluation.py` has attacked: our recipes cut down and trained once, and two masked on purpose."""
+"""The networks that `evaluation.py` has attacked: our recipes, cut down or whole, trained once; two masked on purpose."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from sparring.threat import Ratio, Threat
 
 HELD_OUT = 100  # training images that every epoch is judged on
 MASKING = 1000.0  # where a margin was above 0.1, the cross-entropy of such logits is 0 in single precision
+Method: TypeAlias = Literal["standard", "fgsm-rs", "pgd-at"]
 STEPS = {"fgsm-rs": Fraction(5, 4), "pgd-at": Fraction(1, 4)}  # of the radius, as in the recipes
 
 
@@ -29,7 +30,7 @@ class Size:
 
 
 SIZES = {
-    "digits": Size(images=1200, epochs=10, linf="0.25", l2="0.75"),
+    "digits": Size(images=1200, epochs=10, linf="0.2", l2="0.5"),
     "fashion_mnist": Size(images=4000, epochs=6, linf="0.2", l2="2.5"),
     "gtsrb": Size(images=6000, epochs=10, linf="3/255", l2="0.5"),
     "cifar10": Size(images=6000, epochs=8, linf="4/255", l2="0.5"),
@@ -37,13 +38,10 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class Training:
-    """A recipe with another network, fewer images, fewer epochs and no crops, against Linf.
+class Cut:
+    """What makes a training against Linf shorter: another network, fewer images, fewer epochs and no crops.
 
     Args:
-        data: the data set, and the first half of the recipe's name.
-        path: the folder of its files; None for digits.
-        method: the other half.
         eps: the radius; a step keeps its share of it.
         images: to train on, those held out included.
         epochs: passes over them.
@@ -52,9 +50,6 @@ class Training:
         width: channels of the first stage.
     """
 
-    data: str
-    path: str | None
-    method: Literal["standard", "fgsm-rs", "pgd-at"]
     eps: Ratio
     images: int
     epochs: int
@@ -62,8 +57,8 @@ class Training:
     model: str = "smallconv"
     width: int = 8
 
-    def experiment(self) -> sparring.Experiment:
-        """The recipe after these changes."""
+    def changes(self, method: Method) -> dict[str, str]:
+        """Of the method's recipe, by the names of its fields."""
         changes = {
             "data.limit": self.images,
             "data.validation": HELD_OUT,
@@ -75,11 +70,33 @@ class Training:
             "optimisation.batch_size": self.batch_size,
             "optimisation.schedule": "Cyclic",
         }
+        if method in STEPS:
+            changes["method.attack.alpha"] = self.eps.exact * STEPS[method]
+        return {name: str(value) for name, value in changes.items()}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A recipe, perhaps cut down.
+
+    Args:
+        data: the data set, and the first half of the recipe's name.
+        path: the folder of its files; None for digits.
+        method: the other half.
+        cut: None leaves the recipe as it is.
+    """
+
+    data: str
+    path: str | None
+    method: Method
+    cut: Cut | None = None
+
+    def experiment(self) -> sparring.Experiment:
+        """The recipe after these changes."""
+        changes = self.cut.changes(self.method) if self.cut else {}
         if self.path is not None:
             changes["data.path"] = self.path
-        if self.method in STEPS:
-            changes["method.attack.alpha"] = self.eps.exact * STEPS[self.method]
-        words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
+        words = [word for name, value in changes.items() for word in (f"--{name}", value)]
         return sparring.recipe(f"{self.data}/{self.method}", words)
 
     def network(self, folder: Path) -> nn.Module:
@@ -87,9 +104,8 @@ class Training:
 
         Raises BadInput where another training has been there.
         """
-        run = sparring.train(
-            self.experiment(), folder / f"{self.data}-{self.method}-{self.model}-{self.width}", resume=True
-        )
+        name = f"{self.data}-{self.method}" + (f"-{self.cut.model}-{self.cut.width}" if self.cut else "")
+        run = sparring.train(self.experiment(), folder / name, resume=True)
         return sparring.load(run.folder, "last")
 
 
@@ -107,18 +123,18 @@ class Masked(nn.Module):
 
 @dataclass(frozen=True)
 class Target:
-    """A small network to be attacked: how it is trained, against how many times the radius, and whether it is masked."""
+    """A network to be attacked: how it is trained, against how many times the radius, and whether it is masked."""
 
-    method: Literal["standard", "fgsm-rs", "pgd-at"]
+    method: Method
     radii: int = 1
     masked: bool = False
+    whole: bool = False  # trained as the recipe says, however long that takes
 
     def training(self, data: str, path: str | None) -> Training:
         """On this data set."""
         size = SIZES[data]
-        return Training(
-            data, path, self.method, Ratio(str(self.radii * Ratio(size.linf).exact)), size.images, size.epochs
-        )
+        eps = Ratio(str(self.radii * Ratio(size.linf).exact))
+        return Training(data, path, self.method, None if self.whole else Cut(eps, size.images, size.epochs))
 
     def network(self, data: str, path: str | None, folder: Path) -> nn.Module:
         """See `Training.network`."""
@@ -132,7 +148,9 @@ TARGETS = {
     "pgd-at": Target("pgd-at"),
     "masked standard": Target("standard", masked=True),
     "masked pgd-at": Target("pgd-at", masked=True),
+    "pgd-at in full": Target("pgd-at", whole=True),
 }
+QUICK = [name for name, target in TARGETS.items() if not target.whole]
 
 
 def threat_on(data: str, norm: Literal["Linf", "L2"]) -> Threat:

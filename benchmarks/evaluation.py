@@ -1,14 +1,15 @@
-"""Whether our AutoAttack gives pyautoattack's verdicts, and how much faster it is; PGD beside other libraries'. CPU or GPU.
+"""Whether our AutoAttack gives pyautoattack's verdicts, and how much faster; other libraries' attacks. CPU or GPU.
 
     python benchmarks/evaluation.py parity --data cifar10 --data-path ../shared/data/cifar10 --norm Linf --out parity.json
+    python benchmarks/evaluation.py others --data digits --norm L2 --out others.json
     python benchmarks/evaluation.py speed --data-path ../shared/data/cifar10 --images 500 --repeats 3 --out speed.json
     python benchmarks/evaluation.py pgd --data-path ../shared/data/cifar10 --images 500 --out pgd.json
     python benchmarks/evaluation.py table parity.json --into docs/page.md
 
 Networks are trained by our own recipes, once, into the folder --cache. `parity` lets both attack five small ones, of
-which two are masked on purpose, and compares their verdicts image by image. `speed` lets them take turns on one network.
---steps and --queries cut both sides' searches alike; what then runs is not AutoAttack, and the record says so. How to read
-the tables: `README.md` beside this file.
+which two are masked on purpose, and compares their verdicts image by image. `others` looks for images that Foolbox or ART
+fool and ours does not. `speed` lets both take turns on one network. --steps and --queries cut searches short; what then
+runs is not AutoAttack, and the record says so. How to read the tables: `README.md` beside this file.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -28,14 +29,14 @@ import torch
 from torch import nn
 
 import libraries
-from attacked import MASKING, SIZES, TARGETS, Training, tested, threat_on
+from attacked import MASKING, QUICK, SIZES, TARGETS, Cut, Training, tested, threat_on
 from evaluation_tables import OURS, REFERENCE, markdown, read, renew
 from parity import Answer, Effort, Question, alone, noted, ours, theirs
 from sparring.environment import environment
 from sparring.errors import BadInput
 from sparring.evaluation import Examination
 from sparring.files import replacing
-from sparring.threat import Ratio, Threat
+from sparring.threat import Ratio
 from steps import exit_with
 
 NOT_IN_RECORDS = ("command", "data_path", "cache", "out")  # no paths
@@ -83,17 +84,23 @@ def begun(options: argparse.Namespace, packages: tuple[str, ...]) -> Report:
 def parity(options: argparse.Namespace) -> None:
     """Both sides on every network."""
     report = begun(options, ("pyautoattack",))
+    for name, training, question in targets(options, report):
+        as_trained = replace(question, threat=training.experiment().threat)
+        found = {"network": name, "logits_times": MASKING if TARGETS[name].masked else 1.0, "training": plain(training)}
+        found |= {"pgd-20": under_pgd(question), "pgd-20 as trained": under_pgd(as_trained)}
+        report.add(found | compared(question, options))
+        say(f"{name}: done")
+    print(markdown([report.record]))
+
+
+def targets(options: argparse.Namespace, report: Report) -> Iterator[tuple[str, Training, Question]]:
+    """What the chosen networks are asked, each trained when its turn comes."""
     for name in options.networks:
         target = TARGETS[name]
         training = target.training(options.data, options.data_path)
         question = asked(target.network(options.data, options.data_path, options.cache), training, options)
         report.facts["images"] = len(question.images)
-        as_trained = replace(question, threat=Threat("Linf", training.eps))
-        found = {"network": name, "logits_times": MASKING if target.masked else 1.0, "training": plain(training)}
-        found |= {"pgd-20": under_pgd(question), "pgd-20 as trained": under_pgd(as_trained)}
-        report.add(found | compared(question, options))
-        say(f"{name}: done")
-    print(markdown([report.record]))
+        yield name, training, question
 
 
 def compared(question: Question, options: argparse.Namespace) -> dict[str, Any]:
@@ -117,6 +124,17 @@ def under_pgd(question: Question) -> float:
     """The accuracy under our PGD-20: who is robust to it and not to AutoAttack hides his gradients."""
     examination = Examination(question.model, question.images, question.threat, question.batch_size, question.device)
     return examination.run(["pgd-20"]).accuracy("pgd-20")
+
+
+def others(options: argparse.Namespace) -> None:
+    """Foolbox's and ART's attacks on every network, and whom they fool that our AutoAttack does not."""
+    from rivals import beside  # here, because ART is slow to import
+
+    report = begun(options, ("foolbox", "adversarial-robustness-toolbox"))
+    for name, training, question in targets(options, report):
+        report.add({"network": name, "training": plain(training)} | beside(question))
+        say(f"{name}: done")
+    print(markdown([report.record]))
 
 
 def speed(options: argparse.Namespace) -> None:
@@ -163,17 +181,9 @@ def timed(side: libraries.Side, question: Question) -> dict[str, float]:
 
 def one_network(options: argparse.Namespace, report: Report) -> Question:
     """What a PGD-AT network is asked, after its training; the report says what was trained."""
-    training = Training(
-        options.data,
-        options.data_path,
-        "pgd-at",
-        Ratio(SIZES[options.data].linf),
-        options.train_images,
-        options.epochs,
-        TRAINING_BATCH,
-        options.model,
-        options.width,
-    )
+    eps = Ratio(SIZES[options.data].linf)
+    cut = Cut(eps, options.train_images, options.epochs, TRAINING_BATCH, options.model, options.width)
+    training = Training(options.data, options.data_path, "pgd-at", cut)
     question = asked(training.network(options.cache), training, options)
     report.facts |= {"training": plain(training), "images": len(question.images)}
     return question
@@ -194,7 +204,8 @@ def asked(network: nn.Module, training: Training, options: argparse.Namespace) -
 
 def plain(training: Training) -> dict[str, Any]:
     """A training as a record states it."""
-    return {name: value for name, value in asdict(training).items() if name != "path"} | {"eps": str(training.eps)}
+    facts: dict[str, Any] = {"data": training.data, "method": training.method, "whole": training.cut is None}
+    return facts | (asdict(training.cut) | {"eps": str(training.cut.eps)} if training.cut else {})
 
 
 def say(progress: str) -> None:
@@ -224,8 +235,9 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     data, network, images, effort = _about_data(), _about_a_network(), _about_images(), _about_effort()
     training = commands.add_parser("train", parents=[data], help="train the networks of parity")
     comparing = commands.add_parser("parity", parents=[data, images, effort], help="verdicts beside pyautoattack's")
-    for command in (training, comparing):
-        command.add_argument("--networks", nargs="+", choices=TARGETS, default=[*TARGETS])
+    meeting = commands.add_parser("others", parents=[data, images, effort], help="our AutoAttack beside other attacks")
+    for command in (training, comparing, meeting):
+        command.add_argument("--networks", nargs="+", choices=TARGETS, default=QUICK)
     comparing.add_argument("--precision", choices=PRECISIONS, default="exact", help="search16: after exact")
     comparing.add_argument("--control", action="store_true", help="also pyautoattack beside itself with the next seed")
     racing = commands.add_parser("speed", parents=[data, network, images, effort], help="seconds beside pyautoattack's")
@@ -286,7 +298,7 @@ def main(words: list[str] | None = None) -> int:
     options = arguments(words)
     if options.command != "table" and (options.data == "digits") != (options.data_path is None):
         raise BadInput("--data-path names the folder of the data set: give it for all but digits.")
-    commands = {"train": train, "parity": parity, "speed": speed, "pgd": pgd, "table": table}
+    commands = {"train": train, "parity": parity, "others": others, "speed": speed, "pgd": pgd, "table": table}
     commands[options.command](options)
     return 0
 

@@ -48,7 +48,16 @@ def _scaled(record: Record) -> str:
     return f"\nScaled down on both sides, to {efforts}: this is not AutoAttack."
 
 
-_WORDS = ("data", "threat", "network", "against", "ours in", "stage", "library")  # columns that are not numbers
+_WORDS = (
+    "data",
+    "threat",
+    "network",
+    "attack",
+    "against",
+    "ours in",
+    "stage",
+    "library",
+)  # columns that are not numbers
 
 _PARITY = (
     "data",
@@ -89,6 +98,19 @@ def _parity(record: Record) -> Iterator[Row]:
                 f"{answer['confirmed']} of {answer['fooled']}",
                 _both(*(f"{side['seconds']:.0f}" for side in (theirs, answer))),
             )
+
+
+_OTHERS = ("data", "threat", "images", "network", "attack", "accuracy", "fooled by it alone", "by ours alone")
+
+
+def _others(record: Record) -> Iterator[Row]:
+    """A row for a network and an attack, after ours."""
+    where = (record["data"], f"{record['threat']['norm']} {record['threat']['eps']}", str(record["images"]))
+    for found in record["found"]:
+        yield (*where, found["network"], OURS, _percent(found["ours"]), "", "")
+        for other in found["others"]:
+            counts = (str(len(other["alone"])), str(other["missed"]))
+            yield (*where, found["network"], other["name"], _percent(other["accuracy"]), *counts)
 
 
 _SPEED = ("ours in", "stage", "seconds", "faster", "least to most", "forwards", "backwards", "accuracy")
@@ -132,7 +154,12 @@ def _pgd(record: Record) -> Iterator[Row]:
         yield (library, accuracy, f"{median(theirs for theirs, _ in pairs):.1f}", *ratios)
 
 
-_TABLES = {"parity": (_PARITY, _parity), "speed": (_SPEED, _speed), "pgd": (_LIBRARIES, _pgd)}
+_TABLES = {
+    "parity": (_PARITY, _parity),
+    "speed": (_SPEED, _speed),
+    "pgd": (_LIBRARIES, _pgd),
+    "others": (_OTHERS, _others),
+}
 
 
 def _ratios(pairs: Sequence[tuple[float, float]]) -> tuple[str, str]:

@@ -240,22 +240,26 @@ def correct_on(question: Question, images: Tensor) -> Tensor:
         return torch.cat([(question.model(x.to(batch.y.device)).argmax(1) == batch.y).cpu() for x, batch in parts])
 
 
+def within(threat: Threat, adversarial: Tensor, x: Tensor) -> Tensor:
+    """Which images (N, C, H, W) lie within the radius around x, but for rounding, and in the box: (N,) bool."""
+    boxed = ((adversarial >= 0) & (adversarial <= 1)).flatten(1).all(1)
+    return boxed & (threat.size(adversarial.double() - x.double()) <= threat.eps + TOLERANCE)
+
+
 def confirmed(question: Question, answer: Answer) -> int:
     """How many of the images that fooled the network do: they are misclassified, within the radius and in the box."""
-    x = question.whole().x.double()
-    inside = question.threat.size(answer.images.double() - x) <= question.threat.eps + TOLERANCE
-    boxed = ((answer.images >= 0) & (answer.images <= 1)).flatten(1).all(1)
-    return int((answer.fooled & inside & boxed & ~correct_on(question, answer.images)).sum())
+    allowed = within(question.threat, answer.images, question.whole().x)
+    return int((answer.fooled & allowed & ~correct_on(question, answer.images)).sum())
 
 
 def noted(question: Question, answer: Answer) -> dict[str, Any]:
     """An answer as plain values: accuracies are fractions; who was correct is in bits, the first image's the highest."""
     return {
-        "clean": _share(answer.clean),
+        "clean": share(answer.clean),
         "stages": [
             {
                 "name": stage.name,
-                "accuracy": _share(stage.correct),
+                "accuracy": share(stage.correct),
                 "seconds": round(stage.seconds, 3),
                 "forwards": stage.forwards,
                 "backwards": stage.backwards,
@@ -278,5 +282,6 @@ def alone(one: Answer, other: Answer) -> dict[str, list[int]]:
     }
 
 
-def _share(correct: Tensor) -> float:
+def share(correct: Tensor) -> float:
+    """Of the images (N,)."""
     return int(correct.sum()) / len(correct)

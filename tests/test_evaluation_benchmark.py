@@ -23,7 +23,7 @@ import attacked
 import evaluation
 import libraries
 import sparring
-from attacked import Masked, Size, Training
+from attacked import Cut, Masked, Size, Training
 from evaluation_tables import markdown, read, renewed
 from parity import Answer, Counted, Effort, Question, Standard, alone, confirmed, correct_on, noted, ours, theirs
 from parity import _limit as limit
@@ -44,7 +44,7 @@ Asked = Callable[..., Question]
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
     """About some digits and a network that has learnt them: in Linf, within eps."""
-    training = Training("digits", None, "pgd-at", Ratio("0.1"), images=600, epochs=3)
+    training = Training("digits", None, "pgd-at", Cut(Ratio("0.1"), images=600, epochs=3))
     network = training.network(tmp_path_factory.mktemp("runs"))
     images = attacked.tested(training.experiment(), COUNT)
 
