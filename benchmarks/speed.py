@@ -59,7 +59,7 @@ SUBJECTS = {
     "awp(trades-10)": Subject(lambda: AWP(TRADES(), gamma=0.005), 2 * 10 + 7 + 6),
     "bp": Subject(BP, 8),
     "ep": Subject(EP, 8),
-    "mep": Subject(MEP, 8),
+    "mep": Subject(MEP, 7),
     "awp(mep)": Subject(lambda: AWP(MEP()), 8 + 6),
 }
 

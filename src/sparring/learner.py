@@ -92,7 +92,7 @@ class Learner:
         self.total = total
         self.steps = 0
         self._fabric = fabric
-        self._compiled = compiled
+        self.compiled = compiled
         self._unclipped: Tensor | None = None
         fast: Any = torch.compile(self.network) if compiled else self.network
         self.bare = InPrecision(fast, fabric)
@@ -124,7 +124,7 @@ class Learner:
 
     def look_ahead(self) -> LookAhead:
         """A copy of the network that can go one step ahead of it; made once and brought up to date as often as needed."""
-        return LookAhead(self, self._fabric, compiled=self._compiled)
+        return LookAhead(self, self._fabric, compiled=self.compiled)
 
     def gradient_norm(self) -> Tensor:
         """The L2 norm of the last step's gradients, before clipping; of all parameters at once, on the device."""

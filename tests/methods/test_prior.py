@@ -15,7 +15,7 @@ from sparring.data import Batch
 from sparring.data.augment import View
 from sparring.errors import BadInput
 from sparring.memory import Kind
-from sparring.methods import BP, EP, MEP, Method
+from sparring.methods import AWP, BP, EP, MEP, Method
 from sparring.methods.prior import GuidedPerturbation
 from sparring.threat import Budget, Threat, box
 from sparring.training import train_step
@@ -751,6 +751,70 @@ def test_a_momentum_of_signs_below_a_half_is_no_momentum(switches: dict, same: b
                 train_step(method, subject, batch)
         ends.append(torch.cat([weight.detach().flatten() for weight in subject.network.parameters()]))
     assert torch.equal(ends[0], ends[1]) is same
+
+
+# One forward for the attack and the loss ---------------------------------------------------------------------------------
+
+
+def repeating(method: Method) -> Method:
+    """The same, with an attack that keeps nothing for the loss."""
+    method.perturb_before_loss = method.perturb
+    return method
+
+
+@all_three
+@pytest.mark.parametrize("switches", [{}, {"detach_start": True}, {"regulariser": "mean", "smoothing": 0.3}])
+def test_a_kept_forward_trains_as_a_repeated_one(make, switches: dict) -> None:
+    kept, repeated = harness.bench(make(**switches)), harness.bench(repeating(make(**switches)))
+    for one, other in zip(kept.steps(0, 6), repeated.steps(0, 6), strict=True):
+        torch.testing.assert_close(one.total, other.total, rtol=0, atol=1e-12)
+    pairs = zip(harness.flat(kept.state()), harness.flat(repeated.state()), strict=True)
+    for one, other in pairs:  # running statistics and memories, too
+        if isinstance(one, Tensor):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+@all_three
+def test_in_16_bits_a_kept_forward_trains_as_a_repeated_one(make) -> None:
+    torch.set_default_dtype(torch.float32)
+    kept, repeated = (harness.bench(method, precision="bf16-mixed") for method in (make(), repeating(make())))
+    for one, other in zip(kept.steps(0, 3), repeated.steps(0, 3), strict=True):
+        torch.testing.assert_close(one.total, other.total, rtol=0.02, atol=0)
+
+
+@all_three
+def test_a_forward_is_kept_only_where_the_loss_would_repeat_it(make) -> None:
+    def kept(method: Method, change: Callable[[nn.Module], object] = lambda model: None) -> bool:
+        model = network().train()
+        change(model)
+        return set_up(method).perturb_before_loss(model, batches()[0]).prior is not None
+
+    assert kept(make())
+    assert not kept(make(weight=0.0))
+    assert not kept(make(bn="train"))  # would move the running statistics twice
+    assert not kept(make(bn="eval"))
+    assert not kept(make(), nn.Module.eval)
+    norms = [name for name, module in network().named_modules() if isinstance(module, nn.BatchNorm2d)]
+    assert not kept(make(), lambda model: model.get_submodule(norms[-1]).eval())
+    assert not kept(AWP(make()))
+    assert set_up(make()).perturb(network().train(), batches()[0]).prior is None
+
+
+def test_what_is_kept_does_not_outlive_the_step() -> None:
+    """The backward pass frees it, so that two steps' graphs are never in memory together."""
+    method = set_up(MEP())
+    step = train_step(method, learner(), batches()[0])
+    assert step.perturbation.prior.requires_grad
+    with pytest.raises(RuntimeError, match="second time"):
+        step.perturbation.prior.sum().backward()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_compiled_network_keeps_nothing(monkeypatch: pytest.MonkeyPatch, compiled: bool) -> None:
+    """Its backward pass would compute the weights' gradients in the attack, too."""
+    method, subject = set_up(MEP()), learner()
+    monkeypatch.setattr(subject, "compiled", compiled)
+    assert (train_step(method, subject, batches()[0]).perturbation.prior is None) == compiled
 
 
 # FGSM-RS's `previous` --------------------------------------------------------------------------------------------------

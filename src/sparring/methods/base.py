@@ -90,8 +90,8 @@ def state() -> Any:
 class Method(ABC):
     """A way to train a robust classifier. Init fields are its configuration, `state()` fields what it remembers.
 
-    The step calls, in this order: `adapt`, `perturb`, `shifted_weights` around `loss` and the backward pass, and after
-    the optimizer's step `commit`. None of them may read a tensor's value on the host.
+    The step calls, in this order: `adapt`, `perturb_before_loss` (for most, `perturb`), `shifted_weights` around `loss`
+    and the backward pass, and after the optimizer's step `commit`. None of them may read a tensor's value on the host.
     """
 
     one_pass: ClassVar[bool] = False  # the loss's backward pass is the attack's too: other weights will not do
@@ -116,6 +116,14 @@ class Method(ABC):
     @abstractmethod
     def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
         """The inner maximisation on the network's current weights; `budget` replaces the configured efforts."""
+
+    def perturb_before_loss(self, model: nn.Module, batch: Batch) -> Perturbation:
+        """`perturb`, where `loss` and its backward pass follow at these very weights: may keep what both compute.
+
+        Running statistics are moved as often as by `perturb` and `loss` together. Wrappers do not pass it on: they may
+        change the weights or the budget in between.
+        """
+        return self.perturb(model, batch)
 
     def shifted_weights(
         self, model: nn.Module, batch: Batch, perturbation: Perturbation

@@ -24,7 +24,9 @@ def train_step(method: Method, target: Learner, batch: Batch) -> Step:
     """
     for _ in range(method.replays):
         method.adapt(target, batch)
-        perturbation = method.perturb(target.bare, batch)
+        # A kept graph would cost more than it saves where it is compiled: its backward always reaches the weights, too.
+        attack = method.perturb if target.compiled else method.perturb_before_loss
+        perturbation = attack(target.bare, batch)
         target.zero_grad()
         with method.shifted_weights(target.bare, batch, perturbation):
             loss = method.loss(target.model, batch, perturbation)
