@@ -6,6 +6,7 @@ Memories of perturbations live on the canvas, so that they keep their place in t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -31,8 +32,8 @@ class View:
 
     def show(self, canvas: Shaped[Tensor, "B C canvasH canvasW"]) -> Shaped[Tensor, "B C H W"]:
         """The crops of the canvases. Raises ValueError where the canvas does not have the view's size."""
-        index = self._pixels(canvas)
-        crop = canvas.flatten(2).gather(2, index)  # (B, C, H * W)
+        self._fits(canvas)
+        crop = canvas.flatten(2).gather(2, self._pixels.expand(-1, canvas.shape[1], -1))  # (B, C, H * W)
         return crop.view(*crop.shape[:2], *self.size)
 
     def paint(
@@ -42,7 +43,8 @@ class View:
 
         `crop` has the dtype of `canvas`. Raises ValueError where the canvas does not have the view's size.
         """
-        index = self._pixels(canvas)
+        self._fits(canvas)
+        index = self._pixels.expand(-1, canvas.shape[1], -1)
         return canvas.flatten(2).scatter(2, index, crop.flatten(2)).view(canvas.shape)
 
     def to(self, device: torch.device | str) -> View:
@@ -52,17 +54,19 @@ class View:
     def __getitem__(self, part: slice) -> View:
         return View(self.top[part], self.left[part], self.flip[part], self.pad, self.size)
 
-    def _pixels(self, canvas: Tensor) -> Tensor:
-        """The flat position on the canvas of every pixel of the crops, (B, C, H * W) without memory along C."""
+    @cached_property
+    def _pixels(self) -> Tensor:
+        """The flat position on the canvas of every pixel of the crops, (B, 1, H * W); a step asks up to five times."""
         height, width = self.size
-        expected = (height + 2 * self.pad, width + 2 * self.pad)
+        down = self.top[:, None] + torch.arange(height, device=self.top.device)  # (B, H)
+        across = torch.arange(width, device=self.top.device)
+        across = self.left[:, None] + torch.where(self.flip[:, None], width - 1 - across, across)  # (B, W)
+        return ((down * (width + 2 * self.pad))[:, :, None] + across[:, None, :]).flatten(1)[:, None]
+
+    def _fits(self, canvas: Tensor) -> None:
+        expected = (self.size[0] + 2 * self.pad, self.size[1] + 2 * self.pad)
         if tuple(canvas.shape[2:]) != expected:
             raise ValueError(f"A canvas of {tuple(canvas.shape[2:])} pixels does not fit a view of {expected}.")
-        down = self.top[:, None] + torch.arange(height, device=canvas.device)  # (B, H)
-        across = torch.arange(width, device=canvas.device)
-        across = self.left[:, None] + torch.where(self.flip[:, None], width - 1 - across, across)  # (B, W)
-        index = (down * expected[1])[:, :, None] + across[:, None, :]  # (B, H, W)
-        return index.flatten(1)[:, None].expand(-1, canvas.shape[1], -1)
 
 
 @dataclass(frozen=True)
