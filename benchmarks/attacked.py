@@ -32,8 +32,8 @@ class Size:
 SIZES = {
     "digits": Size(images=1200, epochs=10, linf="0.2", l2="0.5"),
     "fashion_mnist": Size(images=4000, epochs=6, linf="0.2", l2="2.5"),
-    "gtsrb": Size(images=6000, epochs=10, linf="3/255", l2="0.5"),
-    "cifar10": Size(images=6000, epochs=8, linf="4/255", l2="0.5"),
+    "gtsrb": Size(images=6000, epochs=10, linf="3/255", l2="1"),
+    "cifar10": Size(images=6000, epochs=8, linf="4/255", l2="1"),
 }
 
 
