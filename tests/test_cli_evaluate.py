@@ -204,3 +204,37 @@ def test_an_evaluation_that_was_killed_goes_on(run, tmp_path) -> None:
     assert "Going on with the evaluation that was stopped." in done.stdout
     assert json.loads(output.read_text())["attacks"][1]["n"] == 30
     assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_under_torchrun_two_processes_find_what_one_finds_and_one_of_them_writes(run, tmp_path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    records = {}
+    for count in (1, 2):
+        output, examples = tmp_path / f"{count}.json", tmp_path / f"{count}.safetensors"
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)),
+                *("-m", "sparring.cli", "evaluate", str(run), "--attacks", "clean,pgd-5,apgd-ce", "--samples", "41"),
+                *("--output", str(output), "--examples", str(examples)),
+            ],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.count("Record: ") == 1
+        records[count] = json.loads(output.read_text())
+        assert records[count]["processes"] == count
+
+    def found(record: dict) -> list[dict]:
+        """All but the time."""
+        for attack in record["attacks"]:
+            for part in (attack, *attack.get("stages", ())):
+                del part["seconds"]
+        return record["attacks"]
+
+    assert found(records[1]) == found(records[2])
+    one, two = (load_file(tmp_path / f"{count}.safetensors") for count in (1, 2))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], rtol=0, atol=1e-6)
