@@ -175,10 +175,12 @@ def test_masking_hides_the_gradient_and_nothing_else(asked: Asked) -> None:
 
 def test_masked_targets_are_the_others_masked(tiny: list[object], tmp_path: Path) -> None:
     x = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    logits = {name: target.network("digits", None, tmp_path)(x) for name, target in attacked.TARGETS.items()}
+    logits = {name: attacked.TARGETS[name].network("digits", None, tmp_path)(x) for name in attacked.QUICK}
     for name in ("standard", "pgd-at"):
         assert torch.equal(logits[f"masked {name}"], attacked.MASKING * logits[name])
-    eps = {name: target.training("digits", None).eps.exact for name, target in attacked.TARGETS.items()}
+    eps = {
+        name: attacked.TARGETS[name].training("digits", None).experiment().threat.eps.exact for name in attacked.QUICK
+    }
     assert eps["fgsm-rs"] == 2 * eps["pgd-at"] == Fraction(1, 10)
     steps = {
         name: attacked.TARGETS[name].training("digits", None).experiment().method.attack
@@ -186,6 +188,11 @@ def test_masked_targets_are_the_others_masked(tiny: list[object], tmp_path: Path
     }
     assert steps["fgsm-rs"].alpha.exact == Fraction(5, 4) * eps["fgsm-rs"]
     assert steps["pgd-at"].alpha.exact == eps["pgd-at"] / 4
+
+
+def test_a_whole_target_is_the_recipe_as_it_is() -> None:
+    (name,) = set(attacked.TARGETS) - set(attacked.QUICK)
+    assert attacked.TARGETS[name].training("digits", None).experiment() == sparring.recipe("digits/pgd-at")
 
 
 def test_gradients_are_counted_however_they_are_asked_for(asked: Asked) -> None:
