@@ -1,7 +1,7 @@
 """Attacks of Foolbox and of ART on the networks of `evaluation.py`: whom do they fool that our AutoAttack does not?
 
 Who counts as fooled is misclassified by the network itself, within the radius and in the box, whatever a library says.
-All have restarts, steps and step sizes that make them at least as expensive as one stage of AutoAttack.
+They take 100 to 500 steps or 2,000 queries; ART's ascents have five restarts.
 """
 
 from __future__ import annotations
