@@ -128,7 +128,15 @@ BAD_INPUT = {
         "Free takes its attack from the loss's own backward",
     ),
     "levels": (["train", "digits/cat", "--model.levels", "1"], "levels"),
-    "compiled GradAlign": (["train", "digits/fgsm-ga", "--runtime.compile", "model"], "set runtime.compile: off"),
+    "level": (["train", "digits/fgsm-ga", "--runtime.level", "fast"], "level"),
+    "graph": (
+        ["train", "digits/fgsm-mep", "--runtime.level", "graph", "--runtime.accelerator", "cpu"],
+        "runtime.level graph needs a GPU",
+    ),
+    "compact and compiled": (
+        ["train", "digits/fat", "--runtime.level", "compile", "--runtime.compact", "true"],
+        "leave one of the two out",
+    ),
     "model": (["train", "digits/standard", "--model.name", "resnet81"], "did you mean 'resnet18'?"),
     "data": (["train", "digits/standard", "--data.name", "cifar01"], "did you mean 'cifar10'?"),
     "data path": (["train", "cifar10/standard", "--data.path", "nowhere"], "does not exist"),

@@ -68,7 +68,7 @@ def everything() -> Experiment:
         selection=Selection("pgd-20", by="clean", split="test", images=9, batch_size=3),
         diagnostics=Diagnostics(every=3, images=2, train_images=5),
         runtime=Runtime(
-            "cpu", precision="bf16-mixed", compile="model", compact=True, channels_last=False, checkpoint_every=2
+            "cpu", precision="bf16-mixed", level="eager", compact=True, channels_last=False, checkpoint_every=2
         ),
         seed=7,
     )

@@ -1,19 +1,22 @@
 """What methods cost in forward passes: the minimum, and not more."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from lightning_fabric import Fabric
 
 from sparring.attacks import PGD
-from sparring.data import Augment, Batch
+from sparring.data import Augment, Batch, Images, Resident
 from sparring.learner import Learner, Optimisation
 from sparring.losses import cross_entropy
 from sparring.methods import AWP, BP, EP, MEP, TRADES, AdversarialTraining, Perturbation, Standard, Task
 from sparring.models import create
 from sparring.threat import Threat
-from sparring.training.cost import step_cost
+from sparring.training import Runtime
+from sparring.training.cost import Calls, step_cost
+from sparring.training.stepper import Stepper
+from tests.methods.cases import released_mep
 
 SAMPLES = 4
 TASK = Task(
@@ -104,6 +107,35 @@ class Repetitive(TRADES):
 def test_one_forward_too_many_is_noticed():
     attack = trades(2).attack
     assert cost(Repetitive(attack=attack)) - cost(TRADES(attack=attack)) == pytest.approx(1)
+
+
+def calls(method, batch_size: int) -> Calls:
+    """Of a step of ResNet-18 as a run arranges it."""
+    runtime = Runtime(accelerator="cpu")
+    network = runtime.arrange(create("resnet18", 10, width=8)).train()
+    learner = Learner(network, Optimisation(), runtime.fabric(), total=10)
+    pixels = torch.randint(0, 256, (2 * batch_size, 3, 32, 32), dtype=torch.uint8)
+    images = Images(pixels, torch.arange(len(pixels)) % 10, torch.arange(len(pixels)))
+    data = Resident(images, Augment(pad=4, flip=True), batch_size, seed=0, device="cpu")
+    method.setup(replace(TASK, samples=len(images), batch_size=batch_size))
+    method.begin_epoch(0)
+    stepper, (warming_up, draw) = Stepper(method, learner, data), data.draws(0)
+    stepper.take(warming_up)
+    with Calls() as counted:
+        stepper.take(draw)
+    return counted
+
+
+@pytest.mark.parametrize("batch_size", [4, 16])
+@pytest.mark.parametrize("method", [MEP(), released_mep(), MEP(memory="int8")], ids=["printed", "released", "int8"])
+def test_a_step_of_mep_calls_few_operators_besides_the_network_s_own(method, batch_size: int) -> None:
+    """Batch, attack, loss, optimizer and memory; the released code calls 1043 at 128 images, 509 of them to crop."""
+    counted = calls(method, batch_size)
+    assert counted.around_the_network <= 220
+    # Of 20 convolutions: start and perturbed images; back to the start's pixels, and through both to the weights.
+    assert counted.by_name["convolution"] == 2 * 20
+    assert counted.by_name["convolution_backward"] == 3 * 20
+    assert counted.total == calls(method, 2 * batch_size).total
 
 
 def test_counting_leaves_modes_and_gradient_flags_alone():

@@ -249,7 +249,7 @@ def test_the_average_is_judged_and_exported() -> None:
 def test_without_an_average_the_network_itself_is_judged_and_exported() -> None:
     subject = learner()
     assert subject.exported is subject.network
-    assert subject.judged is subject.bare
+    assert subject.judged.network is subject.network
     x, _ = batch(0)
     subject.network.eval()
     assert torch.equal(subject.judged(x), subject.network(x))
@@ -363,9 +363,9 @@ def test_numbers_that_only_fail_later_are_refused_too(options: dict[str, Any]) -
 
 def test_the_plain_network_shares_the_weights_and_is_never_compiled() -> None:
     fabric = Fabric(accelerator="cpu", devices=1)
-    subject = Learner(network(torch.float32), Optimisation(), fabric, TOTAL, compiled=True)
+    subject = Learner(network(torch.float32), Optimisation(), fabric, TOTAL, compiler=torch.compile)
     assert isinstance(subject.bare.network, torch._dynamo.OptimizedModule)
-    assert subject.plain.network is subject.network
+    assert subject.plain.network is subject.judged.network is subject.network
     x, _ = batch(0, torch.float32)
     assert subject.plain(x).shape == (8, 4)
 

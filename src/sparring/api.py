@@ -44,7 +44,7 @@ def load(path: str | Path, checkpoint_name: Literal["best", "last"] = "best") ->
     network = models.load(path)
     if checkpoint_name == "last":
         state = checkpoint.load(Run(path).last)["learner"]
-        network.load_state_dict(state["average"] or state["network"])
+        network.load_state_dict(models.with_counters(state["average"] or state["network"], network.state_dict()))
     return network
 
 

@@ -7,9 +7,10 @@ Knows nothing about attacks or data. `model` is what the loss goes through (wrap
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from lightning_fabric import Fabric
@@ -81,20 +82,34 @@ class InPrecision(nn.Module):
         return logits.to(x.dtype)
 
 
+Compiler: TypeAlias = Callable[[nn.Module], Any]  # the network as it is to be called, with the same weights
+
+
 class Learner:
-    """A network with what it takes to train it for `total` optimizer steps."""
+    """A network with what it takes to train it for `total` optimizer steps.
+
+    `compiler` is applied once to the network, and to whatever else has its shape (the look-ahead).
+    """
 
     def __init__(
-        self, network: nn.Module, optimisation: Optimisation, fabric: Fabric, total: int, *, compiled: bool = False
+        self,
+        network: nn.Module,
+        optimisation: Optimisation,
+        fabric: Fabric,
+        total: int,
+        *,
+        compiler: Compiler | None = None,
     ) -> None:
         self.network = fabric.to_device(network)
         self.optimisation = optimisation
         self.total = total
         self.steps = 0
+        self.loads = 0  # how often a state was loaded, which puts new tensors in the optimizer's place
         self._fabric = fabric
-        self.compiled = compiled
+        self._compiler = compiler
         self._unclipped: Tensor | None = None
-        fast: Any = torch.compile(self.network) if compiled else self.network
+        self._on_device: _Steering | None = None
+        fast: Any = compiler(self.network) if compiler else self.network
         self.bare = InPrecision(fast, fabric)
         # Compiled once, outside the wrapper, so that the attack and the loss share one compiled network.
         self.model, self.optimizer = fabric.setup(
@@ -109,8 +124,8 @@ class Learner:
 
     @property
     def judged(self) -> nn.Module:
-        """The network to evaluate, in the run's precision."""
-        return InPrecision(self._average.network, self._fabric) if self._average else self.bare
+        """The network to evaluate, in the run's precision, never compiled: evaluations have batches of many sizes."""
+        return InPrecision(self.exported, self._fabric)
 
     @property
     def exported(self) -> nn.Module:
@@ -118,13 +133,42 @@ class Learner:
         return self._average.network if self._average else self.network
 
     @property
-    def rate(self) -> float:
-        """The learning rate of the next step."""
-        return self.optimisation.lr * self.optimisation.schedule.factor(self.steps, self.total)
+    def rate(self) -> float | Tensor:
+        """The learning rate of the next step; a tensor () once `steer_on_device` was called."""
+        return self._on_device.rate if self._on_device else self._scheduled_rate()
+
+    @property
+    def momentum(self) -> float | None:
+        """SGD's momentum in the next step where the schedule moves it, else None."""
+        return self.optimisation.schedule.momentum(self.steps, self.total)
+
+    def steer_on_device(self) -> None:
+        """From here on the rate and the average's share are read from the device, where `steer` puts them.
+
+        A recorded step can then be replayed under another rate. The momentum stays a number of the host's.
+        """
+        device = next(self.network.parameters()).device
+        # The fused optimizers read single precision on a GPU, and on a CPU whatever there is.
+        dtype = torch.float32 if device.type == "cuda" else torch.float64
+        self._on_device = _Steering(*(torch.zeros((), dtype=dtype, device=device) for _ in range(3)))
+
+    def steer(self) -> None:
+        """Bring rate, momentum and the average's share up to the next step: before it, on the host."""
+        if self._on_device:
+            self._on_device.rate.fill_(self._scheduled_rate())
+            if self._average:
+                share = self._average.share(self.steps + 1, self.total)
+                self._on_device.share.fill_(share)
+                self._on_device.rest.fill_(1 - share)
+        momentum = self.momentum
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
+            if momentum is not None and "momentum" in group:
+                group["momentum"] = momentum
 
     def look_ahead(self) -> LookAhead:
         """A copy of the network that can go one step ahead of it; made once and brought up to date as often as needed."""
-        return LookAhead(self, self._fabric, compiled=self.compiled)
+        return LookAhead(self, self._fabric, self._compiler)
 
     def gradient_norm(self) -> Tensor:
         """The L2 norm of the last step's gradients, before clipping; of all parameters at once, on the device."""
@@ -141,6 +185,16 @@ class Learner:
         """Backpropagate a scalar."""
         self._fabric.backward(loss)
 
+    def gradients(self) -> Gradients:
+        """Where the last step left its gradients."""
+        return Gradients([parameter.grad for parameter in self.network.parameters()], self._unclipped)
+
+    def adopt(self, gradients: Gradients) -> None:
+        """Take these for the last step's gradients: a replayed step leaves them where it was recorded."""
+        for parameter, gradient in zip(self.network.parameters(), gradients.by_parameter, strict=True):
+            parameter.grad = gradient
+        self._unclipped = gradients.unclipped
+
     def step(self) -> None:
         """Clip, move the weights at the schedule's current rate, and let the average follow."""
         options = self.optimisation
@@ -149,15 +203,23 @@ class Learner:
             self._unclipped = self._fabric.clip_gradients(
                 self.model, self.optimizer, max_norm=options.clip, error_if_nonfinite=False
             )
-        momentum = options.schedule.momentum(self.steps, self.total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
-            if momentum is not None and "momentum" in group:
-                group["momentum"] = momentum
+        if self._on_device is None:
+            self.steer()
         self.optimizer.step()
         self.steps += 1
         if self._average:
-            self._average.follow(self.network, self.steps, self.total)
+            self._average.follow(self.network, *self._shares())
+
+    def _shares(self) -> tuple[float | Tensor, float | Tensor]:
+        """Of the new weights in the average, and of the old ones, after this step."""
+        assert self._average is not None
+        if self._on_device:
+            return self._on_device.share, self._on_device.rest
+        share = self._average.share(self.steps, self.total)
+        return share, 1 - share
+
+    def _scheduled_rate(self) -> float:
+        return self.optimisation.lr * self.optimisation.schedule.factor(self.steps, self.total)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimizer, step counter and average: all that the next step depends on."""
@@ -170,11 +232,29 @@ class Learner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
+        self.loads += 1
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps = state["steps"]
         if self._average:
             self._average.network.load_state_dict(state["average"])
+
+
+@dataclass(frozen=True)
+class _Steering:
+    """What the next step reads on the device, () each."""
+
+    rate: Tensor
+    share: Tensor  # of the new weights in their average
+    rest: Tensor  # 1 - share
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What a step leaves behind besides weights: a gradient a parameter, and their norm if they were clipped."""
+
+    by_parameter: list[Tensor | None]
+    unclipped: Tensor | None
 
 
 class LookAhead:
@@ -183,10 +263,10 @@ class LookAhead:
     Lives beside the learner's network and is brought up to date with `catch_up`, never copied anew (design, rule 9).
     """
 
-    def __init__(self, learner: Learner, fabric: Fabric, *, compiled: bool) -> None:
+    def __init__(self, learner: Learner, fabric: Fabric, compiler: Compiler | None) -> None:
         self._learner = learner
         self.network = deepcopy(learner.network)
-        fast: Any = torch.compile(self.network) if compiled else self.network
+        fast: Any = compiler(self.network) if compiler else self.network
         self.model = InPrecision(fast, fabric)
         plain = replace(learner.optimisation, optimizer="sgd", momentum=0.0, nesterov=False)
         self._optimizer = _make_optimizer(self.network, plain)
@@ -194,12 +274,7 @@ class LookAhead:
     @torch.no_grad()
     def catch_up(self) -> None:
         """Take over the learner's current parameters and buffers."""
-        for kept, current in (
-            (self.network.parameters(), self._learner.network.parameters()),
-            (self.network.buffers(), self._learner.network.buffers()),
-        ):
-            for own, other in zip(kept, current, strict=True):
-                own.copy_(other)
+        torch._foreach_copy_(_tensors(self.network), _tensors(self._learner.network))
 
     def backward(self, loss: Tensor) -> None:
         """Backpropagate a scalar."""
@@ -222,21 +297,26 @@ class _WeightAverage:
 
     def __init__(self, network: nn.Module, average: Average) -> None:
         self.network = deepcopy(network).requires_grad_(False).eval()
-        self._average = average
+        self.share = average.share
 
     @torch.no_grad()
-    def follow(self, network: nn.Module, step: int, total: int) -> None:
-        """Move towards the network after its optimizer step number `step` (from 1) of `total`."""
-        share = self._average.share(step, total)
-        torch._foreach_lerp_(_averaged(self.network), _averaged(network), share)
-        for kept, current in zip(self.network.buffers(), network.buffers(), strict=True):
-            if not kept.is_floating_point():  # the number of batches seen
-                kept.copy_(current)
+    def follow(self, network: nn.Module, share: float | Tensor, rest: float | Tensor) -> None:
+        """average <- rest average + share network, with rest = 1 - share: exactly the network at a share of 1."""
+        kept, current = _averaged(self.network), _averaged(network)
+        torch._foreach_mul_(kept, rest)
+        torch._foreach_add_(kept, torch._foreach_mul(current, share))
+        for own, other in zip(self.network.buffers(), network.buffers(), strict=True):
+            if not own.is_floating_point():  # the number of batches seen
+                own.copy_(other)
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
 
 
 def _averaged(network: nn.Module) -> list[Tensor]:
     """The parameters, and the buffers that can be averaged."""
-    return [*network.parameters(), *(buffer for buffer in network.buffers() if buffer.is_floating_point())]
+    return [tensor for tensor in _tensors(network) if tensor.is_floating_point()]
 
 
 def _make_optimizer(network: nn.Module, options: Optimisation) -> torch.optim.Optimizer:

@@ -39,10 +39,12 @@ class SampleMemory:
         self._largest = (torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)).max
         # A tensor, as CUDA would multiply by the rounded reciprocal of a Python number.
         self._scale = torch.full((), scale, device=device)
+        self._scaled = scale != 1
 
     def read(self, index: Int[Tensor, " B"]) -> Float[Tensor, "B *shape"]:
         """A copy of the samples' rows, in PyTorch's default precision."""
-        return self.rows.index_select(0, index).to(self._scale.dtype) / self._scale
+        rows = self.rows.index_select(0, index).to(self._scale.dtype)
+        return rows / self._scale if self._scaled else rows
 
     def write(self, index: Int[Tensor, " B"], values: Float[Tensor, "B *shape"]) -> None:
         """Replace the rows of these samples and of those that the other ranks write; an index must not occur twice."""
@@ -56,7 +58,8 @@ class SampleMemory:
             part.copy_(self._stored(draw(torch.zeros_like(part, dtype=self._scale.dtype))))
 
     def _stored(self, values: Tensor) -> Tensor:
-        scaled = values.to(self._scale.dtype) * self._scale
+        values = values.to(self._scale.dtype)
+        scaled = values * self._scale if self._scaled else values
         if not self.rows.is_floating_point():
             scaled = scaled.round()
         return scaled.clamp(-self._largest, self._largest).to(self.rows.dtype)

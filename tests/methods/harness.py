@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -65,13 +65,14 @@ class Bench:
     method: Method
     learner: Learner
 
-    def steps(self, first: int, last: int) -> list[Loss]:
+    def steps(self, first: int, last: int, dtype: torch.dtype = torch.float32) -> list[Loss]:
         losses = []
         for step in range(first, last):
             epoch, position = divmod(step, STEPS_PER_EPOCH)
             self.method.begin_epoch(epoch)
             torch.manual_seed(seed_from(0, step))
-            losses.append(train_step(self.method, self.learner, batches(epoch)[position]).loss)
+            batch = batches(epoch)[position]
+            losses.append(train_step(self.method, self.learner, replace(batch, x=batch.x.to(dtype))).loss)
         return losses
 
     def state(self) -> dict:

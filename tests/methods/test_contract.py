@@ -52,7 +52,7 @@ def test_what_a_method_remembers_matters(case: Case) -> None:
     forgetful = bench(case.make())
     forgetful.learner.load_state_dict(deepcopy(kept.learner.state_dict()))
     for bench_ in (kept, forgetful):
-        bench_.steps(5, 7)
+        bench_.steps(5, 10)
     assert identical(kept.learner.state_dict(), forgetful.learner.state_dict()) != case.remembers
 
 

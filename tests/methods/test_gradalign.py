@@ -260,10 +260,5 @@ def test_values_that_make_no_sense_are_refused() -> None:
         GradAlign(alpha=0)
 
 
-def test_a_compiled_network_is_refused() -> None:
-    with pytest.raises(BadInput, match="differentiates the network twice.*runtime.compile: off"):
-        GradAlign().setup(replace(harness.task(), compiled=True))
-
-
 def test_the_defaults_are_the_released_ones() -> None:
     assert GradAlign() == GradAlign(weight=0.2, alpha=None, bn="train")

@@ -121,7 +121,7 @@ def test_guided_training_steps_as_its_card_says(
 def attacked(method: Method, batch: int, budget: Budget | None = None) -> Perturbation:
     """What the method finds for the same images at the same network, as the batch of that number."""
     torch.manual_seed(0)
-    method.batches = batch
+    method.begin_step(batch)
     return method.perturb(network(), batches()[0], budget)
 
 
@@ -143,11 +143,11 @@ def test_the_guide_enters_the_first_of_several_steps_in_every_batch() -> None:
     assert not torch.equal(found[0], attacked(set_up(NuAT(weight=0.0, steps=2)), 0).delta)
 
 
-def test_batches_are_counted_as_they_are_trained_on() -> None:
+def test_the_run_s_steps_are_what_is_counted() -> None:
     method, subject = set_up(GAT()), learner()
-    for expected, batch in enumerate(batches()):
-        assert method.batches == expected
+    for number, batch in enumerate(batches()):
         train_step(method, subject, batch)
+        assert method._second == (number % 2 == 1)
 
 
 @pytest.mark.parametrize("make", [GAT, NuAT])
@@ -287,7 +287,7 @@ def test_logits_that_are_not_finite_make_a_loss_that_is_not_and_no_error(bad: fl
     with torch.no_grad():
         next(reversed(list(model.parameters()))).fill_(bad)
     assert not method.loss(model, batch, perturbation).total.isfinite()
-    method.batches = 1
+    method.begin_step(1)
     assert method.perturb(model, batch).delta.shape == batch.x.shape
 
 

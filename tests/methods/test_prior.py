@@ -809,14 +809,6 @@ def test_what_is_kept_does_not_outlive_the_step() -> None:
         step.perturbation.prior.sum().backward()
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_a_compiled_network_keeps_nothing(monkeypatch: pytest.MonkeyPatch, compiled: bool) -> None:
-    """Its backward pass would compute the weights' gradients in the attack, too."""
-    method, subject = set_up(MEP()), learner()
-    monkeypatch.setattr(subject, "compiled", compiled)
-    assert (train_step(method, subject, batches()[0]).perturbation.prior is None) == compiled
-
-
 # FGSM-RS's `previous` --------------------------------------------------------------------------------------------------
 
 

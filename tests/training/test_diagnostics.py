@@ -20,9 +20,10 @@ from sparring.experiment import Experiment, train
 from sparring.learner import Learner
 from sparring.methods import AWP, BP, EP, MEP, TRADES, AdversarialTraining, Standard
 from sparring.threat import Threat
-from sparring.training import Diagnostics, Interrupted, Run, Selection, checkpoint, train_step, trainer
+from sparring.training import Diagnostics, Interrupted, Run, Selection, checkpoint, stepper, train_step
 from sparring.training.diagnostics import Observer
 from sparring.training.progress import Silent
+from sparring.training.step import turn
 from sparring.training.tally import Looks
 from tests.methods.cases import CASES, Case
 from tests.methods.harness import AUGMENT, BATCH, LINF, batches, bench, digits, identical
@@ -58,7 +59,7 @@ def witnessed(monkeypatch) -> Iterator[dict[str, list]]:
     backward = Learner.backward
 
     def watched_step(method, target, batch):
-        step = train_step(method, target, batch)
+        step = turn(method, target, batch)
         seen["steps"].append(step.perturbation)
         return step
 
@@ -66,7 +67,7 @@ def witnessed(monkeypatch) -> Iterator[dict[str, list]]:
         backward(self, loss)
         seen["gradients"].append([p.grad.clone() for p in self.network.parameters()])
 
-    monkeypatch.setattr(trainer, "train_step", watched_step)
+    monkeypatch.setattr(stepper, "turn", watched_step)
     monkeypatch.setattr(Learner, "backward", watched_backward)
     return seen
 

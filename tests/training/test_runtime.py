@@ -1,27 +1,178 @@
-"""Where finished images leave an attack's batch: where it costs nothing to know them, unless somebody says otherwise."""
+"""Which level a run has and why, where finished images leave the batch, and what is done to a network."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import pytest
 import torch
+from torch import nn
 
+from sparring.errors import BadInput
+from sparring.methods import AWP, GAT, MEP, GradAlign, Method, NuAT, Standard
+from sparring.models import create
 from sparring.training import Runtime
+from sparring.training.compiler import Compiler
+from sparring.training.level import Plan, Work
+from sparring.training.recorder import CudaRecorder
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
+LONG, SHORT = 1e21, 1e12  # operations of a run that takes weeks, and of one of seconds
+
+
+def plan(runtime: Runtime, device: torch.device, method: Method | None = None, operations: float = LONG) -> Plan:
+    work = Work(forward=lambda: operations / 7, whole=lambda: operations)
+    return runtime.plan(device, method or MEP(), create("resnet18", 10, width=8), work)
 
 
 @pytest.mark.parametrize(
-    ("runtime", "device", "expected"),
+    ("runtime", "device", "operations", "expected"),
     [
-        (Runtime(), CPU, True),
-        (Runtime(), GPU, False),
-        (Runtime(compile="model"), CPU, False),
-        (Runtime(compact=False), CPU, False),
-        (Runtime(compact=True), GPU, True),
-        (Runtime(compact=True, compile="model"), GPU, True),
+        (Runtime(), CPU, LONG, "compile"),
+        (Runtime(), CPU, SHORT, "eager"),
+        (Runtime(precision="bf16-mixed"), CPU, LONG, "eager"),  # compiling gains nothing there
+        (Runtime(), GPU, LONG, "compile+graph"),
+        (Runtime(), GPU, SHORT, "graph"),
+        (Runtime(level="eager"), GPU, LONG, "eager"),
+        (Runtime(level="compile"), GPU, SHORT, "compile"),
+        (Runtime(level="graph"), GPU, LONG, "graph"),
+        (Runtime(level="compile+graph"), GPU, SHORT, "compile+graph"),
+        (Runtime(compact=True), GPU, LONG, "eager"),
     ],
 )
-def test_finished_images_leave_where_nobody_waits_for_the_device(
-    runtime: Runtime, device: torch.device, expected: bool
-) -> None:
-    assert runtime.compacts(device) is expected
+def test_the_level_is_the_fastest_that_pays(runtime: Runtime, device: torch.device, operations, expected) -> None:
+    assert plan(runtime, device, operations=operations).name == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "device", "expected", "why"),
+    [
+        (GradAlign(), CPU, "eager", "GradAlign differentiates the network twice"),
+        (AWP(GradAlign()), GPU, "graph", "AWP differentiates the network twice"),
+        (NuAT(), GPU, "compile", "pays"),
+        (GAT(), GPU, "compile+graph", "pays"),
+    ],
+)
+def test_what_a_method_cannot_have_is_left_out(method: Method, device: torch.device, expected: str, why: str) -> None:
+    chosen = plan(Runtime(), device, method)
+    assert chosen.name == expected
+    assert why in chosen.reason
+
+
+def test_a_level_that_was_asked_for_falls_back_with_the_reason() -> None:
+    chosen = plan(Runtime(level="compile+graph"), GPU, NuAT())
+    assert chosen.name == "compile"
+    assert "NuAT makes the host wait" in chosen.reason
+    chosen = plan(Runtime(level="compile"), CPU, GradAlign())
+    assert chosen.name == "eager"
+    assert "differentiates the network twice" in chosen.reason
+
+
+def test_operations_are_counted_only_where_the_answer_depends_on_them() -> None:
+    def never() -> float:
+        raise AssertionError
+
+    network = create("smallconv", 10, width=4)
+    for runtime in (Runtime(level="eager"), Runtime(level="compile"), Runtime(compact=True)):
+        runtime.plan(CPU, MEP(), network, Work(never, never))
+    Runtime().plan(CPU, GradAlign(), network, Work(never, never))
+    # A hundred forward passes of all its images would not make this one long enough.
+    assert "does not pay" in Runtime().plan(CPU, MEP(), network, Work(lambda: 1e9, never)).reason
+
+
+def test_the_arithmetic_is_said() -> None:
+    reason = plan(Runtime(), GPU, operations=6e17).reason
+    # 0.6 EFLOP at the GPU's estimated 60 TFLOP/s are 10,000 s, of which a fifth is saved; 3 s for each of 21 layers.
+    assert reason == (
+        "compiling pays: it takes about 63 s and saves about 2000 s of 10000 s (600 PFLOP at 60 TFLOP/s, 1.25x when "
+        "compiled)"
+    )
+
+
+def test_without_a_compiler_of_cpp_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    chosen = plan(Runtime(), CPU)
+    assert chosen.name == "eager"
+    assert "no C++ compiler 'no-such-compiler'" in chosen.reason
+
+
+def test_a_graph_needs_a_gpu() -> None:
+    for level in ("graph", "compile+graph"):
+        with pytest.raises(BadInput, match=rf"runtime.level {level.replace('+', '.')} needs a GPU"):
+            plan(Runtime(level=level), CPU)
+
+
+def test_leaving_the_batch_and_a_fixed_batch_exclude_each_other() -> None:
+    for level in ("compile", "graph", "compile+graph"):
+        with pytest.raises(BadInput, match="leave one of the two out"):
+            Runtime(level=level, compact=True)
+
+
+@pytest.mark.parametrize(
+    ("compact", "device", "chosen", "expected"),
+    [
+        (None, CPU, Plan(), True),
+        (None, CPU, Plan(compiled=True), False),
+        (None, GPU, Plan(), False),
+        (False, CPU, Plan(), False),
+        (True, GPU, Plan(), True),
+    ],
+)
+def test_finished_images_leave_where_nobody_waits_for_the_device(compact, device, chosen, expected) -> None:
+    assert Runtime(compact=compact).compacts(device, chosen) is expected
+
+
+def test_a_plan_makes_what_it_names() -> None:
+    assert Plan().compiler() is None
+    assert Plan().recorder(GPU) is None
+    assert isinstance(Plan(compiled=True).compiler(), Compiler)
+    if torch.cuda.is_available():
+        assert isinstance(Plan(recorded=True).recorder(GPU), CudaRecorder)
+
+
+def test_batches_are_not_counted_where_nothing_reads_the_count() -> None:
+    network = Runtime(accelerator="cpu").arrange(create("smallconv", 10, width=4)).train()
+    network(torch.rand(2, 3, 32, 32))
+    assert not [name for name in network.state_dict() if name.endswith("num_batches_tracked")]
+    counted = nn.BatchNorm2d(3, momentum=None)  # its running statistics are means over the batches seen
+    Runtime(accelerator="cpu").arrange(counted.train())(torch.rand(2, 3, 4, 4))
+    assert counted.num_batches_tracked == 1
+
+
+@dataclass
+class _Drawing(Standard):
+    """Leaves traces wherever it is set up and used."""
+
+    def setup(self, task) -> None:
+        self.drawn = torch.rand(())
+
+
+def test_counting_the_operations_of_a_run_leaves_no_trace() -> None:
+    from sparring.learner import Optimisation
+    from sparring.training.cost import operations_per_image
+    from tests.methods.harness import network, task
+
+    subject, method, fabric = network(), _Drawing(), Runtime(accelerator="cpu").fabric()
+    before = {name: value.clone() for name, value in subject.state_dict().items()}
+    torch.manual_seed(3)
+    count = operations_per_image(method, subject, Optimisation(), task(), fabric)
+    drawn = torch.rand(())
+    torch.manual_seed(3)
+    assert drawn == torch.rand(())
+    assert not hasattr(method, "drawn")
+    assert all(torch.equal(value, before[name]) for name, value in subject.state_dict().items())
+    wide = replace(task(), shape=(1, 16, 16), canvas=(1, 18, 18))
+    assert operations_per_image(method, subject, Optimisation(), wide, fabric) > 3 * count
+
+
+def test_operations_are_those_of_the_step() -> None:
+    from sparring.learner import Optimisation
+    from sparring.training.cost import operations_per_image
+    from tests.methods.harness import network, task
+
+    fabric = Runtime(accelerator="cpu").fabric()
+    subject = network(name="resnet18", width=16)
+    standard, mep = (
+        operations_per_image(method, subject, Optimisation(), task(), fabric) for method in (Standard(), MEP())
+    )
+    assert mep / standard == pytest.approx(7 / 3, rel=0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -15,6 +16,7 @@ from sparring.errors import BadInput
 from sparring.randomness import seed_from
 
 _ORDER, _VIEWS = 0, 1  # what a seed is for
+Draw: TypeAlias = Int64[Tensor, "4 B"]  # of each sample of a batch its row, and of its view top, left and flip
 
 
 class Resident:
@@ -52,17 +54,25 @@ class Resident:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from step `start` on."""
-        order = self._order(epoch).to(self._canvas.device)
-        views = self._views(epoch).to(self._canvas.device)
+        return map(self.show, self.draws(epoch, start))
+
+    def draws(self, epoch: int, start: int = 0) -> Iterator[Draw]:
+        """What `show` needs for each of these batches: one small tensor, on the device since the epoch began."""
+        views = self._views(epoch)
+        drawn = torch.stack([self._order(epoch), views.top, views.left, views.flip.long()]).to(self._canvas.device)
         for step in range(start, self.steps_per_epoch):
-            part = slice(step * self._batch_size, (step + 1) * self._batch_size)
-            rows, view = order[part], views[part]
-            yield Batch(
-                x=_unit(view.show(self._canvas.index_select(0, rows))),
-                y=self._labels.index_select(0, rows),
-                index=self._index.index_select(0, rows),
-                view=view,
-            )
+            yield drawn[:, step * self._batch_size : (step + 1) * self._batch_size]
+
+    def show(self, draw: Draw) -> Batch:
+        """The batch: gathered, cropped and flipped on the device, in a few operations whatever its size."""
+        rows, top, left, flip = draw.unbind(0)
+        view = View(top, left, flip.bool(), self._augment.pad, self._size)
+        return Batch(
+            x=_unit(view.show(self._canvas.index_select(0, rows))),
+            y=self._labels.index_select(0, rows),
+            index=self._index.index_select(0, rows),
+            view=view,
+        )
 
     def _order(self, epoch: int) -> Int64[Tensor, "share"]:
         """This rank's rows in this epoch, drawn on the CPU so that every device sees the same order."""

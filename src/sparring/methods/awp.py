@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from sparring import ranks
 from sparring.attacks import frozen_statistics
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
-from sparring.methods.base import Perturbation, Task, Wrapper, state
+from sparring.methods.base import Perturbation, Task, Wrapper
 
 
 @dataclass
@@ -36,7 +36,7 @@ class AWP(Wrapper):
 
     gamma: float = 0.01
     warmup: int = 0
-    epoch: int = state()
+    _perturbs: bool = field(init=False, repr=False, compare=False, default=True)  # in this epoch
 
     def __post_init__(self) -> None:
         if self.gamma <= 0:
@@ -52,19 +52,18 @@ class AWP(Wrapper):
                 "backward pass, which would then be of those weights: put AWP around a method that has an attack of its "
                 "own, such as AdversarialTraining."
             )
-        self.epoch = 0
         super().setup(task)
 
     def begin_epoch(self, epoch: int) -> None:
         """See `Method`."""
-        self.epoch = epoch
+        self._perturbs = epoch >= self.warmup
         super().begin_epoch(epoch)
 
     @contextmanager
     def shifted_weights(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Iterator[None]:
         """The weights w + v inside, bit for bit w again outside."""
         with super().shifted_weights(model, batch, perturbation):
-            if self.epoch < self.warmup:
+            if not self._perturbs:
                 yield
                 return
             weights: list[Tensor] = [w for w in model.parameters() if w.requires_grad and w.ndim > 1]

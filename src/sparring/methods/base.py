@@ -7,7 +7,7 @@ perturb and what to minimise; it appears in the configuration, in checkpoints an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -37,7 +37,6 @@ class Task:
     device: torch.device
     seed: int = 0
     compact: bool = False  # whether finished samples may leave an attack's batch, which makes the host read tensors
-    compiled: bool = False  # whether the network is compiled, and so cannot be differentiated twice
     optimizer: str = "sgd"  # the target's, a name of `Optimisation`
     held_out: int = 0  # images outside the training set that `Review.accuracy` is of
 
@@ -81,20 +80,30 @@ class Stateful(Protocol):
         """Take it back."""
 
 
-def state() -> Any:
-    """A field that the method sets up itself: absent from the configuration and the repr, always in the checkpoint."""
-    return field(init=False, repr=False, compare=False, default=None, metadata={"state": True})
+def state(*, steers: bool = True) -> Any:
+    """A field that the method sets up itself: absent from the configuration and the repr, always in the checkpoint.
+
+    `steers` is False for a number that no step's operations depend on, such as the epoch of which sums are kept: it may
+    change without a recorded step being recorded anew.
+    """
+    return field(init=False, repr=False, compare=False, default=None, metadata={"state": True, "steers": steers})
 
 
 @dataclass
 class Method(ABC):
     """A way to train a robust classifier. Init fields are its configuration, `state()` fields what it remembers.
 
-    The step calls, in this order: `adapt`, `perturb_before_loss` (for most, `perturb`), `shifted_weights` around `loss`
-    and the backward pass, and after the optimizer's step `commit`. None of them may read a tensor's value on the host.
+    The step calls, in this order: `begin_step`, `adapt`, `perturb_before_loss` (for most, `perturb`), `shifted_weights`
+    around `loss` and the backward pass, and after the optimizer's step `commit`. None of them may read a tensor's value on
+    the host. But for `begin_step`, they may be recorded once and replayed without Python: as long as no number, flag or
+    object that the method holds in an attribute has changed.
     """
 
     one_pass: ClassVar[bool] = False  # the loss's backward pass is the attack's too: other weights will not do
+    twice_differentiated: ClassVar[bool] = (
+        False  # the loss holds a gradient of the network, which is differentiated again
+    )
+    waits: ClassVar[bool] = False  # a step makes the host wait for a GPU, and cannot be recorded there
 
     @property
     def replays(self) -> int:
@@ -106,6 +115,9 @@ class Method(ABC):
 
     def begin_epoch(self, epoch: int) -> None:  # noqa: B027
         """Schedules and curricula; epochs count from 0. Called again for the same epoch after a resume."""
+
+    def begin_step(self, step: int) -> None:  # noqa: B027
+        """What is due at optimizer step `step` of the run, from 0: plain numbers and flags, nothing of tensors."""
 
     def review(self, target: Learner, last: Review) -> None:  # noqa: B027
         """Comes before every epoch but the first, with how the network did in the last one; may put weights back."""
@@ -182,6 +194,13 @@ class Method(ABC):
         return [f.name for f in fields(self) if f.metadata.get("state")]
 
 
+def layers(method: Method) -> Iterator[Method]:
+    """The method and what it wraps, from the outside in."""
+    yield method
+    if isinstance(method, Wrapper):
+        yield from layers(method.inner)
+
+
 def _saved(value: Any) -> Any:
     return value.state_dict() if isinstance(value, Stateful) else value
 
@@ -204,6 +223,10 @@ class Wrapper(Method):
     def begin_epoch(self, epoch: int) -> None:
         """See `Method`."""
         self.inner.begin_epoch(epoch)
+
+    def begin_step(self, step: int) -> None:
+        """See `Method`."""
+        self.inner.begin_step(step)
 
     def review(self, target: Learner, last: Review) -> None:
         """See `Method`."""

@@ -37,7 +37,8 @@ class Free(Method):
     buffer: Tensor = state()  # (batch size, C, H, W), what the last step ended with
     one_pass: ClassVar[bool] = True
     _threat: Threat = field(init=False, repr=False, compare=False)
-    _point: Tensor = field(init=False, repr=False, compare=False)  # x + delta of this step, which collects its gradient
+    # x + delta of this step, which collects its gradient
+    _point: Tensor | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.m < 1:
@@ -50,7 +51,7 @@ class Free(Method):
 
     def setup(self, task: Task) -> None:
         """See `Method`."""
-        self._threat = task.threat
+        self._threat, self._point = task.threat, None
         self.buffer = torch.zeros((task.batch_size, *task.shape), device=task.device)
 
     def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
@@ -66,6 +67,8 @@ class Free(Method):
 
     def commit(self, batch: Batch, perturbation: Perturbation) -> None:
         """One step of size eps along the gradient of the pass that just moved the weights."""
+        assert self._point is not None
         assert self._point.grad is not None
         step = self._threat.eps * self._threat.steepest(self._point.grad)
         self.buffer[: len(batch.y)] = box(batch.x, self._threat.project(perturbation.delta + step))
+        self._point = None

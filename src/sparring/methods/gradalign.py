@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -41,12 +42,13 @@ class GradAlign(Method):
         bn: BatchNorm in the attack's forward.
 
     Raises:
-        BadInput: a negative weight, or a step size that is not positive; in `setup`, a compiled network.
+        BadInput: a negative weight, or a step size that is not positive.
     """
 
     weight: float = 0.2
     alpha: Ratio | None = None
     bn: BatchNormMode = "train"
+    twice_differentiated: ClassVar[bool] = True
     _threat: Threat = field(init=False, repr=False, compare=False)
     _bare: nn.Module = field(init=False, repr=False, compare=False)  # in mixed precision Fabric's wrapper refuses it
 
@@ -60,10 +62,6 @@ class GradAlign(Method):
 
     def setup(self, task: Task) -> None:
         """See `Method`."""
-        if task.compiled:
-            raise BadInput(
-                "GradAlign differentiates the network twice, which a compiled one does not allow: set runtime.compile: off."
-            )
         self._threat = task.threat
 
     def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> AlignedPerturbation:

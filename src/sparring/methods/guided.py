@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from sparring.attacks import PGD, BatchNormMode, Objective, attackable
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
-from sparring.methods.base import Loss, Method, Perturbation, Task, state
+from sparring.methods.base import Loss, Method, Perturbation, Task
 from sparring.schedule import MultiStep, Piecewise, Schedule
 from sparring.threat import Budget, Ratio, Threat
 
@@ -38,10 +39,10 @@ class _Guided(Method):
     ramp: Schedule
     bn: BatchNormMode = "eval"
     clean_bn: BatchNormMode = "train_frozen_stats"
-    batches: int = state()  # seen so far
     _threat: Threat = field(init=False, repr=False, compare=False)
     _epochs: int = field(init=False, repr=False, compare=False)
     _weight: float = field(init=False, repr=False, compare=False)  # in this epoch
+    _second: bool = field(init=False, repr=False, compare=False, default=False)  # whether this is a second batch
 
     def __post_init__(self) -> None:
         if self.weight < 0:
@@ -49,7 +50,7 @@ class _Guided(Method):
 
     def setup(self, task: Task) -> None:
         """See `Method`."""
-        self._threat, self._epochs, self.batches = task.threat, task.epochs, 0
+        self._threat, self._epochs = task.threat, task.epochs
         for epoch in range(task.epochs):
             if (factor := self.ramp.factor(epoch, task.epochs)) < 0:
                 raise BadInput(
@@ -60,9 +61,13 @@ class _Guided(Method):
         """See `Method`."""
         self._weight = self.weight * self.ramp.factor(epoch, self._epochs)
 
+    def begin_step(self, step: int) -> None:
+        """See `Method`."""
+        self._second = step % 2 == 1
+
     def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
         """One step of eps from +-eps / 2; a budget's steps do not apply to a one-step method."""
-        return self._climb(model, batch, budget, 1, None, guided=self.batches % 2 == 1)
+        return self._climb(model, batch, budget, 1, None, guided=self._second)
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
         """The guided loss above."""
@@ -72,10 +77,6 @@ class _Guided(Method):
         distance = self._distance(clean, adversarial)
         terms = {"natural": natural.detach(), "distance": distance.detach()}
         return Loss(natural + self._weight * distance, adversarial, terms)
-
-    def commit(self, batch: Batch, perturbation: Perturbation) -> None:
-        """Count the batch."""
-        self.batches += 1
 
     def _climb(
         self, model: nn.Module, batch: Batch, budget: Budget | None, steps: int, alpha: Ratio | None, guided: bool
@@ -140,6 +141,7 @@ class NuAT(_Guided):
     )
     steps: int = 1
     alpha: Ratio | None = None
+    waits: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,7 +154,7 @@ class NuAT(_Guided):
 
     def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
         """Steps from +-eps / 2, which add up to eps unless alpha says otherwise."""
-        guided = self.steps > 1 or self.batches % 2 == 1
+        guided = self.steps > 1 or self._second
         return self._climb(model, batch, budget, self.steps, self.alpha, guided=guided)
 
     def _distance(self, clean: Tensor, adversarial: Tensor) -> Tensor:

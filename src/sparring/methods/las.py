@@ -69,12 +69,13 @@ class LAS(Wrapper):
     clip_final: bool = False
     network: nn.Module = state()
     optimizer: torch.optim.Optimizer = state()
-    steps: int = state()
-    epoch: int = state()
+    epoch: int = state(steers=False)
     usual_return: Tensor = state()  # (), a moving average over the updates
     counts: Tensor = state()  # (actions,), how often each was taken in this epoch by this rank, head after head
     entropies: Tensor = state()  # (heads,), sums over this epoch's images
     rewards: Tensor = state()  # (5,), sums over this epoch's updates: L1, L2, L3, return, updates
+    _due: bool = field(init=False, repr=False, compare=False, default=True)  # whether the policy moves in this step
+    _first: bool = field(init=False, repr=False, compare=False, default=True)  # whether it is the run's first
     _ahead: LookAhead | None = field(init=False, repr=False, compare=False, default=None)
     _threat: Threat = field(init=False, repr=False, compare=False)
     _compact: bool = field(init=False, repr=False, compare=False)
@@ -108,7 +109,7 @@ class LAS(Wrapper):
         if self.policy == "learned":
             self.network = self.strategist.build(task, actions)
             self.optimizer = self.strategist.optimiser(self.network)
-        self.steps, self.epoch = 0, -1
+        self.epoch = -1
         self.usual_return = torch.zeros((), device=task.device)
         self.counts = torch.zeros(actions, device=task.device)
         self.entropies = torch.zeros(len(self._sizes), device=task.device)
@@ -122,10 +123,15 @@ class LAS(Wrapper):
             for sums in (self.counts, self.entropies, self.rewards):
                 sums.zero_()
 
+    def begin_step(self, step: int) -> None:
+        """See `Method`."""
+        super().begin_step(step)
+        self._due, self._first = step % self.interval == 0, step == 0
+
     def adapt(self, target: Learner, batch: Batch) -> None:
         """Every `interval` steps: one step of REINFORCE up the return of strategies drawn for this batch."""
         super().adapt(target, batch)
-        if self.policy == "learned" and self.steps % self.interval == 0:
+        if self.policy == "learned" and self._due:
             self.network.train()
             policy = self.strategies(batch.x)
             choice = policy.sample()
@@ -136,7 +142,6 @@ class LAS(Wrapper):
             gain = gain + self.entropy_bonus * policy.entropy().sum(0).mean()
             self.strategist.ascend(self.network, self.optimizer, gain)
             self.network.eval()
-        self.steps += 1
 
     def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
         """The inner method's attack with a strategy drawn for each image; a budget from outside goes before the policy."""
@@ -225,9 +230,8 @@ class LAS(Wrapper):
         if self.baseline == "greedy":
             return self._credited(self.judge(target, batch, policy.likeliest()))
         mean = _mean(terms[3])
-        usual = (
-            self.usual_return.to(mean.dtype, copy=True) if self.steps else mean
-        )  # the first step is the first update
+        # The first step is the first update.
+        usual = mean if self._first else self.usual_return.to(mean.dtype, copy=True)
         self.usual_return.copy_(0.9 * usual + 0.1 * mean)
         return usual
 

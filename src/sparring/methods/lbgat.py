@@ -67,7 +67,7 @@ class LBGAT(Diverging):
     def adapt(self, target: Learner, batch: Batch) -> None:
         """Take over the target's rate, momentum and decay: one optimizer moves both."""
         options = target.optimisation
-        scheduled = options.schedule.momentum(target.steps, target.total)
+        scheduled = target.momentum
         for group, decays in zip(self.optimizer.param_groups, (True, options.decay_norms), strict=True):
             group["lr"], group["nesterov"] = target.rate, options.nesterov
             group["momentum"] = options.momentum if scheduled is None else scheduled

@@ -74,7 +74,7 @@ class _PriorGuided(Method):
     reset: int | None = None
     box: Literal["all", "final", "none"] = "all"
     bn: BatchNormMode = "train_frozen_stats"
-    last_reset: int = state()
+    last_reset: int = state(steers=False)
     _threat: Threat = field(init=False, repr=False, compare=False)
     _seed: int = field(init=False, repr=False, compare=False)
 

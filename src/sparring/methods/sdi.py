@@ -55,8 +55,8 @@ class SDI(Method):
     bn: BatchNormMode = "train"
     generator: StartGenerator = state()
     optimizer: torch.optim.Optimizer = state()
-    steps: int = state()
     _threat: Threat = field(init=False, repr=False, compare=False)
+    _due: bool = field(init=False, repr=False, compare=False, default=True)  # whether the generator moves in this step
     _known: tuple[Batch, Tensor] | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class SDI(Method):
 
     def setup(self, task: Task) -> None:
         """See `Method`."""
-        self._threat, self._known, self.steps = task.threat, None, 0
+        self._threat, self._known = task.threat, None
         channels = task.shape[0]
         with initialised(task.seed):
             generator = StartGenerator(2 * channels if self.inputs == "both" else channels, channels)
@@ -81,19 +81,22 @@ class SDI(Method):
             self.generator.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True
         )
 
+    def begin_step(self, step: int) -> None:
+        """See `Method`."""
+        self._due = step % self.interval == 0
+
     def adapt(self, target: Learner, batch: Batch) -> None:
         """Every `interval` steps: move the generator so that its starts lead to a higher loss of the present target.
 
         In training mode here, in evaluation mode when it serves the target, as in the released code.
         """
-        if self.steps % self.interval == 0:
+        if self._due:
             sign = self._sign(target.bare, batch)
             self.generator.train()
             for _ in range(self.iterations):
                 self._ascend(target.bare, batch, sign)
             self.generator.eval()
             self._known = batch, sign  # of weights that have not moved when `perturb` follows
-        self.steps += 1
 
     def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
         """One step from the generator's start; a budget does not apply."""

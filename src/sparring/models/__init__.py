@@ -6,7 +6,7 @@ from sparring.models.imported import imported, is_reference
 from sparring.models.layout import may_be_channels_last
 from sparring.models.normalise import Normalised
 from sparring.models.registry import create, names
-from sparring.models.weights import create_from, load, save
+from sparring.models.weights import create_from, load, save, with_counters
 
 __all__ = [
     "ModelDescription",
@@ -20,4 +20,5 @@ __all__ = [
     "may_be_channels_last",
     "names",
     "save",
+    "with_counters",
 ]

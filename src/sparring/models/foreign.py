@@ -13,7 +13,7 @@ from torch import Tensor
 from sparring.errors import BadInput
 from sparring.models.description import ModelDescription
 from sparring.models.normalise import Normalised
-from sparring.models.weights import check_fit, create_from
+from sparring.models.weights import check_fit, create_from, with_counters
 
 _WRAPPINGS = ("state_dict", "model_state_dict", "net", "model")  # keys of a checkpoint that lead to the weights
 _PREFIXES = ("module.", "model.", "network.")  # of DataParallel, and of networks behind a normalisation
@@ -47,9 +47,7 @@ def adopt(path: Path, description: ModelDescription) -> Normalised:
     fresh = network.state_dict()
     state = _renamed(content, fresh, path)
     statistics = {name: state.pop(name).flatten().tolist() for name in ("mean", "std") if name in state}
-    for name, tensor in fresh.items():
-        if name.endswith("num_batches_tracked"):  # PyTorch before 0.4.1 kept none, and no evaluation reads it
-            state.setdefault(name, tensor)
+    state = with_counters(state, fresh)
     check_fit(state, fresh, description, str(path))
     network.load_state_dict(state)
     try:

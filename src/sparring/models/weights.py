@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -48,6 +48,7 @@ def save(model: nn.Module, path: Path, description: ModelDescription) -> None:
     }
     with torch.device("meta"):  # shapes only: neither time nor random numbers are spent
         expected = create_from(description).state_dict()
+    state = with_counters(state, expected)
     check_fit(state, expected, description, "The model")
     with replacing(sidecar) as temporary:
         temporary.write_text(to_yaml(description), encoding="utf-8")
@@ -75,6 +76,15 @@ def load(path: Path) -> Normalised:
     check_fit(state, model.state_dict(), description, str(weights))
     model.load_state_dict(state)
     return model.eval()
+
+
+def with_counters(state: Mapping[str, Tensor], expected: Iterable[str]) -> dict[str, Tensor]:
+    """The state with a 0 for each of BatchNorm's `num_batches_tracked` that it lacks of the expected names.
+
+    Training goes without these counters, PyTorch before 0.4.1 had none, and no evaluation reads them; loading asks for them.
+    """
+    counters = (name for name in expected if name.endswith("num_batches_tracked"))
+    return {**{name: torch.zeros((), dtype=torch.int64) for name in counters}, **state}
 
 
 def _files(path: Path) -> tuple[Path, Path]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from sparring.attacks import attackable
-from sparring.data.batch import Batch
-from sparring.learner import Learner
-from sparring.methods.base import Method
+from sparring.data import Augment, Batch
+from sparring.learner import Learner, Optimisation
+from sparring.methods.base import Method, Task
 from sparring.training.step import train_step
 
 
@@ -24,14 +29,93 @@ def step_cost(method: Method, learner: Learner, batch: Batch) -> float:
     The step is a real one: weights, optimizer and the method's memory move, so the method must have been set up and
     have begun an epoch. The network must not be compiled, as operations inside a compiled graph are not seen.
     """
-    with torch.no_grad(), attackable(learner.bare, "eval"), _Operations() as forward:
+    with torch.no_grad(), attackable(learner.bare, "eval"), Operations() as forward:
         learner.bare(batch.x)
-    with _Operations() as step:
+    with Operations() as step:
         train_step(method, learner, batch)
     return step.total / forward.total
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+_FEW = 4  # images
+
+
+def forward_operations(network: nn.Module, shape: tuple[int, int, int]) -> float:
+    """The floating-point operations of a forward pass on one image of this shape (C, H, W); the network stays as it is."""
+    x = torch.zeros((1, *shape), device=next(network.parameters()).device)
+    with torch.no_grad(), attackable(network, "eval"), Operations() as forward:
+        network(x)
+    return forward.total
+
+
+def operations_per_image(
+    method: Method, network: nn.Module, optimisation: Optimisation, task: Task, fabric: Fabric
+) -> float:
+    """The floating-point operations of an optimizer step on one image, counted in a step on a few.
+
+    Works on copies, of a method that has not been set up and of the network; the random generators are put back. The
+    second step is counted, as a first may train a network of the method's own that rests in most others.
+    """
+    method, few = deepcopy(method), replace(task, samples=_FEW, batch_size=_FEW)
+    height, width = task.shape[1:]
+    augment = Augment(pad=(task.canvas[1] - height) // 2)
+    devices = [fabric.device] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        # NCHW: what is computed is the same, and small batches are safe (models/layout.py).
+        plain = deepcopy(network).to(memory_format=torch.contiguous_format)
+        learner = Learner(plain, optimisation, fabric, total=2)
+        learner.network.train()
+        method.setup(few)
+        method.begin_epoch(0)
+        x = torch.rand((_FEW, *task.shape), device=fabric.device)
+        rows = torch.arange(_FEW, device=fabric.device)
+        batch = Batch(x, rows % task.classes, rows, augment.identity(_FEW, (height, width), fabric.device))
+        train_step(method, learner, batch)
+        with Operations() as step:
+            train_step(method, learner, batch)
+    return step.total / _FEW / method.replays
+
+
+class Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operators that are called while it is entered, each of which an eager GPU launches one by one.
+
+    Views and empty tensors, for which nothing is launched, do not count.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.by_name: Counter[str] = Counter()
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.by_name.total()
+
+    @property
+    def around_the_network(self) -> int:
+        """Those that are no convolution, BatchNorm or ReLU, nor a backward pass of one."""
+        return sum(count for name, count in self.by_name.items() if not any(layer in name for layer in _LAYERS))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        if not func.is_view and name not in _WITHOUT_WORK:
+            self.by_name[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+_LAYERS = ("convolution", "batch_norm", "relu", "threshold")
+_WITHOUT_WORK = {
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty",
+    "_record_function_enter_new",  # an optimizer's mark for profilers
+    "_record_function_exit",
+}
+
+
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sums the operations of convolutions and matrix products by PyTorch's own formulas.
 
     PyTorch's `FlopCounterMode` tracks modules too, by hooks that refuse `autograd.grad` with respect to a leaf,

@@ -28,6 +28,10 @@ class Reporter(ABC):
         """A run of `total` steps of which `done` lie behind."""
 
     @abstractmethod
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    @abstractmethod
     def step(self) -> None:
         """One more step is done."""
 
@@ -53,6 +57,9 @@ class Silent(Reporter):
     def begin(self, title: str, total: int, done: int) -> None:
         """See `Reporter`."""
 
+    def note(self, text: str) -> None:
+        """See `Reporter`."""
+
     def step(self) -> None:
         """See `Reporter`."""
 
@@ -66,6 +73,9 @@ class _Plain(Reporter):
 
     def begin(self, title: str, total: int, done: int) -> None:
         self._console.print(f"{title}: {total} steps" + (f", {done} of them done" if done else ""))
+
+    def note(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     def step(self) -> None:
         pass
@@ -88,6 +98,9 @@ class _Live(Reporter):
 
     def begin(self, title: str, total: int, done: int) -> None:
         self._task = self._progress.add_task(title, total=total, completed=done)
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, soft_wrap=True)
 
     def step(self) -> None:
         self._progress.advance(self._task)

@@ -1,4 +1,4 @@
-"""Where and how fast a run computes: device, precision, compilation, memory format. Methods never mention any of it."""
+"""Where and how fast a run computes: device, precision, level, memory format. Methods never mention any of it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Literal
 import torch
 from lightning_fabric import Fabric
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparring.errors import BadInput
+from sparring.methods import Method
 from sparring.models import may_be_channels_last
+from sparring.training.level import LevelName, Plan, Work, plan
 
 
 @dataclass(frozen=True)
@@ -21,16 +24,18 @@ class Runtime:
     Args:
         accelerator: auto (a GPU where there is one), cpu or cuda.
         precision: 32, or bf16-mixed (weights and optimizer stay in 32 bits).
-        compile: off, or model (torch.compile; pays after a minute or so of warming up).
-        compact: let images whose attack is finished leave its batch, where each has its own number of steps (LAS): less
-            work, but the host waits for the device. None: on the CPU, where nobody waits, unless the network is compiled.
+        level: eager; compile (torch.compile of the network); graph (the whole step as a CUDA graph, GPUs only);
+            compile+graph; or auto, the fastest that pays for its warm-up in this run, which is said when it begins.
+        compact: let images whose attack is finished leave its batch, where each has its own number of steps or a rule ends
+            it (LAS, FAT, SAT, DART): less work, but the host waits for the device. None: on the CPU, where nobody waits,
+            unless the network is compiled.
         channels_last: keep images as NHWC in memory, which most devices' convolutions prefer.
         checkpoint_every: epochs between checkpoints; the last epoch always has one.
     """
 
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal[32, "bf16-mixed"] = 32
-    compile: Literal["off", "model", False] = "off"  # YAML reads a bare off as false
+    level: LevelName = "auto"
     compact: bool | None = None
     channels_last: bool = True
     checkpoint_every: int = 1
@@ -40,6 +45,11 @@ class Runtime:
             raise BadInput(f"runtime.checkpoint_every must be at least 1 epoch, not {self.checkpoint_every}.")
         if self.accelerator == "cuda" and not torch.cuda.is_available():
             raise BadInput("runtime.accelerator is cuda, but PyTorch sees no GPU here: use auto or cpu.")
+        if self.compact and self.level not in ("auto", "eager"):
+            raise BadInput(
+                f"runtime.compact makes the host wait and changes the batch's size, which the level {self.level} does not "
+                "allow: leave one of the two out."
+            )
 
     def fabric(self) -> Fabric:
         """One device in the chosen precision."""
@@ -51,13 +61,29 @@ class Runtime:
             accelerator=accelerator, devices=1, precision="32-true" if self.precision == 32 else self.precision
         )
 
-    def compacts(self, device: torch.device) -> bool:
+    def plan(self, device: torch.device, method: Method, network: nn.Module, work: Work) -> Plan:
+        """The level that the run has, and why; raises BadInput for one that this device cannot have."""
+        if "graph" in self.level and device.type != "cuda":
+            raise BadInput(
+                f"runtime.level {self.level} needs a GPU, and the device is {device.type}: use auto or eager."
+            )
+        if self.compact:
+            return Plan(reason="finished images leave the batch")
+        return plan(self.level, device, self.precision, method, network, work)
+
+    def compacts(self, device: torch.device, chosen: Plan) -> bool:
         """Whether finished images leave an attack's batch on this device."""
         if self.compact is None:
-            return device.type == "cpu" and self.compile != "model"
+            return device.type == "cpu" and not chosen.compiled
         return self.compact
 
     def arrange(self, network: nn.Module) -> nn.Module:
-        """The network in the chosen memory format."""
+        """The network in the chosen memory format, its BatchNorms without the counters that nothing reads.
+
+        With a fixed momentum the count of batches has no effect, and counting costs an operation a layer and forward.
+        """
+        for module in network.modules():
+            if isinstance(module, _BatchNorm) and module.momentum is not None:
+                module.num_batches_tracked = None
         fits = self.channels_last and may_be_channels_last(network, self.fabric().device)
         return network.to(memory_format=torch.channels_last if fits else torch.contiguous_format)

@@ -18,19 +18,30 @@ class Step:
 
 
 def train_step(method: Method, target: Learner, batch: Batch) -> Step:
-    """Attack, descend, remember: one batch, `method.replays` optimizer steps.
+    """Attack, descend, remember: one batch, `method.replays` optimizer steps."""
+    for _ in range(method.replays):
+        steer(method, target)
+        step = turn(method, target, batch)
+    return step
+
+
+def steer(method: Method, target: Learner) -> None:
+    """What the host decides of the next optimizer step."""
+    target.steer()
+    method.begin_step(target.steps)
+
+
+def turn(method: Method, target: Learner, batch: Batch) -> Step:
+    """One optimizer step: the device's work alone, which can be recorded and replayed.
 
     The attack goes through the bare network, only the loss through the wrapped one (design, rule 4).
     """
-    for _ in range(method.replays):
-        method.adapt(target, batch)
-        # A kept graph would cost more than it saves where it is compiled: its backward always reaches the weights, too.
-        attack = method.perturb if target.compiled else method.perturb_before_loss
-        perturbation = attack(target.bare, batch)
-        target.zero_grad()
-        with method.shifted_weights(target.bare, batch, perturbation):
-            loss = method.loss(target.model, batch, perturbation)
-            target.backward(loss.total)
-        target.step()
-        method.commit(batch, perturbation)
+    method.adapt(target, batch)
+    perturbation = method.perturb_before_loss(target.bare, batch)
+    target.zero_grad()
+    with method.shifted_weights(target.bare, batch, perturbation):
+        loss = method.loss(target.model, batch, perturbation)
+        target.backward(loss.total)
+    target.step()
+    method.commit(batch, perturbation)
     return Step(loss, perturbation)

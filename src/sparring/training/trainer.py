@@ -17,11 +17,12 @@ from types import FrameType
 from typing import Any, Literal
 
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from sparring.attacks import Attack, named
-from sparring.data import Augment, Batch, Images, Resident, Splits
+from sparring.data import Augment, Images, Resident, Splits
 from sparring.errors import BadInput
 from sparring.evaluation.robustness import CLEAN, Examination
 from sparring.learner import Learner, Optimisation
@@ -30,11 +31,13 @@ from sparring.models import ModelDescription
 from sparring.randomness import seed_from
 from sparring.threat import Threat
 from sparring.training import checkpoint
+from sparring.training.cost import forward_operations, operations_per_image
 from sparring.training.diagnostics import Diagnostics, Observer
+from sparring.training.level import Work
 from sparring.training.progress import Reporter
 from sparring.training.run import Row, Run
 from sparring.training.runtime import Runtime
-from sparring.training.step import Step, train_step
+from sparring.training.stepper import Stepper, Taken
 from sparring.training.tally import Tally
 
 
@@ -109,8 +112,10 @@ class Trainer:
         )
         self._total = options.epochs * self._data.steps_per_epoch * self.method.replays
         network = self.runtime.arrange(self.network)
-        self._learner = Learner(network, options, fabric, self._total, compiled=self.runtime.compile == "model")
-        self.method.setup(self._task())
+        self._plan = self.runtime.plan(self._device, self.method, network, self._work(network, fabric))
+        self._learner = Learner(network, options, fabric, self._total, compiler=self._plan.compiler())
+        self.method.setup(self._task(compact=self.runtime.compacts(self._device, self._plan)))
+        self._stepper = Stepper(self.method, self._learner, self._data, self._plan.recorder(self._device))
         self._tally = Tally(self._device)
         self._observer = self._observe()
         self._epoch, self._batch = 0, 0  # the next batch to train on
@@ -130,6 +135,7 @@ class Trainer:
                 self.optimisation.epochs * self._data.steps_per_epoch,
                 done,
             )
+            reporter.note(f"Level {self._plan.name}: {self._plan.reason}.")
             while self._epoch < self.optimisation.epochs:
                 self._review()
                 began = time.perf_counter()
@@ -151,18 +157,18 @@ class Trainer:
     def _train_epoch(self) -> None:
         self.method.begin_epoch(self._epoch)
         self._learner.network.train()
-        for batch in self._data.epoch(self._epoch, start=self._batch):
+        for draw in self._data.draws(self._epoch, start=self._batch):
             torch.manual_seed(seed_from(self.seed, self._learner.steps))
-            self._count(train_step(self.method, self._learner, batch), batch)
+            self._count(self._stepper.take(draw))
             self._batch += 1
             self.reporter.step()
             if self._stop and self._batch < self._data.steps_per_epoch:
                 self.run.save(self._state())
                 raise self._interrupted()
 
-    def _count(self, step: Step, batch: Batch) -> None:
-        self._tally.add(step.loss, batch.y)
-        self._observer.look(self._batch, step.perturbation, self._learner)
+    def _count(self, taken: Taken) -> None:
+        self._tally.add(taken.step.loss, taken.batch.y)
+        self._observer.look(self._batch, taken.step.perturbation, self._learner)
 
     def _finish_epoch(self, seconds: float) -> None:
         row = self._tally.row(self._epoch) | {"steps": float(self._learner.steps), "train_seconds": seconds}
@@ -233,7 +239,16 @@ class Trainer:
         followed = self.diagnostics.follow(self.splits.train, self.augment, self.optimisation.batch_size, self._device)
         return Observer(self.diagnostics.every, followed, self.threat, self.seed, self.run, self._device)
 
-    def _task(self) -> Task:
+    def _work(self, network: nn.Module, fabric: Fabric) -> Work:
+        """What all steps together will compute."""
+        options, task = self.optimisation, self._task(compact=False)
+        images = self._total * options.batch_size
+        return Work(
+            forward=lambda: images * forward_operations(network, task.shape),
+            whole=lambda: images * operations_per_image(self.method, network, options, task, fabric),
+        )
+
+    def _task(self, *, compact: bool) -> Task:
         channels, height, width = self.splits.train.pixels.shape[1:]
         pad = self.augment.pad
         return Task(
@@ -246,8 +261,7 @@ class Trainer:
             epochs=self.optimisation.epochs,
             device=self._device,
             seed=self.seed,
-            compact=self.runtime.compacts(self._device),
-            compiled=self.runtime.compile == "model",
+            compact=compact,
             optimizer=self.optimisation.optimizer,
             held_out=len(self.splits.validation),
         )

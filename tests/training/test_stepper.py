@@ -1,0 +1,277 @@
+"""Replayed steps do what live ones do: for every method, under every rate, across epochs, with what they remember."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparring.averaging import EMA, SWA, Average
+from sparring.data import Resident
+from sparring.learner import Learner, Optimisation
+from sparring.methods import AWP, CAT, MEP, SDI, AdversarialTraining, Free, Method, NuAT, Standard
+from sparring.methods.base import state
+from sparring.randomness import seed_from
+from sparring.schedule import Cyclic, Schedule
+from sparring.training.recorder import Recorder
+from sparring.training.runtime import Runtime
+from sparring.training.stepper import Stepper
+from tests.methods.cases import CASES, Case
+from tests.methods.harness import AUGMENT, BATCH, STEPS_PER_EPOCH, digits, identical, network, task
+from tests.training.tape import TapeRecorder
+
+EPOCHS = 5
+TOTAL = EPOCHS * STEPS_PER_EPOCH
+
+
+@dataclass
+class Run:
+    """A method trained through a stepper, as the trainer does it."""
+
+    method: Method
+    recorder: Recorder | None = None
+    schedule: Schedule = field(default_factory=Cyclic)
+    average: Average | None = None
+    clip: float | None = None
+    samples: int = BATCH * STEPS_PER_EPOCH
+    losses: list[Tensor] = field(default_factory=list)
+    norms: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.method.setup(task())
+        options = Optimisation(
+            epochs=EPOCHS, batch_size=BATCH, lr=0.05, schedule=self.schedule, average=self.average, clip=self.clip
+        )
+        self.learner = Learner(network(), options, Runtime(accelerator="cpu").fabric(), TOTAL * self.method.replays)
+        self.data = Resident(digits(self.samples), AUGMENT, BATCH, seed=0, device="cpu")
+        self.stepper = Stepper(self.method, self.learner, self.data, self.recorder)
+
+    def train(self, epochs: int = EPOCHS) -> Run:
+        for epoch in range(epochs):
+            self.method.begin_epoch(epoch)
+            for draw in self.data.draws(epoch):
+                torch.manual_seed(seed_from(0, self.learner.steps))
+                taken = self.stepper.take(draw)
+                self.losses.append(taken.step.loss.total.detach().clone())
+                self.norms.append(self.learner.gradient_norm().clone())
+        return self
+
+    def state(self) -> dict:
+        return _plain({"method": self.method.state_dict(), "learner": self.learner.state_dict()})
+
+
+def _plain(tree: object) -> Any:
+    """With rates as numbers: they are tensors where steps are recorded."""
+    if isinstance(tree, dict):
+        return {name: float(value) if name == "lr" else _plain(value) for name, value in tree.items()}
+    return [_plain(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def assert_same(recorded: Run, live: Run) -> None:
+    assert torch.equal(torch.stack(recorded.losses), torch.stack(live.losses))
+    assert torch.equal(torch.stack(recorded.norms), torch.stack(live.norms))
+    assert identical(recorded.state(), live.state())
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_a_recorded_run_is_bit_for_bit_a_live_one(case: Case) -> None:
+    """Twenty steps over five epochs under a rate that changes with each: the same losses, weights and memories."""
+    recorder = TapeRecorder()
+    recorded = Run(case.make(), recorder, average=EMA(0.99), clip=1.0).train()
+    assert_same(recorded, Run(case.make(), average=EMA(0.99), clip=1.0).train())
+    assert sum(tape.played for tape in recorder.tapes) > 0
+
+
+def test_most_steps_are_replayed_and_one_recording_serves_all_epochs() -> None:
+    recorder = TapeRecorder()
+    run = Run(MEP(), recorder).train()
+    assert run.stepper.recordings == 1
+    assert [tape.played for tape in recorder.tapes] == [TOTAL - 2]
+    assert recorder.rehearsals == 2
+
+
+def test_a_smaller_last_batch_has_a_recording_of_its_own() -> None:
+    recorder, samples = TapeRecorder(), BATCH * STEPS_PER_EPOCH - 3
+    recorded = Run(MEP(), recorder, samples=samples).train()
+    assert_same(recorded, Run(MEP(), samples=samples).train())
+    assert sorted(tape.played for tape in recorder.tapes) == [EPOCHS - 2, EPOCHS * (STEPS_PER_EPOCH - 1) - 2]
+
+
+def test_what_is_due_now_and_then_has_a_recording_of_its_own() -> None:
+    recorder = TapeRecorder()
+    Run(SDI(interval=4), recorder).train()
+    assert sorted(tape.played for tape in recorder.tapes) == [TOTAL // 4 - 2, 3 * TOTAL // 4 - 2]
+
+
+def test_replays_of_a_batch_are_replays() -> None:
+    recorder = TapeRecorder()
+    Run(Free(m=3), recorder).train(1)
+    assert [tape.played for tape in recorder.tapes] == [3 * STEPS_PER_EPOCH - 2]
+
+
+@pytest.mark.parametrize("average", [EMA(0.9), SWA("1/2")])
+def test_the_average_s_share_may_change_with_every_step(average: Average) -> None:
+    recorder = TapeRecorder()
+    assert_same(Run(Standard(), recorder, average=average).train(), Run(Standard(), average=average).train())
+    assert len(recorder.tapes) == 1
+
+
+def test_weights_that_are_perturbed_from_some_epoch_on_are_recorded_anew() -> None:
+    recorder = TapeRecorder()
+    recorded = Run(AWP(Standard(), warmup=2), recorder).train()
+    assert_same(recorded, Run(AWP(Standard(), warmup=2)).train())
+    assert len(recorder.tapes) == 2
+
+
+@dataclass
+class Counting(Standard):
+    """A user's method whose loss depends on a plain counter."""
+
+    seen: int = state()
+
+    def setup(self, task) -> None:
+        self.seen = 0
+
+    def loss(self, model, batch, perturbation):
+        found = super().loss(model, batch, perturbation)
+        return type(found)(found.total * (1 + self.seen % 3), found.logits)
+
+    def commit(self, batch, perturbation) -> None:
+        self.seen += 1
+
+
+def test_a_counter_that_steps_depend_on_is_noticed() -> None:
+    """Each step differs from all before: none is replayed, and the run is right."""
+    recorder = TapeRecorder()
+    assert_same(Run(Counting(), recorder).train(), Run(Counting()).train())
+    assert not recorder.tapes
+
+
+@dataclass
+class Alternating(Counting):
+    """The same with a number that comes back."""
+
+    def commit(self, batch, perturbation) -> None:
+        self.seen = (self.seen + 1) % 2
+
+
+def test_what_python_leaves_behind_is_left_behind_by_a_replay_too() -> None:
+    recorder = TapeRecorder()
+    assert_same(Run(Alternating(), recorder).train(), Run(Alternating()).train())
+    assert [tape.played for tape in recorder.tapes] == [TOTAL // 2 - 2] * 2
+
+
+@dataclass
+class Replacing(Standard):
+    """A user's method that puts another tensor in place of the one it remembers."""
+
+    last: Tensor = state()
+
+    def setup(self, task) -> None:
+        self.last = torch.zeros(())
+
+    def loss(self, model, batch, perturbation):
+        found = super().loss(model, batch, perturbation)
+        return type(found)(found.total + 0.1 * self.last * found.logits.square().mean(), found.logits)
+
+    def commit(self, batch, perturbation) -> None:
+        self.last = self.last * 0.5 + 1
+
+
+def test_a_memory_that_moves_is_noticed() -> None:
+    assert_same(Run(Replacing(), TapeRecorder()).train(), Run(Replacing()).train())
+
+
+def test_a_state_that_was_loaded_is_not_overlooked() -> None:
+    """Loading gives the optimizer other tensors than those that the recording writes to; CAT does it in mid-run."""
+
+    def run(recorder: Recorder | None) -> Run:
+        half = Run(MEP(), recorder).train(3)
+        saved = torch.load(_saved(half.learner), weights_only=True)
+        half.learner.load_state_dict(saved)
+        return half.train(2)
+
+    assert_same(run(TapeRecorder()), run(None))
+
+
+def _saved(learner: Learner):
+    import io
+
+    file = io.BytesIO()
+    torch.save(learner.state_dict(), file)
+    file.seek(0)
+    return file
+
+
+def test_settings_that_change_with_every_step_end_the_search_for_recordings(caplog, monkeypatch) -> None:
+    monkeypatch.setattr("sparring.training.stepper._PATIENCE", 5)
+    recorder = TapeRecorder()
+    with caplog.at_level(logging.WARNING):
+        recorded = Run(Standard(), recorder, schedule=Cyclic(lowest_momentum=0.8)).train()
+    assert recorder.rehearsals == 4
+    assert "its settings change with every step" in caplog.text
+    assert_same(recorded, Run(Standard(), schedule=Cyclic(lowest_momentum=0.8)).train())
+
+
+class Refusing(TapeRecorder):
+    """Fails as CUDA does where the host waits within a recording; by then Python has moved."""
+
+    def record(self, work):
+        super().record(work)
+        raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+
+
+@pytest.mark.parametrize("method", [MEP, lambda: SDI(interval=2), lambda: Free(m=2)])
+def test_a_step_that_cannot_be_recorded_is_taken_all_the_same(method, caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        recorded = Run(method(), Refusing()).train()
+    assert_same(recorded, Run(method()).train())
+    assert "cannot be recorded (operation not permitted when stream is capturing)" in caplog.text
+
+
+def test_old_recordings_are_let_go(monkeypatch) -> None:
+    monkeypatch.setattr("sparring.training.stepper._KEPT", 1)
+    recorder = TapeRecorder()
+    assert_same(Run(SDI(interval=2), recorder).train(), Run(SDI(interval=2)).train())
+
+
+def test_what_a_step_found_holds_no_graph() -> None:
+    run = Run(MEP(), TapeRecorder())
+    run.method.begin_epoch(0)
+    draws = list(run.data.draws(0))
+    found = [run.stepper.take(draw) for draw in draws][-1].step
+    assert not found.loss.total.requires_grad
+    assert not found.loss.logits.requires_grad
+    assert found.perturbation.prior is not None
+    assert not found.perturbation.prior.requires_grad
+
+
+def test_a_tape_notices_what_a_graph_would() -> None:
+    """The stand-in itself: it freezes numbers, follows tensors, and undoes what it only recorded."""
+    counter, numbers = torch.zeros(3), {"by": 1.0}
+
+    def work() -> Tensor:
+        counter.add_(numbers["by"])
+        return counter * 2 + torch.rand(3)
+
+    torch.manual_seed(0)
+    tape, result = TapeRecorder().record(work)
+    assert torch.equal(counter, torch.zeros(3))
+    numbers["by"] = 5.0
+    torch.manual_seed(0)
+    tape.replay()
+    assert torch.equal(counter, torch.ones(3))
+    torch.manual_seed(0)
+    assert torch.equal(result, 2 + torch.rand(3))
+    with pytest.raises(AssertionError, match="cannot wait"):
+        TapeRecorder().record(lambda: counter.sum().item())
+
+
+def test_methods_that_wait_say_so() -> None:
+    assert NuAT.waits
+    assert not CAT.waits
+    assert not AdversarialTraining.waits
