@@ -1,24 +1,28 @@
-"""The two sides of the comparison in `speed.py`: our step and the usual research step, on the same batches.
+"""The two sides of the comparisons: our step as in a run, and another's on the same batches from the same weights.
 
 Images are synthetic: noise in 8 bits with random labels, which costs what photographs cost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import argparse
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Literal, TypeAlias
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from research import ResearchMEP, ResearchPGD
-from sparring.attacks import draw_start
+from research.habits import Draws, Minibatch, Script
 from sparring.data import Augment, Batch, Images, Resident
 from sparring.learner import Learner, Optimisation
-from sparring.methods import MEP, AdversarialTraining, Method, Task
+from sparring.methods import Method, Task
+from sparring.methods.policy import Distribution
 from sparring.models import create
+from sparring.randomness import normal, rademacher
 from sparring.threat import Ratio, Threat
 from sparring.training import Runtime, train_step
 from sparring.training.tally import Tally
@@ -30,7 +34,26 @@ THREAT = Threat(eps=Ratio("8/255"))
 OPTIMISATION = Optimisation()  # SGD, learning rate 0.1, momentum 0.9, weight decay 5e-4: what the scripts use
 ENDLESS = 1_000_000_000  # optimizer steps of the run that we pretend to be in, so that its schedule stands still
 
-Precision: TypeAlias = Literal[32, "bf16-mixed"]
+CHECKED_STEPS = 6  # after the fourth, an epoch's images come again, and with them what was remembered of them
+
+Precision: TypeAlias = Literal[32, "bf16-mixed", 64]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way for our side to compute."""
+
+    precision: Precision
+    channels_last: bool
+    mark: str = ""  # where it is not equal mathematics
+
+
+VARIANTS = {
+    "fp32": Variant(32, channels_last=False),
+    "channels-last": Variant(32, channels_last=True),
+    "bf16": Variant("bf16-mixed", channels_last=False, mark="*"),
+    "bf16-channels-last": Variant("bf16-mixed", channels_last=True, mark="*"),
+}
 
 
 @dataclass(frozen=True)
@@ -44,9 +67,9 @@ class Scene:
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
 
     def network(self) -> nn.Module:
-        """The same weights every time."""
+        """The same weights every time, in PyTorch's default precision."""
         torch.manual_seed(SEED)
-        return create(self.model, CLASSES, size=self.size, width=self.width)
+        return create(self.model, CLASSES, size=self.size, width=self.width).to(torch.get_default_dtype())
 
     def images(self) -> Images:
         """Four batches of noise in 8 bits, labelled at random."""
@@ -55,6 +78,13 @@ class Scene:
         pixels = torch.randint(0, 256, (samples, 3, self.size, self.size), dtype=torch.uint8, generator=generator)
         labels = torch.randint(0, CLASSES, (samples,), generator=generator)
         return Images(pixels, labels, torch.arange(samples))
+
+    def batches(self, device: torch.device) -> Iterator[Batch]:
+        """The same batches in the same order for everybody, for ever."""
+        data = Resident(self.images(), Augment(PAD, flip=True), self.batch, SEED, device)
+        for epoch in count():
+            for batch in data.epoch(epoch):
+                yield replace(batch, x=batch.x.to(torch.get_default_dtype()))
 
     def task(self, device: torch.device) -> Task:
         """What a method is told of the run."""
@@ -69,6 +99,7 @@ class Scene:
             epochs=OPTIMISATION.epochs,
             device=device,
             seed=SEED,
+            compact=device.type == "cpu",  # what `Runtime` chooses by itself
         )
 
 
@@ -76,14 +107,16 @@ class Ours:
     """Our side: a method in training, fed from a set on the device, as in a run."""
 
     def __init__(self, scene: Scene, method: Method, precision: Precision = 32, channels_last: bool = False) -> None:
-        runtime = Runtime(scene.accelerator, precision, channels_last=channels_last)
+        runtime = Runtime(scene.accelerator, 32 if precision == 64 else precision, channels_last=channels_last)
         fabric = runtime.fabric()
+        if precision == 64:
+            fabric = Fabric(accelerator=fabric.device.type, devices=1, precision="64-true")
         self.device, self.method = fabric.device, method
         self.learner = Learner(runtime.arrange(scene.network()), OPTIMISATION, fabric, ENDLESS)
         self.learner.network.train()
         method.setup(scene.task(self.device))
         method.begin_epoch(0)
-        self.batches = _endless(scene, self.device)
+        self.batches = scene.batches(self.device)
         self._tally = Tally(self.device)
 
     def step(self) -> None:
@@ -92,70 +125,147 @@ class Ours:
         self._tally.add(train_step(self.method, self.learner, batch).loss, batch.y)
 
 
+def in_variants(scene: Scene, make: Callable[[], Method], variants: Iterable[str]) -> dict[str, Ours]:
+    """Our side by variant; fp32 is always among them."""
+    ways = {name: VARIANTS[name] for name in ["fp32", *variants]}
+    return {name: Ours(scene, make(), way.precision, way.channels_last) for name, way in ways.items()}
+
+
+class OurDraws(Draws):
+    """The numbers that our methods draw, for a research step that is to draw the same ones from the same seed."""
+
+    def uniform(self, like: Tensor, radius: float) -> Tensor:
+        """See `Draws`."""
+        return THREAT.draw(like, radius)
+
+    def normal(self, like: Tensor, deviation: float) -> Tensor:
+        """See `Draws`."""
+        return deviation * normal(like)
+
+    def signs(self, like: Tensor, size: float) -> Tensor:
+        """See `Draws`."""
+        return size * rademacher(like)
+
+    def actions(self, scores: Tensor) -> Tensor:
+        """See `Draws`."""
+        return Distribution.of(scores, {"head": scores.shape[1]}).sample()["head"]
+
+
+def minibatch(batch: Batch) -> Minibatch:
+    """A batch of ours as a loader of the scripts hands it over."""
+    view = batch.view
+    crops = list(zip(view.top.tolist(), view.left.tolist(), view.flip.tolist(), strict=True))
+    return Minibatch(batch.x, batch.y, batch.index, crops)
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """float64 as PyTorch's default, so also of Fabric's outputs and of memories."""
+    kept = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(kept)
+
+
+@dataclass(frozen=True)
+class Corner:
+    """What another's step is made from: a network like ours, and our method before its first step."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    method: Method
+    scene: Scene
+    draws: Draws
+
+    def script(self, script: Callable[..., Script], *settings: object, **more: object) -> Script:
+        """Of a research step's class: one for this network and radius."""
+        return script(self.network, self.optimizer, float(THREAT.eps), *settings, draws=self.draws, **more)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A method of ours, and another's step."""
+
+    ours: Callable[[Scene], Method]
+    theirs: Callable[[Corner], Script]
+
+
 class Rival:
-    """The research step's side, on the same batches, from the same weights and memories."""
+    """The other side, on the same batches, from the same weights and memories."""
 
-    def __init__(self, scene: Scene, ours: Ours) -> None:
-        network = scene.network().to(ours.device).train()
-        optimizer = torch.optim.SGD(
-            network.parameters(),
-            lr=OPTIMISATION.lr,
-            momentum=OPTIMISATION.momentum,
-            weight_decay=OPTIMISATION.weight_decay,
-        )
-        self._batches = _endless(scene, ours.device)
-        self.network = network
-        self._side: ResearchPGD | ResearchMEP
-        if isinstance(ours.method, MEP):
-            self._side = _research_mep(scene, network, optimizer, ours.method)
-        else:
-            assert isinstance(ours.method, AdversarialTraining)
-            attack = ours.method.attack
-            assert attack.alpha is not None
-            self._side = ResearchPGD(network, optimizer, THREAT.eps, attack.alpha, attack.steps)
+    def __init__(self, pair: Pair, scene: Scene, ours: Ours, draws: Draws) -> None:
+        self.network = scene.network().to(ours.device).train()
+        self.script = pair.theirs(Corner(self.network, optimizer_of(self.network), ours.method, scene, draws))
+        self._batches = scene.batches(ours.device)
 
-    def ready(self, seed: int | None = None) -> Callable[[], None]:
-        """The next step, its batch at hand; a seed makes its random start the one that ours draws under it."""
-        side, batch = self._side, next(self._batches)
-        if isinstance(side, ResearchMEP):
-            view = batch.view
-            crops = list(zip(view.top.tolist(), view.left.tolist(), view.flip.tolist(), strict=True))
-            return lambda: side.step(batch.index, crops)
-        if seed is None:
-            return lambda: side.step(batch.x, batch.y)
-        torch.manual_seed(seed)
-        start = draw_start("uniform", batch.x, THREAT, THREAT.eps)
-        return lambda: side.step(batch.x, batch.y, start)
+    def ready(self) -> Callable[[], None]:
+        """The next step, its batch at hand."""
+        batch = minibatch(next(self._batches))
+        return lambda: self.script.step(batch)
 
 
-def _research_mep(scene: Scene, network: nn.Module, optimizer: torch.optim.Optimizer, method: MEP) -> ResearchMEP:
-    """The released MEP, with our memory's initial perturbations."""
-    rows, images = method.perturbations.rows, scene.images()
-    pixels, labels = (images.pixels / 255).to(rows.device), images.labels.to(rows.device)
-    side = ResearchMEP(network, optimizer, pixels, labels, PAD, THREAT.eps, CLASSES)
-    side.all_delta.copy_(rows)
-    return side
+def optimizer_of(network: nn.Module) -> torch.optim.Optimizer:
+    """PyTorch's plain SGD with our settings."""
+    options = OPTIMISATION
+    return torch.optim.SGD(
+        network.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
+    )
 
 
-def _endless(scene: Scene, device: torch.device) -> Iterator[Batch]:
-    """The same batches in the same order for everybody, for ever."""
-    data = Resident(scene.images(), Augment(PAD, flip=True), scene.batch, SEED, device)
-    return (batch for epoch in count() for batch in data.epoch(epoch))
+def together(pair: Pair, scene: Scene, steps: int = CHECKED_STEPS) -> tuple[Ours, Rival]:
+    """Both sides after as many steps with the same draws: in double precision, as rounding turns signs of gradients."""
+    ours = Ours(scene, pair.ours(scene), 64)
+    rival = Rival(pair, scene, ours, OurDraws())
+    for seed in range(steps):
+        theirs = rival.ready()
+        for work in (ours.step, theirs):
+            torch.manual_seed(seed)
+            work()
+    return ours, rival
 
 
-def difference(ours: Ours, rival: Rival) -> float:
-    """|ours - theirs| / |theirs| of the networks, weights and BatchNorm's statistics together, after a step of each.
+def difference(pair: Pair, scene: Scene) -> float:
+    """|ours - theirs| of the networks relative to how far they have moved: the largest of any tensor after some steps.
 
-    Both draw the same random start. On a GPU, TF32 is off meanwhile.
+    In double precision, on the scene's device, and on few small images and a narrow network, as it costs much there.
     """
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-        theirs_step = rival.ready(SEED)
-        torch.manual_seed(SEED)
-        ours.step()
-        theirs_step()
-    theirs = _flat(rival.network)
-    return float((_flat(ours.learner.network) - theirs).norm() / theirs.norm())
+    small = Scene(width=4, batch=8, size=16, accelerator=scene.accelerator)
+    with double_precision():
+        ours, rival = together(pair, small)
+        return apart(ours.learner.network, rival.network, small.network())
 
 
-def _flat(network: nn.Module) -> Tensor:
-    return torch.cat([tensor.flatten().double() for tensor in network.state_dict().values()])
+def apart(one: nn.Module, other: nn.Module, before: nn.Module) -> float:
+    """|one - other| / |other - before|, the largest of any tensor; infinite where one differs without having moved."""
+    ends, starts = other.state_dict(), before.state_dict()
+    shares = []
+    for name, tensor in one.state_dict().items():
+        moved = (ends[name] - starts[name].to(tensor.device)).double().norm()
+        gap = (tensor - ends[name]).double().norm()
+        shares.append(torch.where(gap == 0, 0.0, gap / moved))
+    return float(torch.stack(shares).max())
+
+
+def add_scene(parser: argparse.ArgumentParser) -> None:
+    """The options that describe a scene."""
+    add = parser.add_argument
+    add("--model", default="resnet18", help="any name of sparring.models.create (default: %(default)s)")
+    add("--width", type=int, help="channels of the first stage (default: the paper's, 64 for resnet18)")
+    add("--size", type=int, default=32, help="side of an image in pixels (default: %(default)s)")
+    add("--batch", type=int, default=128, help="images a step (default: %(default)s)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: %(default)s)")
+    add(
+        "--variants",
+        nargs="*",
+        choices=VARIANTS,
+        default=list(VARIANTS),
+        metavar="NAME",
+        help=f"how ours computes; fp32 always runs (default: all of {', '.join(VARIANTS)})",
+    )
+
+
+def scene_of(arguments: argparse.Namespace) -> Scene:
+    """The scene that the options describe."""
+    return Scene(arguments.model, arguments.width, arguments.batch, arguments.size, arguments.device)

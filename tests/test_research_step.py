@@ -1,177 +1,235 @@
-"""Our step does what the usual research step does, so that `benchmarks/speed.py` compares equal with equal."""
+"""Our steps do what the usual research steps do, so that `benchmarks/race.py` compares equal with equal."""
+
+from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from lightning_fabric import Fabric
+from torch import Tensor, nn
 
+import race
 import speed
-from research import ResearchMEP, ResearchPGD
-from sparring.attacks import PGD, draw_start
-from sparring.data import Augment, Batch
-from sparring.learner import Learner, Optimisation
-from sparring.methods import AdversarialTraining, Task
-from sparring.models import create
-from sparring.threat import Ratio, Threat
-from sparring.training import train_step
+from pairs import PAIRS
+from research.habits import Draws, into_box
+from research.prior import ResearchBP, ResearchEP, ResearchMEP
+from sides import OurDraws, Pair, Scene, apart, difference, double_precision, together
+from sparring.attacks import PGD
+from sparring.methods import FAT, AdversarialTraining, Method
 
-SAMPLES, SIZE, PAD, CLASSES = 6, 16, 4, 10
-THREAT = Threat()
-TASK = Task(
-    threat=THREAT,
-    samples=SAMPLES,
-    shape=(3, SIZE, SIZE),
-    canvas=(3, SIZE + 2 * PAD, SIZE + 2 * PAD),
-    classes=CLASSES,
-    batch_size=SAMPLES,
-    epochs=1,
-    device=torch.device("cpu"),
-)
-
-
-def network():
-    torch.manual_seed(0)
-    return create("resnet18", CLASSES, size=SIZE, width=4).double().train()
+SCENE = Scene(width=4, batch=8, size=16, accelerator="cpu")
 
 
 @pytest.fixture
-def learner():
-    """In double precision, where no rounding can turn the sign of a gradient."""
-    torch.set_default_dtype(torch.float64)  # also of Fabric's outputs and of our memories
-    fabric = Fabric(accelerator="cpu", devices=1, precision="64-true")
-    yield Learner(network(), Optimisation(), fabric, total=10**9)
-    torch.set_default_dtype(torch.float32)
+def in_double() -> Iterator[None]:
+    with double_precision():
+        yield
 
 
-@pytest.fixture
-def rival():
-    """The same weights, and the scripts' optimizer."""
-    twin = network()
-    return twin, torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys())
+def test_a_method_is_its_research_step(pair: Pair) -> None:
+    assert difference(pair, SCENE) < race.TOLERANCE
 
 
-@pytest.fixture
-def images():
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, 256, (SAMPLES, 3, SIZE, SIZE), generator=generator).double() / 255
+def otherwise(name: str, **settings: object) -> Pair:
+    """A pair whose research step has other settings."""
+    pair = PAIRS[name]
+
+    def theirs(corner):
+        script = pair.theirs(corner)
+        for setting, value in settings.items():
+            assert getattr(script, setting) != value
+            setattr(script, setting, value)
+        return script
+
+    return Pair(pair.ours, theirs)
 
 
-@pytest.fixture
-def batch(images):
-    augment = Augment(PAD, flip=True)
-    view = augment.draw(SAMPLES, (SIZE, SIZE), torch.Generator().manual_seed(2))
-    index = torch.tensor([3, 0, 5, 1, 4, 2])
-    return Batch(view.show(augment.canvas(images)[index]), index % CLASSES, index, view)
-
-
-def moved(learner, twin):
-    """The largest difference of a tensor, relative to how far the step moved it; all of them must have moved."""
-    ours, theirs, before = learner.network.state_dict(), twin.state_dict(), network().state_dict()
-    differences = []
-    for name in ours.keys() - {"mean", "std"}:
-        distance = (theirs[name] - before[name]).double().norm()
-        assert distance > 0, name
-        differences.append((ours[name] - theirs[name]).double().norm() / distance)
-    return float(max(differences))
-
-
-def adversarial_step(learner, batch, attack):
-    method = AdversarialTraining(attack)
-    method.setup(TASK)
-    torch.manual_seed(3)
-    train_step(method, learner, batch)
-    torch.manual_seed(3)
-    return draw_start("uniform", batch.x, THREAT, THREAT.eps)
-
-
-ATTACKS = [
-    pytest.param(PGD(steps=1, alpha=Ratio("10/255"), bn="train"), id="fgsm-rs"),
-    pytest.param(PGD(steps=10, alpha=Ratio("2/255"), bn="train"), id="pgd-10"),
+OTHERWISE = [
+    ("fgsm-at", {"start": "uniform"}),
+    ("fgsm-at", {"eps": 7.9 / 255}),
+    ("fgsm-rs", {"alpha": 9.9 / 255}),
+    ("pgd-10", {"steps": 9}),
+    ("trades-10", {"beta": 5.9}),
+    ("trades-10", {"alpha": 2.1 / 255}),
+    ("awp(pgd-10)", {"gamma": 0.011}),
+    ("mart-10", {"beta": 5.1}),
+    ("bp", {"kept": 0.61}),
+    ("ep", {"weight": 9.9}),
+    ("mep", {"kept": 0.61}),
+    ("sdi", {"kept": 0.51}),
+    ("sdi", {"interval": 5}),
+    ("las", {"kept": 0.71}),
+    ("free-8", {"replays": 7}),
+    ("gat", {"weight": 9.9}),
+    ("gat", {"batches": 1}),
+    ("nuat", {"weight": 4.4}),
+    ("gradalign", {"weight": 0.21}),
+    ("fat-10", {"tau": 1}),
 ]
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_adversarial_training_is_the_research_step(learner, rival, batch, attack):
-    start = adversarial_step(learner, batch, attack)
-    ResearchPGD(*rival, THREAT.eps, attack.alpha, attack.steps).step(batch.x, batch.y, start)
-    assert moved(learner, rival[0]) < 1e-9
+@pytest.mark.parametrize(("name", "settings"), OTHERWISE, ids=str)
+def test_another_step_is_noticed(name: str, settings: dict[str, object]) -> None:
+    assert difference(otherwise(name, **settings), SCENE) > 1e-4
 
 
-@pytest.mark.parametrize(("eps", "alpha"), [(1.02, 1), (1, 0.9)], ids=["eps", "alpha"])
-def test_another_adversarial_step_is_noticed(learner, rival, batch, eps, alpha):
-    attack = PGD(steps=1, alpha=Ratio("10/255"), bn="train")
-    start = adversarial_step(learner, batch, attack)
-    ResearchPGD(*rival, eps * THREAT.eps, alpha * attack.alpha, attack.steps).step(batch.x, batch.y, start)
-    assert moved(learner, rival[0]) > 1e-4
+def test_friendly_training_is_its_research_step_where_images_pass_mistakes() -> None:
+    passing = FAT(AdversarialTraining(PGD(bn="eval")), milestones=(0, 0))
+    pair = otherwise("fat-10", tau=2)
+    assert difference(Pair(lambda _: replace(passing), pair.theirs), SCENE) < race.TOLERANCE
 
 
-def mep_steps(learner, rival, batch, images, **other):
-    """One step of each from the same memory, in which the momentum is not zero."""
-    method = speed.released_mep()
-    method.setup(TASK)
-    method.begin_epoch(0)
-    method.momenta.rows.normal_(generator=torch.Generator().manual_seed(4)).div_(batch.x.numel())
-    side = ResearchMEP(*rival, images, torch.arange(SAMPLES) % CLASSES, PAD, THREAT.eps, CLASSES, **other)
-    side.all_delta.copy_(method.perturbations.rows)
-    side.all_momentum.copy_(method.momenta.rows)
-    view = batch.view
-    train_step(method, learner, batch)
-    side.step(batch.index, list(zip(view.top.tolist(), view.left.tolist(), view.flip.tolist(), strict=True)))
-    return method, side
+def test_another_optimizer_is_noticed() -> None:
+    def theirs(corner):
+        corner.optimizer.param_groups[0]["weight_decay"] = 4.9e-4
+        return PAIRS["standard"].theirs(corner)
+
+    assert difference(Pair(PAIRS["standard"].ours, theirs), SCENE) > 1e-7
 
 
-def test_mep_is_the_research_step(learner, rival, batch, images):
-    method, side = mep_steps(learner, rival, batch, images)
-    assert moved(learner, rival[0]) < 1e-9
-    torch.testing.assert_close(method.perturbations.rows, side.all_delta, rtol=0, atol=1e-14)
-    torch.testing.assert_close(method.momenta.rows, side.all_momentum, rtol=1e-9, atol=0)
+def test_a_difference_is_relative_to_the_way_and_finds_what_stood_still() -> None:
+    def layer(weight: float, bias: float) -> nn.Module:
+        found = nn.Linear(1, 1)
+        nn.init.constant_(found.weight, weight)
+        nn.init.constant_(found.bias, bias)
+        return found
+
+    before = layer(1, 1)
+    assert apart(layer(2, 3), layer(2, 3), before) == 0
+    assert apart(layer(2, 3.5), layer(2, 3), before) == pytest.approx(0.25)
+    assert apart(layer(2, 1.5), layer(2, 1), before) == torch.inf
+    assert torch.tensor(apart(layer(2, torch.nan), layer(2, 3), before)).isnan()
 
 
-@pytest.mark.parametrize("other", [{"weight": 9.0}, {"kept": 0.9}])
-def test_another_mep_step_is_noticed(learner, rival, batch, images, other):
-    mep_steps(learner, rival, batch, images, **other)
-    assert moved(learner, rival[0]) > 1e-4
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys())
+def test_the_check_of_a_pair_moves_all_of_the_network(pair: Pair, in_double: None) -> None:
+    ours, _ = together(pair, SCENE, steps=1)
+    before = SCENE.network().state_dict()
+    stood = {name for name, tensor in ours.learner.network.state_dict().items() if torch.equal(tensor, before[name])}
+    assert stood == {"mean", "std"}
 
 
-def test_another_momentum_is_noticed(learner, rival, batch, images):
-    method, side = mep_steps(learner, rival, batch, images, decay=0.9)
-    assert moved(learner, rival[0]) < 1e-9  # it only matters for the next start
-    assert not torch.allclose(method.momenta.rows, side.all_momentum, rtol=1e-2)
-    assert not torch.allclose(method.perturbations.rows, side.all_delta)
+def both_memories(pair: Pair) -> list[tuple[Tensor, Tensor]]:
+    """What is remembered after the check's steps, ours and theirs."""
+    ours, rival = together(pair, SCENE)
+    method, script = ours.method, rival.script
+    if isinstance(script, ResearchBP):
+        return [(method.buffer, script.last_delta)]
+    if isinstance(script, ResearchMEP):
+        return [(method.momenta.rows, script.all_momentum), (method.perturbations.rows, script.all_delta)]
+    if isinstance(script, ResearchEP):
+        return [(method.perturbations.rows, script.all_delta)]
+    return [(method.buffer, script.delta.detach())]
 
 
-def test_the_released_initial_prior_is_the_radius_with_random_signs(rival, images):
-    side = ResearchMEP(*rival, images, torch.arange(SAMPLES), PAD, THREAT.eps, CLASSES)
-    assert torch.equal(side.all_delta.abs(), torch.full_like(side.all_delta, float(THREAT.eps)))
+@pytest.mark.parametrize("name", ["bp", "ep", "mep", "free-8"])
+def test_both_sides_remember_the_same(name: str, in_double: None) -> None:
+    for ours, theirs in both_memories(PAIRS[name]):
+        assert theirs.abs().max() > 0
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-14)
 
 
-def test_the_script_measures_compares_and_records(tmp_path, capsys):
-    file = tmp_path / "speed.json"
-    small = ["--width", "8", "--size", "8", "--batch", "4", "--steps", "2", "--pairs", "2", "--device", "cpu"]
-    assert speed.main([*small, "--methods", "standard", "mep", "--variants", "fp32", "--json", str(file)]) == 0
+def test_another_momentum_is_noticed(in_double: None) -> None:
+    for ours, theirs in both_memories(otherwise("mep", decay=0.9)):
+        assert not torch.allclose(ours, theirs, rtol=1e-2)
+
+
+def test_both_sides_train_the_generator_alike(in_double: None) -> None:
+    start, _ = together(PAIRS["sdi-update"], SCENE, steps=0)
+    ours, rival = together(PAIRS["sdi-update"], SCENE, steps=3)
+    assert apart(ours.method.generator, rival.script.generator, start.method.generator) < race.TOLERANCE
+
+
+def policies_apart(**settings: object) -> float:
+    """After some updates, unclipped: a clipped gradient does not show how large the reward was."""
+    pair = otherwise("las-update", clip=1e9, **settings)
+
+    def unclipped(scene: Scene) -> Method:
+        method = pair.ours(scene)
+        method.strategist = replace(method.strategist, clip=1e9)
+        return method
+
+    start, _ = together(Pair(unclipped, pair.theirs), SCENE, steps=0)
+    ours, rival = together(Pair(unclipped, pair.theirs), SCENE, steps=3)
+    return apart(ours.method.network, rival.script.policy, start.method.network)
+
+
+def test_both_sides_train_the_policy_alike(in_double: None) -> None:
+    assert policies_apart() < race.TOLERANCE
+
+
+@pytest.mark.parametrize("weights", [(4.0, 2.1), (4.1, 2.0)], ids=["clean", "robust"])
+def test_another_reward_is_noticed_by_the_policy(weights: tuple[float, float], in_double: None) -> None:
+    assert policies_apart(weights=weights) > 1e-4
+
+
+def test_the_released_initial_prior_is_the_radius_with_random_signs() -> None:
+    _, rival = together(PAIRS["ep"], SCENE, steps=0)
+    noise = rival.script.noise(torch.zeros(64, 3, 8, 8))
+    assert torch.equal(noise.abs(), torch.full_like(noise, 8 / 255))
+    assert abs(noise.sign().mean()) < 0.05
+
+
+@pytest.mark.parametrize("draws", [Draws(), OurDraws()], ids=["theirs", "ours"])
+def test_both_sides_draw_from_the_same_distributions(draws: Draws) -> None:
+    torch.manual_seed(0)
+    like = torch.zeros(100, 3, 16, 16)
+    uniform, normal, signs = draws.uniform(like, 0.5), draws.normal(like, 0.1), draws.signs(like, 0.25)
+    assert uniform.abs().max() <= 0.5
+    assert uniform.std() == pytest.approx(1 / 12**0.5, rel=0.02)
+    assert normal.std() == pytest.approx(0.1, rel=0.02)
+    assert signs.abs().unique().tolist() == [0.25]
+    for drawn in (uniform, normal, signs):
+        assert abs(drawn.mean()) < 0.01
+    scores = torch.tensor([0.1, 0.2, 0.7]).log().expand(20_000, 3) + 2  # not normalised
+    shares = draws.actions(scores).bincount() / 20_000
+    torch.testing.assert_close(shares, torch.tensor([0.1, 0.2, 0.7]), rtol=0, atol=0.02)
+
+
+def test_into_the_box_is_what_is_left_of_a_perturbation() -> None:
+    x, delta = torch.tensor([0.0, 0.5, 1.0]), torch.tensor([-0.25, 0.25, 0.25])
+    assert into_box(x, delta).tolist() == [0, 0.25, 0]
+
+
+TINY = ["--width", "8", "--size", "8", "--batch", "6", "--device", "cpu"]
+
+
+def test_the_race_compares_and_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "race.json"
+    words = [*TINY, "--pairs", "2", "--methods", "mep", "las", "--variants", "channels-last", "--json", str(file)]
+    assert race.main(words) == 0
     record = json.loads(file.read_text())
-    assert [row["method"] for row in record["methods"]] == ["standard", "mep"]
-    (race,) = record["against_research"]
-    assert race["difference"] < speed.TOLERANCE
-    assert len(race["research"]) == len(race["ours"]["fp32"]) == 2
+    assert record["benchmark"] == "race"
+    assert [found["method"] for found in record["against_research"]] == ["mep", "las"]
+    for found in record["against_research"]:
+        assert found["difference"] < race.TOLERANCE
+        assert len(found["research"]) == 2
+        assert {name: len(times) for name, times in found["ours"].items()} == {"fp32": 2, "channels-last": 2}
     assert str(tmp_path) not in file.read_text()
     assert "research ms" in capsys.readouterr().out
 
 
-def test_unequal_sides_are_not_timed(monkeypatch, capsys):
-    monkeypatch.setitem(speed.RIVALLED, "mep", lambda: speed.MEP(momentum="gradient", aligned=False, box="final"))
-    small = ["--width", "8", "--size", "8", "--batch", "4", "--only", "research", "--methods", "mep"]
-    assert speed.main([*small, "--device", "cpu"]) == 1
+def test_unequal_sides_are_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(race.PAIRS, "mep", otherwise("mep", weight=9.0))
+    monkeypatch.setattr(race.timing, "seconds", None)
+    assert race.main([*TINY, "--methods", "mep"]) == 1
     assert "differ" in capsys.readouterr().err
 
 
-def test_a_batch_that_rounds_differently_is_refused(capsys):
-    small = ["--width", "8", "--size", "8", "--batch", "6", "--only", "research", "--methods", "pgd-10"]
-    assert speed.main([*small, "--device", "cpu"]) == 2
-    assert "Write 8" in capsys.readouterr().err
-
-
-def test_bad_input_is_one_sentence(capsys):
-    assert speed.main(["--model", "resnet19", "--methods", "standard", "--device", "cpu"]) == 2
+@pytest.mark.parametrize("script", [race, speed])
+def test_bad_input_is_one_sentence(script, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script.main(["--model", "resnet19", "--methods", "standard", "--device", "cpu"]) == 2
     assert "did you mean 'resnet18'" in capsys.readouterr().err
+
+
+def test_the_script_measures_methods_and_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "speed.json"
+    assert speed.main([*TINY, "--steps", "2", "--methods", "standard", "mep", "--json", str(file)]) == 0
+    record = json.loads(file.read_text())
+    assert [(row["method"], len(row["seconds"])) for row in record["methods"]] == [("standard", 2), ("mep", 2)]
+    assert str(tmp_path) not in file.read_text()
+    assert "forwards" in capsys.readouterr().out
