@@ -24,7 +24,9 @@ from sparring.methods.policy import Distribution
 from sparring.models import create
 from sparring.randomness import normal, rademacher
 from sparring.threat import Ratio, Threat
-from sparring.training import Runtime, train_step
+from sparring.training import Runtime
+from sparring.training.level import LevelName, Work
+from sparring.training.stepper import Stepper
 from sparring.training.tally import Tally
 
 CLASSES = 10
@@ -34,25 +36,35 @@ THREAT = Threat(eps=Ratio("8/255"))
 OPTIMISATION = Optimisation()  # SGD, learning rate 0.1, momentum 0.9, weight decay 5e-4: what the scripts use
 ENDLESS = 1_000_000_000  # optimizer steps of the run that we pretend to be in, so that its schedule stands still
 
+WARM_UP = 5  # steps before a clock runs: two rehearsals of a recorded step, the recording, and some more
 CHECKED_STEPS = 6  # after the fourth, an epoch's images come again, and with them what was remembered of them
 
 Precision: TypeAlias = Literal[32, "bf16-mixed", 64]
 
 
 @dataclass(frozen=True)
-class Variant:
+class Way:
     """A way for our side to compute."""
 
-    precision: Precision
-    channels_last: bool
-    mark: str = ""  # where it is not equal mathematics
+    precision: Precision = 32
+    channels_last: bool = False
+    level: LevelName = "eager"
+
+    @property
+    def mark(self) -> str:
+        """What says that it is not equal mathematics."""
+        return "*" if self.precision == "bf16-mixed" else ""
 
 
 VARIANTS = {
-    "fp32": Variant(32, channels_last=False),
-    "channels-last": Variant(32, channels_last=True),
-    "bf16": Variant("bf16-mixed", channels_last=False, mark="*"),
-    "bf16-channels-last": Variant("bf16-mixed", channels_last=True, mark="*"),
+    "fp32": Way(),
+    "channels-last": Way(channels_last=True),
+    "compile": Way(channels_last=True, level="compile"),
+    "bf16": Way("bf16-mixed"),
+    "bf16-channels-last": Way("bf16-mixed", channels_last=True),
+    "bf16-compile": Way("bf16-mixed", channels_last=True, level="compile"),
+    "bf16-graph": Way("bf16-mixed", channels_last=True, level="graph"),
+    "bf16-compile-graph": Way("bf16-mixed", channels_last=True, level="compile+graph"),
 }
 
 
@@ -79,12 +91,14 @@ class Scene:
         labels = torch.randint(0, CLASSES, (samples,), generator=generator)
         return Images(pixels, labels, torch.arange(samples))
 
+    def data(self, device: torch.device) -> Resident:
+        """The same batches in the same order for everybody."""
+        return _InDefaultPrecision(self.images(), Augment(PAD, flip=True), self.batch, SEED, device)
+
     def batches(self, device: torch.device) -> Iterator[Batch]:
-        """The same batches in the same order for everybody, for ever."""
-        data = Resident(self.images(), Augment(PAD, flip=True), self.batch, SEED, device)
-        for epoch in count():
-            for batch in data.epoch(epoch):
-                yield replace(batch, x=batch.x.to(torch.get_default_dtype()))
+        """These batches, for ever."""
+        data = self.data(device)
+        return (batch for epoch in count() for batch in data.epoch(epoch))
 
     def task(self, device: torch.device) -> Task:
         """What a method is told of the run."""
@@ -99,36 +113,62 @@ class Scene:
             epochs=OPTIMISATION.epochs,
             device=device,
             seed=SEED,
-            compact=device.type == "cpu",  # what `Runtime` chooses by itself
         )
+
+
+class _InDefaultPrecision(Resident):
+    """Shows its images in PyTorch's default precision, as comparisons in float64 need them."""
+
+    def show(self, draw: Tensor) -> Batch:
+        """See `Resident`."""
+        batch = super().show(draw)
+        return replace(batch, x=batch.x.to(torch.get_default_dtype()))
 
 
 class Ours:
     """Our side: a method in training, fed from a set on the device, as in a run."""
 
-    def __init__(self, scene: Scene, method: Method, precision: Precision = 32, channels_last: bool = False) -> None:
-        runtime = Runtime(scene.accelerator, 32 if precision == 64 else precision, channels_last=channels_last)
+    def __init__(self, scene: Scene, method: Method, way: Way = Way()) -> None:
+        precision = 32 if way.precision == 64 else way.precision
+        runtime = Runtime(scene.accelerator, precision, channels_last=way.channels_last, level=way.level)
         fabric = runtime.fabric()
-        if precision == 64:
+        if way.precision == 64:
             fabric = Fabric(accelerator=fabric.device.type, devices=1, precision="64-true")
         self.device, self.method = fabric.device, method
-        self.learner = Learner(runtime.arrange(scene.network()), OPTIMISATION, fabric, ENDLESS)
+        network = runtime.arrange(scene.network())
+        plan = runtime.plan(self.device, method, network, Work(lambda: 0.0, lambda: 0.0))
+        self.learner = Learner(network, OPTIMISATION, fabric, ENDLESS, compiler=plan.compiler())
         self.learner.network.train()
-        method.setup(scene.task(self.device))
+        method.setup(replace(scene.task(self.device), compact=runtime.compacts(self.device, plan)))
         method.begin_epoch(0)
         self.batches = scene.batches(self.device)
+        data = scene.data(self.device)
+        self._stepper = Stepper(method, self.learner, data, plan.recorder(self.device))
+        self._draws = (draw for epoch in count() for draw in data.draws(epoch))
         self._tally = Tally(self.device)
 
     def step(self) -> None:
         """Gather and augment the next batch, train on it, count loss and accuracy."""
-        batch = next(self.batches)
-        self._tally.add(train_step(self.method, self.learner, batch).loss, batch.y)
+        taken = self._stepper.take(next(self._draws))
+        self._tally.add(taken.step.loss, taken.batch.y)
+
+    def steps(self, number: int) -> Callable[[], None]:
+        """So many of them in a row."""
+
+        def several() -> None:
+            for _ in range(number):
+                self.step()
+
+        return several
 
 
 def in_variants(scene: Scene, make: Callable[[], Method], variants: Iterable[str]) -> dict[str, Ours]:
     """Our side by variant; fp32 is always among them."""
-    ways = {name: VARIANTS[name] for name in ["fp32", *variants]}
-    return {name: Ours(scene, make(), way.precision, way.channels_last) for name, way in ways.items()}
+    sides = {name: Ours(scene, make(), VARIANTS[name]) for name in dict.fromkeys(["fp32", *variants])}
+    for name, side in sides.items():
+        if VARIANTS[name].level != "eager":
+            side.steps(WARM_UP)()
+    return sides
 
 
 class OurDraws(Draws):
@@ -216,7 +256,7 @@ def optimizer_of(network: nn.Module) -> torch.optim.Optimizer:
 
 def together(pair: Pair, scene: Scene, steps: int = CHECKED_STEPS) -> tuple[Ours, Rival]:
     """Both sides after as many steps with the same draws: in double precision, as rounding turns signs of gradients."""
-    ours = Ours(scene, pair.ours(scene), 64)
+    ours = Ours(scene, pair.ours(scene), Way(64))
     rival = Rival(pair, scene, ours, OurDraws())
     for seed in range(steps):
         theirs = rival.ready()
@@ -260,9 +300,9 @@ def add_scene(parser: argparse.ArgumentParser) -> None:
         "--variants",
         nargs="*",
         choices=VARIANTS,
-        default=list(VARIANTS),
+        default=["channels-last"],
         metavar="NAME",
-        help=f"how ours computes; fp32 always runs (default: all of {', '.join(VARIANTS)})",
+        help=f"how ours computes, of {', '.join(VARIANTS)}; fp32 always runs (default: channels-last)",
     )
 
 

@@ -1,35 +1,71 @@
-"""What a training step of each method costs, in forward passes beside the minimum and in time. Synthetic images; CPU or GPU.
+"""What a training step costs, for every method and at every level of speed. Synthetic images; CPU or GPU.
 
-    python benchmarks/speed.py                               # all methods at the published size
-    python benchmarks/speed.py --width 16 --batch 32 --methods standard pgd-10 mep --steps 3
+    python benchmarks/speed.py --json results/speed.json                                # every method, the default level
+    python benchmarks/speed.py --methods mep --levels eager compile --width 16 --batch 32 --steps 3
 
-How to read the table: `README.md` beside this file. Against others' steps: `race.py`, `frameworks.py`.
+Counted: forward passes, operators around the network, operators that make the host wait. Timed: a step, and with it images a
+second, the rate of operations and its share of the machine's best (`ceilings.py`). How to read the table: `README.md` beside
+this file. Other programs' steps of the same methods: `race.py`, `frameworks.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
-from sides import Ours, Precision, Scene
+import ceilings
+import timing
+from sides import WARM_UP, Ours, Scene, Way
 from sparring.attacks import PGD
 from sparring.environment import environment
 from sparring.errors import BadInput
-from sparring.methods import AWP, BP, EP, MEP, TRADES, AdversarialTraining, Method, Standard
+from sparring.methods import (
+    AWP,
+    BP,
+    CKPT,
+    DART,
+    EP,
+    FAT,
+    GAIRAT,
+    GAT,
+    LAS,
+    LBGAT,
+    MART,
+    MEP,
+    SAT,
+    SDI,
+    TRADES,
+    AdversarialTraining,
+    Free,
+    GradAlign,
+    Method,
+    NuAT,
+    Standard,
+)
 from sparring.threat import Ratio
 from sparring.training import Runtime
-from sparring.training.cost import step_cost
-from timing import hardware, milliseconds, save, say, seconds, table
+from sparring.training.cost import Calls, forward_operations, step_cost
 
 FGSM_RS = PGD(steps=1, alpha=Ratio("10/255"), bn="train")
 PGD_10 = PGD(steps=10, alpha=Ratio("2/255"), bn="train")
+PGD_10_EVAL = PGD(steps=10, alpha=Ratio("2/255"), bn="eval")
+IN_A_ROW = {"cuda": 10, "cpu": 1}  # steps a round, as one is short for a GPU's clock
+WAITS = (
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "equal",
+    "unique",
+)  # operators that need the device's answer
 
 
 @dataclass(frozen=True)
@@ -37,54 +73,120 @@ class Subject:
     """A method to measure, and the fewest forward passes that its step can cost."""
 
     make: Callable[[], Method]
-    minimum: int
+    minimum: float
 
 
 SUBJECTS = {
-    "standard": Subject(Standard, 3),
+    "mep": Subject(MEP, 7),
     "fgsm-rs": Subject(lambda: AdversarialTraining(FGSM_RS), 5),
     "pgd-10": Subject(lambda: AdversarialTraining(PGD_10), 2 * 10 + 3),
+    "sdi": Subject(SDI, 7.145),
+    "las": Subject(lambda: LAS(AdversarialTraining(PGD(steps=14, bn="eval"))), 2 * 14 + 4),
     "trades-10": Subject(TRADES, 2 * 10 + 7),
     "awp(pgd-10)": Subject(lambda: AWP(AdversarialTraining(PGD_10)), 2 * 10 + 3 + 3),
     "awp(trades-10)": Subject(lambda: AWP(TRADES(), gamma=0.005), 2 * 10 + 7 + 6),
-    "bp": Subject(BP, 8),
-    "ep": Subject(EP, 8),
-    "mep": Subject(MEP, 7),
+    "standard": Subject(Standard, 3),
+    "bp": Subject(BP, 7),
+    "ep": Subject(EP, 7),
     "awp(mep)": Subject(lambda: AWP(MEP()), 8 + 6),
+    "free-8": Subject(lambda: Free(m=8), 8 * 3),
+    "gradalign": Subject(GradAlign, 11.11),
+    "ckpt": Subject(CKPT, 7),
+    "gat": Subject(GAT, 8),
+    "nuat": Subject(NuAT, 8),
+    "mart-10": Subject(MART, 2 * 10 + 6),
+    "gairat-10": Subject(GAIRAT, 2 * 10 + 3),
+    "lbgat": Subject(lambda: LBGAT(teacher="resnet18"), 1 + 20 + 1 + 3 + 3),
+    "fat-10": Subject(lambda: FAT(AdversarialTraining(PGD_10_EVAL)), 2 * 10 + 3),
+    "sat-10": Subject(lambda: SAT(AdversarialTraining(PGD_10_EVAL)), 2 * 10 + 3),
+    "dart-10": Subject(lambda: DART(AdversarialTraining(PGD_10_EVAL)), 2 * 10 + 3),
 }
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One method's row: counted cost, and the seconds of every timed step."""
+    """One method's row: what was counted, and the seconds of a step by round."""
 
     method: str
+    level: str
     units: float
-    minimum: int
+    minimum: float
+    operations: float  # floating-point, of a step
+    operators: int  # around the network
+    waits: int
+    peak_bytes: int  # of the GPU's memory; 0 on a CPU
     seconds: list[float]
 
-
-def measure(name: str, scene: Scene, steps: int, precision: Precision, channels_last: bool) -> Cost:
-    """Count one step of a method, which also warms up, and time `steps` more."""
-    subject = SUBJECTS[name]
-    ours = Ours(scene, subject.make(), precision, channels_last)
-    units = step_cost(ours.method, ours.learner, next(ours.batches))
-    return Cost(name, units, subject.minimum, [seconds(ours.step, ours.device) for _ in range(steps)])
+    @property
+    def tflops(self) -> float:
+        """Median rate in TFLOP/s."""
+        return self.operations / median(self.seconds) / 1e12
 
 
-def cost_table(costs: Sequence[Cost], title: str, batch: int) -> Table:
-    """A row a method."""
-    found = table(title, ("method",), ("forwards", "minimum", "ms", "least-most", "images/s"))
+def prepared(name: str, scene: Scene, way: Way) -> Ours:
+    """The method in training, at the chosen level."""
+    return Ours(scene, SUBJECTS[name].make(), way)
+
+
+def measure(name: str, scene: Scene, rounds: int, way: Way) -> Cost:
+    """Count a step where it can be seen, uncompiled, then time some at the level."""
+    plain = prepared(name, scene, Way(way.precision, way.channels_last))
+    plain.step()  # optimizers make their state; a policy or a generator that learns now and then has just done so
+    with Calls() as calls:
+        plain.step()
+    waits = sum(calls.by_name[operator] for operator in WAITS) + _waits_of_the_driver(plain)
+    units = step_cost(plain.method, plain.learner, next(plain.batches))
+    shape = (3, scene.size, scene.size)
+    operations = units * scene.batch * forward_operations(plain.learner.network, shape)
+    side = plain if way.level == "eager" else prepared(name, scene, way)
+    side.steps(1 if way.level == "eager" else WARM_UP)()
+    if side.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(side.device)
+    count = IN_A_ROW[side.device.type]
+    times = [timing.seconds(side.steps(count), side.device) / count for _ in range(rounds)]
+    peak = torch.cuda.max_memory_allocated(side.device) if side.device.type == "cuda" else 0
+    minimum = SUBJECTS[name].minimum
+    return Cost(name, way.level, units, minimum, operations, calls.around_the_network, waits, peak, times)
+
+
+def _waits_of_the_driver(side: Ours) -> int:
+    """On a GPU, what PyTorch itself notices of a step's waits for the device."""
+    if side.device.type != "cuda":
+        return 0
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as noticed:
+            warnings.simplefilter("always")
+            side.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(warning.message) for warning in noticed)
+
+
+def cost_table(costs: Sequence[Cost], title: str, batch: int, best: float) -> Table:
+    """A row a method and level; `best` is the machine's rate of matrix products in TFLOP/s."""
+    numbers = ("forwards", "minimum", "operators", "waits", "ms", "least-most", "images/s", "TFLOP/s", "of best")
+    table = timing.table(title, ("method", "level"), numbers)
     for cost in costs:
-        images = f"{batch / median(cost.seconds):.1f}"
-        found.add_row(cost.method, f"{cost.units:.2f}", str(cost.minimum), *milliseconds(cost.seconds), images)
-    return found
+        table.add_row(
+            cost.method,
+            cost.level,
+            f"{cost.units:.2f}",
+            f"{cost.minimum:g}",
+            str(cost.operators),
+            str(cost.waits),
+            *timing.milliseconds(cost.seconds),
+            f"{batch / median(cost.seconds):.1f}",
+            f"{cost.tflops:.3g}",
+            f"{cost.tflops / best:.0%}",
+        )
+    return table
 
 
 def arguments_from(words: Sequence[str] | None) -> argparse.Namespace:
     """The command line; exits with status 2 where it makes no sense."""
     parser = argparse.ArgumentParser(
-        description="What a training step costs in forward passes and time. Images are synthetic noise. Close other "
+        description="What a training step of each method costs, counted and timed. Images are synthetic noise. Close other "
         "programs first; read ratios, not absolute times.",
     )
     add = parser.add_argument
@@ -96,19 +198,21 @@ def arguments_from(words: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME",
         help="default: all of " + ", ".join(SUBJECTS),
     )
+    add(
+        "--levels",
+        nargs="+",
+        choices=("eager", "compile", "graph", "compile+graph"),
+        default=["eager"],
+        help="how steps are taken (default: eager)",
+    )
     add("--model", default="resnet18", help="any name of sparring.models.create (default: %(default)s)")
     add("--width", type=int, help="channels of the first stage (default: the paper's, 64 for resnet18)")
     add("--size", type=int, default=32, help="side of an image in pixels (default: %(default)s)")
     add("--batch", type=int, default=128, help="images a step (default: %(default)s)")
-    add("--steps", type=int, default=5, help="timed steps of each method (default: %(default)s)")
+    add("--steps", type=int, default=5, help="timed steps, on a GPU rounds of ten (default: %(default)s)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: %(default)s)")
-    add("--precision", choices=("32", "bf16-mixed"), default="32", help="of the computation (default: %(default)s)")
-    add(
-        "--channels-last",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="NHWC (default: yes)",
-    )
+    add("--precision", choices=("32", "bf16-mixed"), default="32", help="default: %(default)s")
+    add("--channels-last", action=argparse.BooleanOptionalAction, default=True, help="NHWC (default: yes)")
     add("--json", type=Path, metavar="FILE", help="also write a record with every time measured")
     arguments = parser.parse_args(words)
     for name in ("batch", "steps"):
@@ -121,18 +225,20 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     """Measure what was asked for, record it, and print the table."""
     scene = Scene(arguments.model, arguments.width, arguments.batch, arguments.size, arguments.device)
     stated = {name: value for name, value in vars(arguments).items() if name != "json"}  # no paths in a record
-    facts = environment()
-    place = hardware(facts, Runtime(scene.accelerator))
-    console.print(f"{scene.model}, batch {scene.batch}, {place}", highlight=False)
-    precision: Precision = 32 if arguments.precision == "32" else "bf16-mixed"
+    runtime = Runtime(scene.accelerator)
+    best = ceilings.measure(runtime.fabric().device)
     costs: list[Cost] = []
+    facts = environment()
     for name in arguments.methods:
-        say(f"{name}: counting a step, timing {arguments.steps}")
-        costs.append(measure(name, scene, arguments.steps, precision, arguments.channels_last))
-        save(arguments.json, "speed", stated, facts, methods=[asdict(cost) for cost in costs])
+        for level in arguments.levels:
+            timing.say(f"{name}, {level}: counting a step, timing {arguments.steps}")
+            way = Way(32 if arguments.precision == "32" else "bf16-mixed", arguments.channels_last, level)
+            costs.append(measure(name, scene, arguments.steps, way))
+            timing.save(arguments.json, "speed", stated, facts, ceilings=best, methods=[asdict(cost) for cost in costs])
     layout = "channels-last" if arguments.channels_last else "NCHW"
-    title = f"A step of each method, {arguments.precision}, {layout}"
-    console.print(cost_table(costs, title, scene.batch), highlight=False)
+    title = f"A step, {scene.model}, batch {scene.batch}, {arguments.precision}, {layout}, {timing.hardware(facts, runtime)}"
+    kind = "float32" if arguments.precision == "32" else "bfloat16"
+    console.print(cost_table(costs, title, scene.batch, best[f"{kind}_tflop_per_s"]), highlight=False)
 
 
 def main(words: Sequence[str] | None = None) -> int:

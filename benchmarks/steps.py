@@ -18,6 +18,7 @@ from sparring.methods import Method, Task
 from sparring.models import create
 from sparring.randomness import seed_from
 from sparring.training import Step, train_step
+from sparring.training.level import Plan
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Bench:
             epochs=experiment.optimisation.epochs,
             device=torch.device("cpu"),
             seed=experiment.seed,
-            compact=experiment.runtime.compacts(torch.device("cpu")),
+            compact=experiment.runtime.compacts(torch.device("cpu"), Plan()),
             optimizer=experiment.optimisation.optimizer,
             held_out=len(self.splits.validation),
         )
