@@ -36,7 +36,7 @@ from timing import Work
 
 EPS = float(THREAT.eps)
 PGD = {"eps": EPS, "eps_step": EPS / 4, "max_iter": 10, "num_random_init": 1}
-PROXY_RATE = 0.01
+PROXY_RATE = 0.01  # cancels, but for a constant that keeps a norm from 0
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,10 @@ class Gym:
             clip_values=(0, 1),
             device_type="gpu" if self.device.type == "cuda" else "cpu",
         )
+
+    def proxy(self) -> PyTorchClassifier:
+        """A second network for AWP."""
+        return self.classifier(lambda network: torch.optim.SGD(network.parameters(), lr=PROXY_RATE))
 
     def images(self) -> tuple[np.ndarray, np.ndarray]:
         """Some batches of the scene's images, (N, C, H, W) in [0, 1], and their labels, one hot."""
@@ -102,8 +106,7 @@ def trades(gym: Gym) -> Work:
 def awp(gym: Gym) -> Work:
     """AdversarialTrainerAWPPyTorch."""
     classifier = gym.classifier()
-    proxy = gym.classifier(lambda network: torch.optim.SGD(network.parameters(), lr=PROXY_RATE))
     trainer = AdversarialTrainerAWPPyTorch(
-        classifier, proxy, gym.attack(classifier), mode="PGD", gamma=0.01, beta=6.0, warmup=0
+        classifier, gym.proxy(), gym.attack(classifier), mode="PGD", gamma=0.01, beta=6.0, warmup=0
     )
     return gym.session(trainer)

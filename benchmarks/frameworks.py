@@ -192,7 +192,7 @@ def bout(opponent: Opponent, scene: Scene, rounds: int, batches: int, variants: 
 
 def bout_table(bouts: Sequence[Bout]) -> Table:
     """A row a loop and variant of ours; a star marks what is not the same mathematics."""
-    words, numbers = ("their loop", "method", "ours in"), ("theirs ms", "ours ms", "faster", "least-most")
+    words, numbers = ("their loop", "ours in"), ("theirs ms", "ours ms", "faster", "least-most")
     table = timing.table("Our step against other libraries' loops, a batch", words, numbers)
     for result in bouts:
         theirs, _ = timing.milliseconds(result.theirs)
@@ -200,7 +200,7 @@ def bout_table(bouts: Sequence[Bout]) -> Table:
         for variant, seconds in result.ours.items():
             mine, _ = timing.milliseconds(seconds)
             name = variant + VARIANTS[variant].mark
-            table.add_row(loop, result.method, name, theirs, mine, *timing.faster(result.theirs, seconds))
+            table.add_row(loop, name, theirs, mine, *timing.faster(result.theirs, seconds))
     notes = [f"{result.loop}: {result.unlike}" for result in bouts if result.unlike]
     table.caption = "\n".join(["* not equal mathematics", *notes])
     return table

@@ -118,7 +118,8 @@ def _las(corner: Corner) -> Script:
 
 
 def _our_fat(_: Scene) -> Method:
-    return FAT(AdversarialTraining(PGD(steps=STEPS, alpha=ALPHA, bn="eval")))
+    """In the last stage of its schedule: with tau = 2 from the first epoch on."""
+    return FAT(AdversarialTraining(PGD(steps=STEPS, alpha=ALPHA, bn="eval")), milestones=(Ratio(0), Ratio(0)))
 
 
 def _free(corner: Corner) -> Script:
@@ -156,5 +157,5 @@ PAIRS = {
     "gat": Pair(lambda _: GAT(clean_bn="eval"), lambda it: it.script(ResearchGAT, 10.0)),
     "nuat": Pair(lambda _: NuAT(ramp=Constant(), clean_bn="eval"), lambda it: it.script(ResearchNuAT, 4.5)),
     "gradalign": Pair(lambda _: GradAlign(), lambda it: it.script(ResearchGradAlign)),
-    "fat-10": Pair(_our_fat, lambda it: it.script(ResearchFAT, float(ALPHA), STEPS)),
+    "fat-10": Pair(_our_fat, lambda it: it.script(ResearchFAT, float(ALPHA), STEPS, 2)),
 }

@@ -26,7 +26,7 @@ class ResearchFAT(Script):
 
     alpha: float
     steps: int
-    tau: int = 0
+    tau: int
 
     def step(self, batch: Minibatch) -> None:
         """See `Script`."""
