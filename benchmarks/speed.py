@@ -165,7 +165,7 @@ def _waits_of_the_driver(side: Ours) -> int:
 
 def cost_table(costs: Sequence[Cost], title: str, batch: int, best: float) -> Table:
     """A row a method and level; `best` is the machine's rate of matrix products in TFLOP/s."""
-    numbers = ("forwards", "minimum", "operators", "waits", "ms", "least-most", "images/s", "TFLOP/s", "of best")
+    numbers = ("forwards", "least", "calls", "waits", "ms", "least-most", "images/s", "of best")
     table = timing.table(title, ("method", "level"), numbers)
     for cost in costs:
         table.add_row(
@@ -177,7 +177,6 @@ def cost_table(costs: Sequence[Cost], title: str, batch: int, best: float) -> Ta
             str(cost.waits),
             *timing.milliseconds(cost.seconds),
             f"{batch / median(cost.seconds):.1f}",
-            f"{cost.tflops:.3g}",
             f"{cost.tflops / best:.0%}",
         )
     return table
@@ -244,7 +243,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """The exit status: 2 for bad input."""
     try:
-        run(arguments_from(words), Console())
+        # Into a file or a pipe as wide as the table is.
+        run(arguments_from(words), Console(width=None if sys.stdout.isatty() else 120))
     except BadInput as error:
         print(error, file=sys.stderr)
         return 2
