@@ -182,10 +182,14 @@ class Budget:
 
     `rounds` is the number of turns of the attack's loop, a Python number: with per-sample `steps` it must be given,
     since finding the largest of them would make the host wait for the device. `start` is the radius that a random start
-    is drawn from, None that of `eps`. `compact` lets samples that have no steps left leave the batch instead of being
-    masked: the same perturbations for less work, where samples do not influence each other (BatchNorm in evaluation
-    mode), but the host reads the numbers of steps. `keep_going` is asked before every step which samples take it: it maps
-    the attack's `Ascent` to (B,) bool, and the samples' start is then put inside the threat, as some may never move.
+    is drawn from, None that of `eps`. `keep_going` is asked before every step which samples take it: it maps the attack's
+    `Ascent` to (B,) bool, and the samples' start is then put inside the threat, as some may never move.
+
+    `compact` lets samples leave the batch instead of being masked, once they have no steps left or the rule has said no:
+    the same perturbations for less work, where samples do not influence each other (BatchNorm in evaluation mode). But
+    the host reads the numbers of steps and the rule's answers. A sample that has left does not come back, whatever the
+    rule says later of what it last showed: a rule that lets samples pause must not be compacted. One that only watches,
+    true for all, sends nobody away.
     """
 
     eps: float | Tensor

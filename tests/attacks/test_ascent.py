@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Ascent, ascend, input_gradient
+from sparring.attacks import Ascent, KeepGoing, ascend, input_gradient
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
 from sparring.threat import Budget, Threat
@@ -53,6 +53,18 @@ class Curved(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         return torch.sin(x.flatten(1) @ self.first) @ self.second
+
+
+class Watched(Curved):
+    """Notes what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visited: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.visited.append(x.detach())
+        return super().forward(x)
 
 
 def inner_images(count: int) -> Tensor:
@@ -178,15 +190,9 @@ def test_where_a_rule_may_stop_them_samples_start_inside_ball_and_box(threat: Th
     assert (threat.size(delta) <= eps + 1e-15).all()
     assert threat.size(delta).tolist()[::2] == [0, 0]
     assert threat.size(delta)[1] == pytest.approx(0.05)
-    visited: list[Tensor] = []
-
-    class Watched(Curved):
-        def forward(self, x: Tensor) -> Tensor:
-            visited.append(x.detach())
-            return super().forward(x)
-
-    climb(Watched(), x, y, threat, Budget(eps, 0.02, 3), outside)
-    torch.testing.assert_close(visited[0], x + outside, rtol=0, atol=1e-15)
+    model = Watched()
+    climb(model, x, y, threat, Budget(eps, 0.02, 3), outside)
+    torch.testing.assert_close(model.visited[0], x + outside, rtol=0, atol=1e-15)
 
 
 def test_a_rule_that_stops_nobody_changes_nothing() -> None:
@@ -200,17 +206,87 @@ def test_a_rule_that_stops_nobody_changes_nothing() -> None:
     torch.testing.assert_close(found[0], found[2], rtol=0, atol=1e-12)
 
 
-def test_with_a_rule_no_sample_leaves_the_batch_even_if_it_might() -> None:
-    """It sees the whole batch before every step, also where `compact` would let finished samples go."""
-    sizes: list[int] = []
+def wrong_at_most(times: int, y: Tensor, seen: list[Ascent]) -> KeepGoing:
+    """A rule with a memory: a sample stops at its misclassified iterate number `times` + 1, for good."""
+    left = torch.full_like(y, times)
+    moving = torch.ones_like(y, dtype=torch.bool)
 
     def rule(ascent: Ascent) -> Tensor:
-        sizes.append(len(ascent.logits))
-        return torch.ones(3, dtype=torch.bool)
+        seen.append(ascent)
+        left.sub_((ascent.logits.argmax(1) != y).long())
+        return moving.logical_and_(left >= 0)
 
-    budget = Budget(0.1, 0.02, torch.tensor([1, 3, 0]), rounds=3, compact=True, keep_going=rule)
-    climb(Curved(), inner_images(3), labels(3, 4), LINF, budget)
-    assert sizes == [3, 3, 3]
+    return rule
+
+
+@both_norms
+@pytest.mark.parametrize("steps", [6, [6, 2, 6, 0, 3, 6, 1, 6]], ids=["steps alike", "steps of their own"])
+def test_samples_that_a_rule_has_stopped_may_leave_the_batch(threat: Threat, steps: int | list[int]) -> None:
+    """The same perturbations as with masks. The network sees who is still going, the rule everybody."""
+    torch.manual_seed(0)
+    x = torch.rand(8, *SHAPE, dtype=torch.float64)
+    y = Curved()(x).argmax(1)  # all are classified correctly at first
+    start = 0.01 * torch.randn(x.shape, dtype=torch.float64)
+    eps = torch.linspace(0.02, 0.4, 8, dtype=torch.float64)
+    found, seen, points = {}, {}, {}
+    for compact in (False, True):
+        model, seen[compact] = Watched(), []
+        rule = wrong_at_most(1, y, seen[compact])
+        effort = torch.tensor(steps) if isinstance(steps, list) else steps
+        budget = Budget(eps, eps / 5, effort, rounds=6, compact=compact, keep_going=rule)
+        found[compact] = climb(model, x, y, threat, budget, start)
+        points[compact] = model.visited
+    torch.testing.assert_close(found[True], found[False], rtol=0, atol=1e-12)
+
+    going = torch.ones(8, dtype=torch.bool)
+    allowed = torch.tensor(steps).expand(8)
+    for turn, (masked, compact) in enumerate(zip(seen[False], seen[True], strict=False)):
+        going &= turn < allowed
+        torch.testing.assert_close(points[True][turn], points[False][turn][going], rtol=0, atol=1e-12)
+        torch.testing.assert_close(compact.delta, masked.delta, rtol=0, atol=1e-12)
+        for name in ("logits", "gradient"):
+            torch.testing.assert_close(getattr(compact, name)[going], getattr(masked, name)[going], rtol=0, atol=1e-12)
+        wrong = sum((ascent.logits.argmax(1) != y).long() for ascent in seen[False][: turn + 1])
+        going &= wrong <= 1
+    sizes = [len(point) for point in points[True]]
+    assert len(sizes) == len(seen[True])
+    assert len(set(sizes)) >= 3
+    assert sizes[-1] > 0
+
+
+def test_of_a_sample_that_has_left_the_rule_sees_what_it_last_showed_and_lets_it_not_come_back() -> None:
+    """The second sample is stopped at its second iterate, then let go on again; the third never enters."""
+    x, y, seen = inner_images(3), labels(3, 4), []
+
+    def rule(ascent: Ascent) -> Tensor:
+        seen.append(ascent)
+        return torch.tensor([True, ascent.step != 1, True])
+
+    budget = Budget(0.1, 0.02, torch.tensor([4, 4, 0]), rounds=4, compact=True, keep_going=rule)
+    model = Watched()
+    delta = climb(model, x, y, LINF, budget)
+    assert [len(point) for point in model.visited] == [2, 2, 1, 1]
+    for ascent in seen:
+        assert not ascent.logits[2].any()
+        assert not ascent.gradient[2].any()
+    for later in seen[2:]:
+        for name in ("delta", "logits", "gradient"):
+            assert torch.equal(getattr(later, name)[1], getattr(seen[1], name)[1])
+    assert not torch.equal(seen[1].delta[1], seen[0].delta[1])
+    assert torch.equal(delta[1], seen[1].delta[1])
+    assert not delta[2].any()
+
+
+def test_once_all_have_left_nothing_is_asked_any_more() -> None:
+    x, y, seen = inner_images(3), labels(3, 4), []
+
+    def rule(ascent: Ascent) -> Tensor:
+        seen.append(ascent)
+        return torch.full((3,), ascent.step < 1)
+
+    model = Watched()
+    climb(model, x, y, LINF, Budget(0.1, 0.02, 5, compact=True, keep_going=rule))
+    assert len(seen) == len(model.visited) == 2
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 5])
@@ -269,20 +345,12 @@ def test_samples_without_steps_left_may_leave_the_batch(threat: Threat, steps: l
     y = torch.tensor([0, 1, 2, 3, 0, 1])
     start = 0.05 * torch.randn(x.shape, generator=seeded(5), dtype=torch.float64)
     eps = torch.linspace(0.05, 0.1, 6, dtype=torch.float64)
-    seen: list[int] = []
-
-    class Counting(Curved):
-        def forward(self, x: Tensor) -> Tensor:
-            seen.append(len(x))
-            return super().forward(x)
-
-    def masked(compact: bool) -> Tensor:
+    found, sizes = {}, {}
+    for compact in (False, True):
+        model = Watched()
         budget = Budget(eps, eps / 3, torch.tensor(steps), rounds=4, compact=compact)
-        return ascend(Counting(), x, partial(cross_entropy, y=y), threat, budget, start)
-
-    expected = masked(False)
-    assert seen == [6] * 4
-    seen.clear()
-    torch.testing.assert_close(masked(True), expected, rtol=0, atol=1e-12)
-    assert sum(seen) == sum(steps)
-    assert seen == [sum(step > turn for step in steps) for turn in range(max(steps))]
+        found[compact] = climb(model, x, y, threat, budget, start)
+        sizes[compact] = [len(point) for point in model.visited]
+    torch.testing.assert_close(found[True], found[False], rtol=0, atol=1e-12)
+    assert sizes[False] == [6] * 4
+    assert sizes[True] == [sum(step > turn for step in steps) for turn in range(max(steps))]

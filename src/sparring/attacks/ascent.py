@@ -1,7 +1,7 @@
 """The one loop of every gradient attack: climb an objective of the logits, step by step, inside the threat.
 
-Radius, step size and number of steps may differ from sample to sample; samples that stop are masked, not removed, so
-that no tensor's value is ever read on the host (design, rule 2).
+Radius, step size and number of steps may differ from sample to sample. Samples that stop are masked, so that no tensor's
+value is ever read on the host (design, rule 2); with `Budget.compact` they leave, which needs such a reading.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ Objective: TypeAlias = Callable[[Tensor], Tensor]  # logits (B, K) -> per-sample
 
 @dataclass(frozen=True)
 class Ascent:
-    """Where an attack stands before its next step, for the rule that decides which samples take it."""
+    """Where an attack stands before its next step, for the rule that decides which samples take it.
+
+    Of a sample that has left the batch (`Budget.compact`), logits and gradient are those of its last forward pass, if any.
+    """
 
     x: Tensor  # (B, C, H, W), the original images
     delta: Tensor  # (B, C, H, W), the current perturbations
@@ -47,9 +50,9 @@ def ascend(
     delta <- box(project(delta + alpha * steepest(gradient), eps)), projected gradient ascent (Madry et al., 2018). The
     radius takes effect with the first step, unless a sample may stop before it.
     """
-    if budget.compact and isinstance(budget.steps, Tensor) and budget.keep_going is None:
-        return _ascend_shrinking(model, x, objective, threat, budget, start)
     delta = start if budget.keep_going is None else box(x, threat.project(start, budget.eps))
+    if budget.compact and (isinstance(budget.steps, Tensor) or budget.keep_going is not None):
+        return _ascend_shrinking(model, x, objective, threat, budget, delta)
     alpha = spread(budget.alpha, x)
     for step in range(budget.rounds or 0):
         gradient, logits = input_gradient(model, x + delta, objective)
@@ -63,28 +66,43 @@ def ascend(
 
 
 def _ascend_shrinking(
-    model: nn.Module, x: Images, objective: Objective, threat: Threat, budget: Budget, start: Images
+    model: nn.Module, x: Images, objective: Objective, threat: Threat, budget: Budget, delta: Images
 ) -> Images:
-    """The same on ever fewer samples: those with most steps stay longest. The host reads the numbers of steps, once."""
-    assert isinstance(budget.steps, Tensor)
-    order = budget.steps.argsort(descending=True, stable=True)
-    turns = torch.arange(budget.rounds or 0, device=x.device)
-    delta = start.clone()
-    for count in (budget.steps > turns[:, None]).sum(1).tolist():
-        rows = order[:count]
-        if count == 0:
+    """The same on ever fewer samples: one without steps left, or once told not to go on, leaves for good.
+
+    The host reads the numbers of steps, once, and what the rule says, at every step.
+    """
+    rounds = budget.rounds or 0
+    steps = budget.steps.tolist() if isinstance(budget.steps, Tensor) else [rounds] * len(x)
+    going = list(range(len(x)))
+    gradient, logits = torch.zeros_like(x), None
+    for step in range(rounds):
+        going = [i for i in going if step < steps[i]]
+        if not going:
             break
-        images, moving, eps, alpha = (_rows(value, rows) for value in (x, delta, budget.eps, budget.alpha))
+        rows = torch.tensor(going, device=x.device)
+        images, current, eps, alpha = (_rows(value, rows) for value in (x, delta, budget.eps, budget.alpha))
 
-        def of_these(logits: Tensor, rows: Tensor = rows) -> Tensor:
+        def of_these(own: Tensor, rows: Tensor = rows) -> Tensor:
             # The objective knows the whole batch: the others' logits do not matter to these samples' values.
-            everyone = logits.new_zeros(len(x), logits.shape[1]).index_copy(0, rows, logits)
-            return objective(everyone)[rows]
+            return objective(_placed(own, rows, len(x)))[rows]
 
-        gradient, _ = input_gradient(model, images + moving, of_these)
-        moved = threat.project(moving + spread(alpha, images) * threat.steepest(gradient), eps)
-        delta[rows] = box(images, moved)
+        own_gradient, own_logits = input_gradient(model, images + current, of_these)
+        ahead = current + spread(alpha, images) * threat.steepest(own_gradient)
+        moved = box(images, threat.project(ahead, eps))
+        if budget.keep_going is not None:
+            gradient = gradient.index_copy(0, rows, own_gradient)
+            logits = _placed(own_logits, rows, len(x)) if logits is None else logits.index_copy(0, rows, own_logits)
+            allowed = budget.keep_going(Ascent(x, delta, logits, gradient, step))[rows]
+            moved = torch.where(spread(allowed, images), moved, current)
+            going = [i for i, may in zip(going, allowed.tolist(), strict=True) if may]
+        delta = delta.index_copy(0, rows, moved)
     return delta
+
+
+def _placed(own: Tensor, rows: Tensor, count: int) -> Tensor:
+    """These rows' values among zeros for the others, (count, K)."""
+    return own.new_zeros(count, own.shape[1]).index_copy(0, rows, own)
 
 
 def _rows(value: Any, rows: Tensor) -> Any:

@@ -22,7 +22,7 @@ from sparring.threat import Budget, Ratio, Threat
 
 @dataclass
 class _Curriculum(Wrapper):
-    """An inner method whose attack leaves each image where it is once a rule says so.
+    """An inner method whose attack leaves each image where it is once a rule says so, for good.
 
     Raises:
         BadInput: in `setup`, an inner method without an attack.
@@ -32,16 +32,20 @@ class _Curriculum(Wrapper):
     epoch: int = state()
     _threat: Threat = field(init=False, repr=False, compare=False)
     _epochs: int = field(init=False, repr=False, compare=False)
+    _compact: bool = field(init=False, repr=False, compare=False)
 
     def setup(self, task: Task) -> None:
         """See `Method`."""
         super().setup(task)
-        if self.inner.budgeted() is None:
+        attack = self.inner.budgeted()
+        if attack is None:
             raise BadInput(
                 f"{type(self).__name__} ends attacks early, and {type(self.inner).__name__} has none to end: put it around "
                 "AdversarialTraining, TRADES or MART."
             )
         self._threat, self._epochs, self.epoch = task.threat, task.epochs, -1
+        # Where the attack uses the batch's statistics, samples influence each other: none may leave.
+        self._compact = task.compact and attack.bn == "eval"
         self.taken = torch.zeros(2, device=task.device)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -55,7 +59,7 @@ class _Curriculum(Wrapper):
         """The inner method's attack, in which an image that has stopped once does not go on."""
         attack = self.inner.budgeted()
         assert attack is not None
-        budget = budget or attack.budget(self._threat)
+        budget = budget or replace(attack.budget(self._threat), compact=self._compact)
         rule, outer = self.rule(batch, budget), budget.keep_going
         moving = torch.ones_like(batch.y, dtype=torch.bool)
         steps = torch.zeros_like(batch.x[:, 0, 0, 0])
