@@ -35,7 +35,7 @@ def network(seed: int = 0, name: str = "smallconv", width: int = 4) -> nn.Module
     return create(name, 10, channels=1, size=8, width=width).train()
 
 
-def task(threat: Threat = LINF) -> Task:
+def task(threat: Threat = LINF, *, compact: bool = False) -> Task:
     return Task(
         threat=threat,
         samples=BATCH * STEPS_PER_EPOCH,
@@ -46,6 +46,7 @@ def task(threat: Threat = LINF) -> Task:
         epochs=4,
         device=torch.device("cpu"),
         held_out=BATCH,
+        compact=compact,
     )
 
 
@@ -90,9 +91,10 @@ def bench(
     name: str = "smallconv",
     width: int = 4,
     precision: str = "32-true",
+    compact: bool = False,
     **optimisation: object,
 ) -> Bench:
-    method.setup(task(threat))
+    method.setup(task(threat, compact=compact))
     options = Optimisation(epochs=4, batch_size=BATCH, lr=0.05, **optimisation)
     fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
     return Bench(method, Learner(network(seed, name, width), options, fabric, total=16))
