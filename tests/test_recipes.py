@@ -25,7 +25,7 @@ from sparring.training import checkpoint
 from sparring.training.progress import Silent
 
 METHODS = [
-    *("standard", "fgsm-at", "fgsm-rs", "pgd-at", "pgd2-at", "pgd4-at", "madry-at"),
+    *("standard", "fgsm-at", "fgsm-rs", "n-fgsm", "pgd-at", "pgd2-at", "pgd4-at", "madry-at"),
     *("trades", "awp", "trades-awp", "fgsm-bp", "fgsm-ep", "fgsm-mep", "fgsm-sdi"),
     *("las-at", "las-madry-at", "las-trades", "las-awp"),
     *("fgsm-rs-previous", "fgsm-ckpt", "fgsm-ga", "free-at", "nuat", "nuat-wa", "nuat2", "gat"),

@@ -21,6 +21,7 @@ from sparring.methods import (
     LBGAT,
     MART,
     MEP,
+    NFGSM,
     SAT,
     SDI,
     TRADES,
@@ -50,6 +51,7 @@ class Case:
     width: int = 16  # of the ResNet-18 that the cost is measured on; 64 is the published one
     hardens: bool = False  # whether its examples grow harder with the epochs, so that the loss on them may rise
     radius: float | None = None  # of the largest perturbation that it may choose; None: the threat's
+    reach: float = 1.0  # the same in radii of the threat
 
 
 def _fgsm_rs() -> Method:
@@ -144,6 +146,9 @@ CASES = {
     "Standard": Case(Standard, 3),
     "FGSM-AT": Case(lambda: AdversarialTraining(PGD(steps=1, alpha=0.1, start="zero", bn="train")), 5),
     "FGSM-RS": Case(_fgsm_rs, 5),
+    "N-FGSM": Case(NFGSM, 5, reach=3),  # noise of two radii and a step of one
+    "N-FGSM, no box": Case(lambda: NFGSM(noise=1.5, alpha=0.05, smoothing=0.1, box=False), 5, reach=2.5),
+    "AWP(N-FGSM)": Case(lambda: AWP(NFGSM()), 8, reach=3),
     "PGD-3": Case(_pgd, 9),
     "PGD-3, eval, Bernoulli": Case(
         lambda: AdversarialTraining(PGD(steps=3, alpha=0.05, start="bernoulli", bn="eval"), smoothing=0.1), 9

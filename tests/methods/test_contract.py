@@ -67,7 +67,7 @@ def test_perturbations_stay_in_the_ball_and_the_box(case: Case, threat) -> None:
     subject.steps(0, 5)
     batch = batches(1)[1]
     delta = subject.method.perturb(subject.learner.bare, batch).delta
-    assert threat.size(delta).max() <= (case.radius or threat.eps) + 1e-6
+    assert threat.size(delta).max() <= (case.radius or case.reach * threat.eps) + 1e-6
     if "no box" in _name(case):
         return
     assert (batch.x + delta).min() >= -1e-6

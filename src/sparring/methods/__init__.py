@@ -11,6 +11,7 @@ from sparring.methods.gradalign import GradAlign
 from sparring.methods.guided import GAT, NuAT
 from sparring.methods.las import LAS
 from sparring.methods.lbgat import LBGAT
+from sparring.methods.nfgsm import NFGSM
 from sparring.methods.policy import Actions, Strategist
 from sparring.methods.prior import BP, EP, MEP
 from sparring.methods.reward import Reward
@@ -32,6 +33,7 @@ __all__ = [
     "LBGAT",
     "MART",
     "MEP",
+    "NFGSM",
     "SAT",
     "SDI",
     "TRADES",
