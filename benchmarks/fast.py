@@ -1,14 +1,14 @@
 """What makes a short robust training good: schedules, rates, batches, smoothing, averages and methods at equal cost. CPU.
 
     python benchmarks/fast.py --data ../shared/data/cifar10 --seeds 0 1 --json benchmarks/results/fast-cifar10-cpu.json
-    python benchmarks/fast.py --data ../shared/data/cifar10 --variants "batch 128" "batch 512"
+    python benchmarks/fast.py --data ../shared/data/cifar10 --variants base "batch 512, rate 0.4"
 
-A variant is a CIFAR-10 recipe and what is changed in it; all but the named change is the base: N-FGSM, batches of 128, a rate
-of 0.1 that rises for a tenth of the run and falls linearly to 0. Every run may spend the same number of forward passes an
-image (`--passes`), so a method of dearer steps gets fewer epochs. Every run keeps an exponential average of its weights,
-which changes nothing in the training: the last network and the average of one run are compared with each other. A run lives
-in a folder of `--runs`, is resumed where it stopped, and is not repeated once it is finished. With `--finished` nothing is
-trained, and the record and the table hold what is there.
+A variant is a CIFAR-10 recipe and what is changed in it; all but the named change is the base: N-FGSM, batches of 128, a
+rate of 0.1 that rises for a tenth of the run and falls linearly to 0. Every run may spend the same number of forward passes
+an image (`--passes`), so a method of dearer steps gets fewer epochs. Every run keeps an exponential average of its weights,
+which changes nothing in the training: the last network and the average of one run are compared with each other. A run
+lives in a folder of `--runs`, is resumed where it stopped, and is not repeated once it is finished. With `--finished`
+nothing is trained, and the record and the table hold what is there.
 """
 
 from __future__ import annotations
@@ -194,7 +194,9 @@ def network(folder: Path, name: str) -> nn.Module:
 
 def table(results: Sequence[dict[str, Any]], attacks: Sequence[str]) -> Table:
     """A row a variant: means over the seeds in percent, last network / average, and the seeds' spread under PGD-20."""
-    shown = Table("variant", "seeds", "epochs", "steps", *(f"{attack}, last / average" for attack in attacks), "seconds")
+    shown = Table(
+        "variant", "seeds", "epochs", "steps", *(f"{attack}, last / average" for attack in attacks), "seconds"
+    )
     by_variant: dict[str, list[dict[str, Any]]] = {}
     for result in results:
         by_variant.setdefault(result["variant"], []).append(result)
@@ -204,9 +206,7 @@ def table(results: Sequence[dict[str, Any]], attacks: Sequence[str]) -> Table:
             for attack in attacks
         ]
         seconds = statistics.mean(run["train_seconds"] for run in runs)
-        shown.add_row(
-            variant, str(len(runs)), str(runs[0]["epochs"]), str(runs[0]["steps"]), *cells, f"{seconds:.0f}"
-        )
+        shown.add_row(variant, str(len(runs)), str(runs[0]["epochs"]), str(runs[0]["steps"]), *cells, f"{seconds:.0f}")
     return shown
 
 
