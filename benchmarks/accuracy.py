@@ -46,6 +46,7 @@ METHODS = (
     "fgsm-at",
     "fgsm-rs",
     "fgsm-rs-previous",
+    "n-fgsm",
     "fgsm-ckpt",
     "fgsm-ga",
     "free-at",

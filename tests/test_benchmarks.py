@@ -13,6 +13,7 @@ import torch
 import accuracy
 import averaging
 import compaction
+import fast
 import generator
 import overfitting
 import policy
@@ -21,8 +22,9 @@ from sparring.data import Batch
 from sparring.errors import BadInput
 from sparring.learner import Learner
 from sparring.methods import Method
+from sparring.training import checkpoint
 from sparring.training.cost import step_cost
-from steps import held_out
+from steps import Bench, held_out
 
 
 def _call(module, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
@@ -279,3 +281,82 @@ def test_the_benchmark_of_averages_writes_a_record(tmp_path: Path, monkeypatch: 
     (run,) = json.loads(file.read_text())["runs"]
     assert set(run["accuracies"]) == {"last", "average", "average, last statistics"}
     assert len({tuple(found.items()) for found in run["accuracies"].values()}) == 3  # three networks
+
+
+SHORT = ["--images", 256, "--held-out", 16, "--test-images", 16, "--passes", 5]
+
+
+def test_the_benchmark_of_short_trainings_repeats_nothing_and_refuses_other_settings(
+    tmp_path: Path, cifar10: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = ["base", "batch 256, rate 0.2"]
+    words = ["--data", cifar10, "--variants", *variants, "--runs", tmp_path / "runs", *SHORT]
+    _call(fast, monkeypatch, *words, "--json", tmp_path / "one.json")
+    monkeypatch.setattr(fast.sparring, "train", None)  # from here on nothing may be trained
+    _call(fast, monkeypatch, *words, "--json", tmp_path / "two.json")
+    _call(fast, monkeypatch, *words, "--seeds", 0, 1, "--finished", "--json", tmp_path / "three.json")
+    one, two, three = (json.loads((tmp_path / f"{name}.json").read_text())["runs"] for name in ("one", "two", "three"))
+    assert one == two == three  # the third call asked for a seed of which nothing is finished
+    assert [(run["variant"], run["seed"], run["epochs"], run["steps"]) for run in one] == [
+        ("base", 0, 1, 2),
+        ("batch 256, rate 0.2", 0, 1, 1),
+    ]
+    for run in one:
+        assert all(
+            0 <= run[name][attack] <= run[name]["clean"] <= 1 for name in fast.NETWORKS for attack in ("pgd-20",)
+        )
+    assert str(tmp_path) not in (tmp_path / "one.json").read_text()
+    assert str(cifar10) not in (tmp_path / "one.json").read_text()
+
+    with pytest.raises(BadInput, match="epochs: 1, not epochs: 2"):
+        _call(fast, monkeypatch, *words, "--passes", 10)
+
+
+def test_the_two_networks_of_a_short_training_are_its_last_step_and_its_average(
+    tmp_path: Path, cifar10: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--data", cifar10, "--variants", "base", "--runs", tmp_path / "runs", *SHORT]
+    _call(fast, monkeypatch, *words)
+    folder = tmp_path / "runs" / "base-seed0"
+    learner = checkpoint.load(sparring.Run(folder).last)["learner"]
+    found = {name: fast.network(folder, name).state_dict() for name in fast.NETWORKS}
+    assert all(torch.equal(value, learner["network"][name]) for name, value in found["last"].items())
+    assert all(torch.equal(value, learner["average"][name]) for name, value in found["average"].items())
+    assert any(not torch.equal(value, found["average"][name]) for name, value in found["last"].items())
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--variants", "base", "nonsense"], "no variant 'nonsense': choose from base"),
+        (["--variants", "base", "--attacks", "pgd"], "Unknown attack 'pgd'"),
+        (["--variants", "base", "--decay", "1"], "decay of EMA must lie between 0 and 1"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_the_benchmark_of_short_trainings_refuses_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[object], sentence: str
+) -> None:
+    monkeypatch.setattr(fast.sparring, "train", None)
+    with pytest.raises(BadInput, match=sentence):
+        _call(fast, monkeypatch, "--data", tmp_path, "--runs", tmp_path / "runs", *words)
+
+
+@pytest.mark.parametrize("name", fast.VARIANTS)
+def test_every_variant_changes_what_its_name_says_and_costs_what_it_may(name: str) -> None:
+    """All variants can be read; units are those that the step is counted to have, and nobody spends a tenth more."""
+    options = argparse.Namespace(data=None, images=500, held_out=50, width=8, passes=70, decay=0.99)
+    variant, base = fast.VARIANTS[name], fast.Setting("base", 0).experiment(options)
+    experiment = fast.Setting(name, 0).experiment(options)
+    assert variant.units * experiment.optimisation.epochs == pytest.approx(70, rel=0.1)
+    assert (experiment.optimisation.average, experiment.data) == (base.optimisation.average, base.data)
+    assert (experiment == base) == (name == "base")
+
+
+@pytest.mark.parametrize("name", sorted(fast.UNITS))
+def test_the_units_of_short_trainings_are_those_that_are_counted(name: str) -> None:
+    bench = Bench.of(sparring.recipe(f"digits/{name}"))
+    bench.method.begin_epoch(bench.experiment.optimisation.epochs - 1)  # past AWP's warm-up
+    bench.learner.network.train()
+    batch = next(iter(bench.data().epoch(0)))
+    assert step_cost(bench.method, bench.learner, batch) == pytest.approx(fast.UNITS[name], rel=0.05)

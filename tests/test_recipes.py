@@ -19,7 +19,7 @@ from sparring.configuration import read, to_yaml
 from sparring.data.sources import KNOWN
 from sparring.experiment import Experiment, train
 from sparring.losses import smoothing_from_kept
-from sparring.methods import AWP, LAS, SDI, Reward, Strategist, Task
+from sparring.methods import AWP, LAS, NFGSM, SDI, Reward, Strategist, Task
 from sparring.threat import Ratio
 from sparring.training import checkpoint
 from sparring.training.progress import Silent
@@ -147,6 +147,11 @@ def test_attacks_of_adversarial_training(data: str, method: str, steps: int, rel
     assert value(name, "method.attack.steps") == steps
     assert value(name, "method.attack.start") == start
     assert value(name, "method.attack.bn") == "train"
+
+
+@pytest.mark.parametrize("data", DATA_SETS)
+def test_n_fgsm_is_the_paper_s_on_every_data_set(data: str) -> None:
+    assert load(f"{data}/n-fgsm").method == NFGSM(noise=2.0, alpha=None, smoothing=0.0, box=True, bn="train")
 
 
 @pytest.mark.parametrize("data", DATA_SETS)
@@ -388,6 +393,11 @@ FACTS = [
     ("cifar10/fgsm-rs-official", "optimisation.schedule.lowest_momentum", 0.8),
     ("cifar10/fgsm-rs-official", "model.name", "preactresnet18"),
     ("cifar10/fgsm-rs-official", "model.normalise", True),
+    ("cifar10/n-fgsm-official", "optimisation.epochs", 30),
+    ("cifar10/n-fgsm-official", "optimisation.lr", 0.2),
+    ("cifar10/n-fgsm-official", "optimisation.schedule.lowest_momentum", 0.8),
+    ("cifar10/n-fgsm-official", "model.name", "preactresnet18"),
+    ("cifar10/n-fgsm-official", "model.normalise", True),
     ("cifar10/pgd-at-official", "optimisation.epochs", 200),
     ("cifar10/pgd-at-official", "optimisation.schedule.milestones", (Ratio("1/2"), Ratio("3/4"))),
     ("cifar10/pgd-at-official", "data.augment.fill", "reflect"),
