@@ -289,7 +289,7 @@ SHORT = ["--images", 256, "--held-out", 16, "--test-images", 16, "--passes", 5]
 def test_the_benchmark_of_short_trainings_repeats_nothing_and_refuses_other_settings(
     tmp_path: Path, cifar10: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    variants = ["base", "batch 256, rate 0.2"]
+    variants = ["base", "batch 128, rate 0.2"]
     words = ["--data", cifar10, "--variants", *variants, "--runs", tmp_path / "runs", *SHORT]
     _call(fast, monkeypatch, *words, "--json", tmp_path / "one.json")
     monkeypatch.setattr(fast.sparring, "train", None)  # from here on nothing may be trained
@@ -298,8 +298,8 @@ def test_the_benchmark_of_short_trainings_repeats_nothing_and_refuses_other_sett
     one, two, three = (json.loads((tmp_path / f"{name}.json").read_text())["runs"] for name in ("one", "two", "three"))
     assert one == two == three  # the third call asked for a seed of which nothing is finished
     assert [(run["variant"], run["seed"], run["epochs"], run["steps"]) for run in one] == [
-        ("base", 0, 1, 2),
-        ("batch 256, rate 0.2", 0, 1, 1),
+        ("base", 0, 1, 8),
+        ("batch 128, rate 0.2", 0, 1, 2),
     ]
     for run in one:
         assert all(
@@ -345,10 +345,10 @@ def test_the_benchmark_of_short_trainings_refuses_before_it_trains(
 @pytest.mark.parametrize("name", fast.VARIANTS)
 def test_every_variant_changes_what_its_name_says_and_costs_what_it_may(name: str) -> None:
     """All variants can be read; units are those that the step is counted to have, and nobody spends a tenth more."""
-    options = argparse.Namespace(data=None, images=500, held_out=50, width=8, passes=70, decay=0.99)
+    options = argparse.Namespace(data=None, images=500, held_out=50, width=8, passes=100, decay=0.99)
     variant, base = fast.VARIANTS[name], fast.Setting("base", 0).experiment(options)
     experiment = fast.Setting(name, 0).experiment(options)
-    assert variant.units * experiment.optimisation.epochs == pytest.approx(70, rel=0.1)
+    assert variant.units * experiment.optimisation.epochs == pytest.approx(100, rel=0.1)
     assert (experiment.optimisation.average, experiment.data) == (base.optimisation.average, base.data)
     assert (experiment == base) == (name == "base")
 
