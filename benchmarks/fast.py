@@ -135,7 +135,7 @@ def check(options: argparse.Namespace) -> None:
     """Raises BadInput for what would stop one of the runs, before the first of them begins."""
     check_attacks(options.attacks)
     if unknown := [variant for variant in options.variants if variant not in VARIANTS]:
-        raise BadInput(f"There is no variant {unknown[0]!r}: choose from {', '.join(VARIANTS)}.")
+        raise BadInput(f"There is no variant {unknown[0]!r}: choose from {'; '.join(VARIANTS)}.")
     for setting in settings(options):
         sparring.Run(setting.folder(options)).refuse(to_yaml(setting.experiment(options)), resume=True)
 

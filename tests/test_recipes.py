@@ -574,3 +574,69 @@ def test_released_rates_by_epoch(name: str, epochs: int, factors: dict[int, floa
     steps = 391
     for epoch, factor in factors.items():
         assert schedule.factor(epoch * steps, epochs * steps) == pytest.approx(factor), epoch
+
+
+# Forward passes a step (docs/methods.md), and epochs, of the recipes that are ours for time to accuracy.
+SPENT = {
+    "cifar10/n-fgsm-fast": (5, 20),
+    "cifar10/fgsm-mep-fast": (7, 30),
+    "cifar10/pgd-at-fast": (23, 15),
+    "cifar10/trades-awp-best": (33, 60),
+}
+TRAINED = 49_000  # of CIFAR-10's images, the others being held out
+GFLOP = 1.111  # a forward pass of the ResNet-18 on one of them
+
+
+def test_every_recipe_for_time_to_accuracy_is_known() -> None:
+    assert {name for name in NAMES if name.endswith(("-fast", "-best"))} == set(SPENT)
+
+
+@pytest.mark.parametrize("name", SPENT)
+def test_the_arithmetic_of_a_recipe_for_time_to_accuracy(name: str) -> None:
+    """Its comment says what it costs and that its accuracy is owed; 120 PFLOP are what ten minutes hold."""
+    passes, epochs = SPENT[name]
+    text = " ".join(recipes.path(name).read_text(encoding="utf-8").split())
+    assert value(name, "optimisation.epochs") == epochs
+    petaflop = passes * TRAINED * GFLOP * epochs / 1e6
+    assert petaflop <= 120
+    cost = f"{passes} passes x 49,000 images x {GFLOP} GFLOP x {epochs} epochs = {petaflop:.1f} PFLOP"
+    assert f"{cost}, {petaflop / 0.237:.0f} s at 237 TFLOP/s" in text
+    assert "not yet measured at full size" in text
+
+
+@pytest.mark.parametrize("name", SPENT)
+def test_what_the_recipes_for_time_to_accuracy_share(name: str) -> None:
+    """The siblings' images, network and threat; batches of one size, a rate that ends at 0, and averaged weights."""
+    experiment, sibling = load(name), load(name.rpartition("-")[0])
+    for field in ("data", "model", "threat", "selection"):
+        assert getattr(experiment, field) == getattr(sibling, field), field
+    assert experiment.runtime.precision == "bf16-mixed"
+    assert experiment.runtime.channels_last
+    plan = experiment.optimisation
+    assert plan.drop_last
+    assert plan.schedule.factor(10**6 - 1, 10**6) < 1e-5
+    assert isinstance(plan.average, EMA)
+    steps = plan.epochs * (TRAINED // plan.batch_size)
+    assert 0.01 < 1 / (1 - plan.average.decay) / steps < 0.2  # how far back the average looks, as a part of the run
+
+
+def test_the_fast_fgsm_mep_remembers_exactly() -> None:
+    """Rademacher noise of whole levels is the only start that a memory of int8 does not round."""
+    method = load("cifar10/fgsm-mep-fast").method
+    assert (method.memory, method.initial, method.aligned) == ("int8", "rademacher", True)
+
+
+@pytest.mark.parametrize("name", SPENT)
+def test_the_recipes_for_time_to_accuracy_train(name: str, shared: Callable[[str], str], tmp_path: Path) -> None:
+    """Two epochs on a few real images; AWP, which waits for its warm-up, begins in the second."""
+    few = ["--data.limit", "90", "--data.validation", "10", "--data.test_limit", "10", "--data.path", shared("cifar10")]
+    narrow = ["--model.width", "8", "--optimisation.epochs", "2", "--optimisation.batch_size", "32"]
+    awp = ["--method.warmup", "1"] if "awp" in name else []
+    experiment = read(Experiment, recipes.path(name), [*few, *narrow, *awp])
+    run = train(experiment, tmp_path, report=Silent())
+    assert [math.isfinite(row["train_loss"]) for row in run.metrics()] == [True, True]
+    assert [row["steps"] for row in run.metrics()] == [2, 4]  # 80 images: the half batch is left out
+    state = checkpoint.load(run.last)
+    assert state["learner"]["average"] is not None
+    if "mep" in name:
+        assert state["method"]["perturbations"]["rows"].dtype == torch.int8
