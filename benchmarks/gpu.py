@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -140,6 +142,7 @@ def _experiment(data: Path, device: str, name: str, seed: int, settings: dict[st
     words += [f"--data.path={data}", f"--runtime.accelerator={device}", f"--seed={seed}"]
     if size.images:
         words += [f"--data.limit={size.images}", "--data.validation=16", f"--model.width={size.width}"]
+        words += ["--optimisation.batch_size=32"]
     return sparring.recipe(f"cifar10/{name}", words)
 
 
@@ -149,8 +152,9 @@ def _epochs(data: Path, device: str, name: str, size: Size) -> Callable[[], dict
     def work() -> dict[str, Any]:
         experiment = _experiment(data, device, name, 0, QUICK if device == "cuda" else {}, size)
         shortened = replace(experiment, optimisation=replace(experiment.optimisation, epochs=size.epochs or 5))
-        run, seconds = _trained(shortened)
-        rows = run.metrics()
+        with tempfile.TemporaryDirectory() as folder:
+            run, seconds = _trained(shortened, folder)
+            rows = run.metrics()
         typical = median(row["train_seconds"] for row in rows[1:] or rows)
         return {
             "recipe": f"cifar10/{name}",
@@ -172,18 +176,19 @@ def _whole(
         experiment = _experiment(data, device, name, seed, settings if device == "cuda" else {}, size)
         if size.epochs:
             experiment = replace(experiment, optimisation=replace(experiment.optimisation, epochs=size.epochs))
-        run, seconds = _trained(experiment)
+        with tempfile.TemporaryDirectory() as folder:
+            run, seconds = _trained(experiment, folder)
+            model, rows = sparring.load(run.folder).to(device), run.metrics()
         tested = sparring.data.load(experiment.data).test
         tested = tested.subset(torch.arange(min(size.tested, len(tested))))
         attacks = ["clean", "pgd-50", "aa"] if device == "cuda" else ["clean", "pgd-20"]
-        model = sparring.load(run.folder).to(device)
         evaluation = sparring.evaluate(model, tested, experiment.threat, attacks)
         return {
             "recipe": f"cifar10/{name}",
             "seed": seed,
             "config": to_yaml(experiment).replace(str(data), "DATA").splitlines(),
             "seconds": seconds,
-            "train_seconds": sum(row["train_seconds"] for row in run.metrics()),
+            "train_seconds": sum(row["train_seconds"] for row in rows),
             "tested": len(tested),
             "accuracy": {attack: evaluation.accuracy(attack) for attack in attacks},
         }
@@ -191,11 +196,8 @@ def _whole(
     return work
 
 
-def _trained(experiment: Any) -> tuple[sparring.Run, float]:
-    """A run in a folder that is thrown away, and its wall-clock seconds, warm-up included."""
-    import tempfile
-
-    folder = tempfile.mkdtemp(prefix="sparring-gpu-")
+def _trained(experiment: Any, folder: str) -> tuple[sparring.Run, float]:
+    """A run, and its wall-clock seconds, warm-up included."""
     began = time.perf_counter()
     run = sparring.train(experiment, folder, report=Silent())
     return run, time.perf_counter() - began
@@ -207,11 +209,16 @@ def _own_recipes() -> list[str]:
     return [name for ending in ("-fast", "-best") for name in names if name.endswith(ending)]
 
 
+def file_of(stage: Stage, out: Path) -> Path:
+    """Where it is written; a name of letters, digits, dots and dashes."""
+    return out / (re.sub(r"[^\w.]+", "-", stage.name).strip("-") + ".json")
+
+
 def run(all_stages: Sequence[Stage], out: Path, deadline: float) -> int:
     """Take the stages that are not done, as long as there is time; how many are left."""
     left = 0
     for stage in all_stages:
-        file = out / f"{stage.name.replace('(', '-').replace(')', '').replace('+', '-')}.json"
+        file = file_of(stage, out)
         if file.exists():
             continue
         if left or time.monotonic() + stage.seconds > deadline:
@@ -223,6 +230,7 @@ def run(all_stages: Sequence[Stage], out: Path, deadline: float) -> int:
             found = stage.work()
         except (RuntimeError, BadInput) as error:  # of one method or level: the others are worth having all the same
             found = {"failed": f"{type(error).__name__}: {error}"}
+            left += "CUDA error" in str(error)  # but not from a process whose device no longer answers
         content = {"stage": stage.name, "environment": environment(), **found}
         with replacing(file) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -13,12 +13,12 @@ from sides import WARM_UP, Scene
 STEPS = 5
 # Parts of kernels' names, by what they are; the first that fits counts.
 KINDS = {
-    "convolution": ("conv", "wgrad", "dgrad", "fprop", "implicit_gemm", "xmma", "cutlass", "cudnn"),
-    "matrix product": ("gemm", "cublas"),
+    "fused by the compiler": ("triton",),
     "batch norm": ("batch_norm", "bn_", "batchnorm"),
     "optimizer and foreach": ("multi_tensor", "fused_sgd", "foreach"),
     "copy and set": ("memcpy", "memset", "copy"),
-    "fused by the compiler": ("triton",),
+    "convolution": ("conv", "wgrad", "dgrad", "fprop", "implicit_gemm", "cudnn"),
+    "matrix product": ("gemm", "cublas", "cutlass"),
     "pointwise and reductions": ("elementwise", "reduce", "vectorized", "softmax", "nll"),
 }
 

@@ -234,7 +234,7 @@ def test_misclassified_iterates_count_wherever_they_lie_on_the_way(tau: int, ste
 @pytest.mark.parametrize("make", [_at, lambda: replace(_mart(), attack=_at().attack)], ids=["AT", "MART"])
 def test_with_tau_of_all_steps_fat_is_the_inner_method_bit_for_bit(make: Callable[[], Method]) -> None:
     wrapped, bare = set_up(FAT(make(), milestones=("0",) * K)), set_up(make())
-    assert wrapped.tau == K
+    assert wrapped.bound(0) == K
     _trains_the_same(wrapped, bare)
 
 
@@ -262,8 +262,7 @@ def test_tau_grows_at_its_milestones_exactly(milestones: tuple, changes: dict[in
     method.setup(replace(harness.task(), epochs=120))
     found = {}
     for epoch in range(120):
-        method.begin_epoch(epoch)
-        found[epoch] = method.tau
+        found[epoch] = method.bound(epoch)
     assert found == found | changes
 
 
@@ -483,8 +482,7 @@ def test_dart_s_criterion_falls_to_zero_at_its_fraction_of_the_run() -> None:
     method.setup(replace(harness.task(), epochs=120))
     found = []
     for epoch in range(120):
-        method.begin_epoch(epoch)
-        found.append(method.criterion)
+        found.append(method.bound(epoch))
     assert found == pytest.approx([0.5 * max(1 - t / 100, 0) for t in range(120)], abs=1e-15)
     assert found[99] > 0
     assert found[100:] == [0] * 20

@@ -29,10 +29,11 @@ class _Curriculum(Wrapper):
     """
 
     taken: Tensor = state()  # (2,), this epoch's sums over this rank's images: attack steps, images
-    epoch: int = state()
+    epoch: int = state(steers=False)
     _threat: Threat = field(init=False, repr=False, compare=False)
     _epochs: int = field(init=False, repr=False, compare=False)
     _compact: bool = field(init=False, repr=False, compare=False)
+    _bound: float = field(init=False, repr=False, compare=False)  # the rule's number in this epoch
 
     def setup(self, task: Task) -> None:
         """See `Method`."""
@@ -51,6 +52,7 @@ class _Curriculum(Wrapper):
     def begin_epoch(self, epoch: int) -> None:
         """Count anew; once an epoch, also after a resume."""
         super().begin_epoch(epoch)
+        self._bound = self.bound(epoch)
         if epoch != self.epoch:
             self.epoch = epoch
             self.taken.zero_()
@@ -88,6 +90,10 @@ class _Curriculum(Wrapper):
         return {**super().report(), "attack_steps": steps / images}
 
     @abstractmethod
+    def bound(self, epoch: int) -> float:
+        """What the rule compares with in this epoch."""
+
+    @abstractmethod
     def rule(self, batch: Batch, budget: Budget) -> KeepGoing:
         """Which images of this batch take the attack's next step; asked before each."""
 
@@ -115,14 +121,13 @@ class FAT(_Curriculum):
             if not 0 <= milestone <= 1:
                 raise BadInput(f"FAT's milestone {milestone} is not a fraction of the run in [0, 1]: write 50/120.")
 
-    @property
-    def tau(self) -> int:
-        """How many misclassified iterates are passed in this epoch."""
-        return sum(self.epoch >= milestone.exact * self._epochs for milestone in self.milestones)
+    def bound(self, epoch: int) -> int:
+        """tau: how many misclassified iterates are passed."""
+        return sum(epoch >= milestone.exact * self._epochs for milestone in self.milestones)
 
     def rule(self, batch: Batch, budget: Budget) -> KeepGoing:
         """See `_Curriculum`."""
-        left = torch.full_like(batch.y, self.tau)
+        left = torch.full_like(batch.y, int(self._bound))
 
         def not_yet(ascent: Ascent) -> Tensor:
             left.sub_((ascent.logits.argmax(1) != batch.y).long())
@@ -156,15 +161,18 @@ class SAT(_Curriculum):
             if not -1 <= (gap := self.gap.factor(epoch, task.epochs)) <= 1:
                 raise BadInput(f"SAT's gap is a difference of probabilities in [-1, 1], not {gap} as in epoch {epoch}.")
 
+    def bound(self, epoch: int) -> float:
+        """The gap."""
+        return self.gap.factor(epoch, self._epochs)
+
     def rule(self, batch: Batch, budget: Budget) -> KeepGoing:
         """See `_Curriculum`."""
-        gap = self.gap.factor(self.epoch, self._epochs)
 
         def not_too_wrong(ascent: Ascent) -> Tensor:
             probabilities = ascent.logits.softmax(1)
             own = probabilities.gather(1, batch.y[:, None])[:, 0]
             others = probabilities.scatter(1, batch.y[:, None], 0.0).amax(1)
-            return others - own <= gap
+            return others - own <= self._bound
 
         return not_too_wrong
 
@@ -212,10 +220,9 @@ class DART(_Curriculum):
                 "counts as converged. Set its attack.start to uniform, or put DART around AdversarialTraining or MART."
             )
 
-    @property
-    def criterion(self) -> float:
-        """c_t, in this epoch."""
-        return self.threshold * max(1 - float(self.epoch / (self.until.exact * self._epochs)), 0.0)
+    def bound(self, epoch: int) -> float:
+        """c_t."""
+        return self.threshold * max(1 - float(epoch / (self.until.exact * self._epochs)), 0.0)
 
     def rule(self, batch: Batch, budget: Budget) -> KeepGoing:
         """See `_Curriculum`."""
@@ -224,7 +231,7 @@ class DART(_Curriculum):
         def not_converged(ascent: Ascent) -> Tensor:
             if self.origin == "start" and ascent.step == 0:
                 origin.copy_(ascent.delta)
-            return self.fosc(ascent.delta - origin, ascent.gradient, budget.eps) > self.criterion
+            return self.fosc(ascent.delta - origin, ascent.gradient, budget.eps) > self._bound
 
         return not_converged
 

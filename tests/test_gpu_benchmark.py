@@ -1,0 +1,165 @@
+"""What is owed of a GPU can be measured in one command: its dry run on the CPU goes through, and resumes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+import ceilings
+import gpu
+import passes
+import profiled
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_dry_run_writes_every_stage_and_repeats_none(
+    cifar10: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", str(cifar10), "--out", str(tmp_path), "--dry"]
+    assert gpu.main(words) == 0
+    records = {file.stem: json.loads(file.read_text()) for file in tmp_path.glob("*.json")}
+    assert not [name for name, record in records.items() if "failed" in record], records
+    assert {"ceilings", "passes-8-eager", "step-mep-eager", "race-mep", "epochs-fgsm-mep"} < set(records)
+    assert records["step-mep-eager"]["step"]["units"] == pytest.approx(7, rel=0.05)
+    assert records["race-mep"]["race"]["difference"] < 1e-9
+    assert records["epochs-fgsm-mep"]["seconds_of_110_epochs"] > 0
+    whole = records["run-fgsm-mep-fast-quick-seed0"]
+    assert 0 <= whole["accuracy"]["pgd-20"] <= whole["accuracy"]["clean"] <= 1
+    assert all(record["environment"]["torch"] for record in records.values())
+    assert str(cifar10) not in "".join(file.read_text() for file in tmp_path.glob("*.json"))
+    capsys.readouterr()
+    monkeypatch.setattr(ceilings, "measure", None)  # from here on nothing may be measured
+    monkeypatch.setattr(gpu.sparring, "train", None)
+    assert gpu.main(words) == 0
+    assert capsys.readouterr().err.strip() == "All is measured."
+
+
+def _stage(name: str, seconds: float = 0.0, fails: bool = False) -> gpu.Stage:
+    def work() -> dict:
+        if fails:
+            raise RuntimeError("out of memory")
+        return {"value": 1}
+
+    return gpu.Stage(name, seconds, work)
+
+
+def test_a_stage_that_would_not_end_in_time_is_left_with_all_behind_it(tmp_path: Path) -> None:
+    """In the order of importance: a later, shorter one does not take its place."""
+    chosen = [_stage("one"), _stage("two", 1e9), _stage("three")]
+    assert gpu.run(chosen, tmp_path, gpu.time.monotonic() + 60) == 2
+    assert [file.stem for file in tmp_path.glob("*.json")] == ["one"]
+    assert gpu.run(chosen, tmp_path, gpu.time.monotonic() + 1e10) == 0
+    assert len(list(tmp_path.glob("*.json"))) == 3
+
+
+def test_a_stage_that_fails_says_so_and_stops_no_other(tmp_path: Path) -> None:
+    assert gpu.run([_stage("a(b)+c", fails=True), _stage("d")], tmp_path, gpu.time.monotonic() + 60) == 0
+    assert json.loads((tmp_path / "a-b-c.json").read_text())["failed"] == "RuntimeError: out of memory"
+    assert json.loads((tmp_path / "d.json").read_text())["value"] == 1
+
+
+def test_nothing_else_is_measured_in_a_process_whose_device_is_lost(tmp_path: Path) -> None:
+    def work() -> dict:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    chosen = [gpu.Stage("one", 0.0, work), _stage("two")]
+    assert gpu.run(chosen, tmp_path, gpu.time.monotonic() + 60) == 2
+    assert not (tmp_path / "two.json").exists()
+    assert gpu.run(chosen, tmp_path, gpu.time.monotonic() + 60) == 0
+
+
+def test_on_a_gpu_all_that_is_owed_is_asked_for(tmp_path: Path) -> None:
+    """Names only: what the list holds, in which order, without a GPU."""
+    names = [stage.name for stage in gpu.stages(tmp_path, "cuda", gpu.Size())]
+    assert len(names) == len(set(names))
+    order = [
+        "ceilings",
+        "passes-128-graph",
+        "passes-1024-compile",
+        "step-mep-graph",
+        "step-mep-compile+graph",
+        "race-mep",
+        "profile-mep-graph",
+        "epochs-las-at",
+        "run-fgsm-mep-fast-quick-seed0",
+        "run-fgsm-mep-fast-fp32-eager-seed2",
+        "run-trades-awp-best-seed0",
+    ]
+    places = [names.index(name) for name in order]
+    assert places == sorted(places)
+    assert {f"step-{name}-graph" for name in gpu.speed.SUBJECTS} < set(names)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--data", "nowhere", "--dry"], "There is no folder nowhere"),
+        pytest.param(
+            ["--data", "."],
+            "PyTorch sees no GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(words, sentence, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main([*words, "--out", str(tmp_path / "out")]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_script_hands_its_words_and_its_status_on() -> None:
+    done = subprocess.run(
+        ["bash", "benchmarks/gpu.sh", "--data", "nowhere", "--dry"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "There is no folder nowhere" in done.stderr
+
+
+def test_the_scripts_for_ceilings_and_passes_print_and_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ceilings, "BYTES", {"cpu": 2**20})
+    monkeypatch.setattr(ceilings, "SIDE", {"cpu": 64})
+    assert ceilings.main(["--device", "cpu", "--json", str(tmp_path / "c.json")]) == 0
+    found = json.loads((tmp_path / "c.json").read_text())["ceilings"]
+    assert found.keys() == {"copy_tb_per_s", "float32_tflop_per_s", "bfloat16_tflop_per_s"}
+    assert min(found.values()) > 0
+    words = ["--width", "4", "--batches", "2", "--rounds", "2", "--device", "cpu", "--precision", "32"]
+    assert passes.main([*words, "--levels", "eager", "graph", "--json", str(tmp_path / "p.json")]) == 0
+    assert "graph: needs a GPU, left out" in capsys.readouterr().err
+    rows = json.loads((tmp_path / "p.json").read_text())["passes"]
+    assert [row["kind"] for row in rows] == ["forward", "forward, to the pixels", "forward, to the weights"]
+    forward, pixels, weights = (row["operations"] for row in rows)
+    assert pixels / forward == pytest.approx(2, rel=0.01)
+    assert weights / forward == pytest.approx(3, rel=0.1)  # of a narrow network the first layer is a large part
+
+
+@pytest.mark.parametrize(
+    ("kernel", "expected"),
+    [
+        ("sm90_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc_tilesize128x128x64", "convolution"),
+        ("sm90_xmma_gemm_f32f32_tf32f32_f32_nn_n_tilesize128x128x32", "matrix product"),
+        ("void cudnn::bn_fw_tr_1C11_kernel_NCHW<float, float, int>", "batch norm"),
+        ("void at::native::batch_norm_collect_statistics_channels_last_kernel", "batch norm"),
+        ("void at::native::multi_tensor_apply_kernel<FusedSgdMathFunctor>", "optimizer and foreach"),
+        ("triton_poi_fused__native_batch_norm_legit_functional_relu_3", "fused by the compiler"),
+        (
+            "void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>>",
+            "pointwise and reductions",
+        ),
+        ("Memcpy DtoD (Device -> Device)", "copy and set"),
+        ("something new", "other"),
+    ],
+)
+def test_kernels_are_sorted_by_what_they_do(kernel: str, expected: str) -> None:
+    assert profiled.kind(kernel) == expected
