@@ -20,7 +20,11 @@ from sparring.training.cost import Operations
 from sparring.training.runtime import Runtime
 from tests.methods.harness import BATCH, Bench, batches, network, task
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own code
+# Of the compiler's own code.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Skipping serialization:UserWarning"),
+]
 
 CONVOLUTIONS = 20  # of a ResNet-18
 

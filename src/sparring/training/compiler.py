@@ -40,11 +40,14 @@ class Compiler:
     def __init__(self, lowering: Lowering = inductor) -> None:
         self._lowering = lowering
 
-    def __call__(self, network: nn.Module) -> Any:
+    def __call__(self, network: nn.Module) -> nn.Module:
         """The network as it is to be called. It is compiled for each mode, batch size and set of frozen weights apart."""
         torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, _GRAPHS)
         # A kept graph is gone through twice: its buffers must not be reused the first time.
         torch._functorch.config.donated_buffer = False
+        return _Compiled(network, self._form(network), self._form(network))
+
+    def _form(self, network: nn.Module) -> Any:
         weights = list(network.parameters())
 
         def backend(graph: fx.GraphModule, inputs: list[Any]) -> Any:
@@ -77,6 +80,23 @@ class Compiler:
             keep_inference_input_mutations=True,
         )
         return differentiate(graph, inputs)
+
+
+class _Compiled(nn.Module):
+    """A network in two compiled forms: with weights that are frozen, as in attacks, and with weights that are not.
+
+    PyTorch 2.6 does not notice that weights were frozen or thawed: it would take the form without their gradients.
+    """
+
+    def __init__(self, network: nn.Module, trained: Any, frozen: Any) -> None:
+        super().__init__()
+        self.network = network
+        self._forms = trained, frozen  # in a tuple, so that their modules are not this one's a second and a third time
+
+    def forward(self, x: Tensor) -> Any:
+        """What the network returns."""
+        trained, frozen = self._forms
+        return (trained if any(weight.requires_grad for weight in self.network.parameters()) else frozen)(x)
 
 
 class _Backward:
