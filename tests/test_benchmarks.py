@@ -73,10 +73,21 @@ def test_the_benchmark_of_compaction_writes_a_record(
     tmp_path: Path, cifar10: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "compaction.json"
-    _call(compaction, monkeypatch, "--data", cifar10, "--width", 8, "--pairs", 1, "--json", file)
-    forwards = json.loads(file.read_text())["forwards"]
-    assert forwards["masked"] == pytest.approx(31, rel=0.02)
-    assert forwards["compact"] < 0.75 * forwards["masked"]
+    small = ["--images", 32, "--epochs", 1, "--width", 8, "--batch", 16, "--pairs", 1, "--at", 0, 0.8]
+    _call(compaction, monkeypatch, "--data", cifar10, *small, "--json", file)
+    found = {(row["recipe"], row["at"]): row for row in json.loads(file.read_text())["found"]}
+    assert [*found] == [(recipe, at) for recipe in ("las-at-uniform", "fat", "sat", "dart") for at in (0, 0.8)]
+    for (recipe, _), row in found.items():
+        masked = 14 if recipe == "las-at-uniform" else 10
+        assert row["forwards"]["masked"] == pytest.approx(3 + 2 * masked, rel=0.02)
+        assert 0 <= row["attack_steps"] <= masked
+        assert row["forwards"]["compact"] <= row["forwards"]["masked"]
+        assert len(row["seconds"]["masked"]) == len(row["seconds"]["compact"]) == 1
+    for begun in (("las-at-uniform", 0), ("fat", 0), ("sat", 0)):
+        assert found[begun]["forwards"]["compact"] < 0.75 * found[begun]["forwards"]["masked"]
+    # SAT's gap is 1 by then: nobody stops.
+    assert found["sat", 0.8]["attack_steps"] == 10
+    assert found["sat", 0.8]["forwards"]["compact"] == found["sat", 0.8]["forwards"]["masked"]
 
 
 def test_the_benchmark_of_accuracy_repeats_nothing_and_refuses_other_settings(
