@@ -206,7 +206,7 @@ CASES = {
     "GAIRAT-3, before it begins": Case(lambda: _gairat("1"), 9),
     "LBGAT-3": Case(lambda: _lbgat(6.0), 1 + 6 + 6 + 3, remembers=True),
     "LBGAT-3, no divergence": Case(lambda: _lbgat(0.0), 1 + 6 + 1 + 3 + 3, remembers=True),
-    # Images that stop are masked: cost does not depend on what the network makes of them.
+    # Images that stop are masked here: cost does not depend on what the network makes of them.
     "FAT(PGD-3)": Case(lambda: FAT(_at_in_evaluation_mode()), 9, hardens=True),
     "FAT(TRADES-3)": Case(lambda: FAT(_trades(), milestones=("0", "1/2")), 13, hardens=True),
     "FAT(MART-3)": Case(lambda: FAT(_mart()), 12, hardens=True),
