@@ -89,6 +89,15 @@ def test_two_epochs_are_the_same_whether_stopped_images_leave_or_stay(make: Call
     assert min(sizes) < harness.BATCH
 
 
+@pytest.mark.parametrize("name", ["FAT(AT)", "FAT(TRADES)", "FAT(MART)", "LAS(FAT(SAT(AT)))"])
+def test_images_leave_in_mixed_precision_too(name: str) -> None:
+    subject = harness.bench(COMPOSITIONS[name](), precision="bf16-mixed", compact=True)
+    with attacked_batches(subject.learner.bare) as sizes:
+        losses = [loss.total for loss in subject.steps(0, 3)]
+    assert all(loss.isfinite() for loss in losses)
+    assert min(sizes) < harness.BATCH
+
+
 @contextmanager
 def attacked_batches(model: nn.Module) -> Iterator[list[int]]:
     """How many images each forward pass with a gradient to the images had."""
