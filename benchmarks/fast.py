@@ -65,6 +65,7 @@ def _optimisation(**changes: object) -> tuple[str, ...]:
 
 _SMOOTHED = "--method.smoothing="
 _RELEASED_MOMENTUM = "--method.momentum=gradient"
+_SINGLE = ("--runtime.precision=32", "--runtime.channels_last=false")
 
 VARIANTS = {
     "base": Variant(),
@@ -86,7 +87,8 @@ VARIANTS = {
     "fgsm-mep, gradients": Variant("fgsm-mep", (_RELEASED_MOMENTUM,)),
     "fgsm-mep, gradients, smoothing 0.3": Variant("fgsm-mep", (_RELEASED_MOMENTUM, f"{_SMOOTHED}0.3")),
     # The arithmetic. On a CPU some strided convolutions of eight channels break in NHWC and single precision.
-    "single precision": Variant(changes=("--runtime.precision=32", "--runtime.channels_last=false")),
+    "single precision": Variant(changes=_SINGLE),
+    "rate 0.1, single precision": Variant(changes=(*_optimisation(lr=0.1), *_SINGLE)),
 }
 
 
