@@ -65,6 +65,7 @@ def _optimisation(**changes: object) -> tuple[str, ...]:
 
 _SMOOTHED = "--method.smoothing="
 _RELEASED_MOMENTUM = "--method.momentum=gradient"
+_FLAT = "[[0, 0], [0.1, 1], [0.7, 1], [1, 0]]"
 _SINGLE = ("--runtime.precision=32", "--runtime.channels_last=false")
 
 VARIANTS = {
@@ -73,6 +74,9 @@ VARIANTS = {
     "multistep": Variant(changes=_optimisation(schedule="MultiStep")),
     "cyclic": Variant(changes=_optimisation(schedule="Cyclic")),
     "cosine": Variant(changes=(*_optimisation(schedule="Cosine"), "--optimisation.schedule.warmup=0.1")),
+    "flat, then falling": Variant(
+        changes=(*_optimisation(schedule="Piecewise"), f"--optimisation.schedule.points={_FLAT}")
+    ),
     # The rate, and the batch with the rate in proportion.
     "rate 0.1": Variant(changes=_optimisation(lr=0.1)),
     "batch 64, rate 0.1": Variant(changes=_optimisation(batch_size=64, lr=0.1)),
