@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,20 +186,12 @@ def network(folder: Path, name: str) -> nn.Module:
 
 
 def table(results: Sequence[dict[str, Any]], attacks: Sequence[str]) -> Table:
-    """A row a variant: means over the seeds in percent, last network / average."""
-    shown = Table(
-        "variant", "seeds", "epochs", "steps", *(f"{attack}, last / average" for attack in attacks), "seconds"
-    )
-    by_variant: dict[str, list[dict[str, Any]]] = {}
-    for result in results:
-        by_variant.setdefault(result["variant"], []).append(result)
-    for variant, runs in by_variant.items():
-        cells = [
-            " / ".join(f"{100 * statistics.mean(run[name][attack] for run in runs):.1f}" for name in NETWORKS)
-            for attack in attacks
-        ]
-        seconds = statistics.mean(run["train_seconds"] for run in runs)
-        shown.add_row(variant, str(len(runs)), str(runs[0]["epochs"]), str(runs[0]["steps"]), *cells, f"{seconds:.0f}")
+    """A row a run, last network / average in percent: no means, as one seed of a variant may collapse and another not."""
+    shown = Table("variant", "seed", "epochs", "steps", *(f"{attack}, last / average" for attack in attacks), "seconds")
+    for run in sorted(results, key=lambda run: list(VARIANTS).index(run["variant"])):
+        cells = [" / ".join(f"{run[name][attack]:.1%}" for name in NETWORKS) for attack in attacks]
+        counts = [str(run[name]) for name in ("seed", "epochs", "steps")]
+        shown.add_row(run["variant"], *counts, *cells, f"{run['train_seconds']:.0f}")
     return shown
 
 
