@@ -31,6 +31,7 @@ from sparring.api import check_attacks
 from sparring.configuration import to_yaml
 from sparring.errors import BadInput
 from sparring.files import replacing
+from sparring.models import with_counters
 from sparring.training import checkpoint
 from steps import exit_with
 
@@ -181,7 +182,8 @@ def network(folder: Path, name: str) -> nn.Module:
     """Of a finished run: with the weights of its last step, or with their average."""
     model = sparring.load(folder, "last")
     if name == "last":
-        model.load_state_dict(checkpoint.load(sparring.Run(folder).last)["learner"]["network"])
+        weights = checkpoint.load(sparring.Run(folder).last)["learner"]["network"]
+        model.load_state_dict(with_counters(weights, model.state_dict()))
     return model
 
 
