@@ -62,9 +62,10 @@ class _Pace:
     gain: float  # how many times faster a compiled step is
 
 
-# The CPU's are measured (docs/performance.md), a thread each. No GPU has been measured yet: theirs are estimates, from the
-# bandwidth arithmetic of that page, and only decide whether a minute of compiling is worth it.
-_CPU = {32: _Pace(6e10, 1.08), "bf16-mixed": _Pace(1.2e11, 1.0)}
+# A thread of a CPU with AVX-512, measured (docs/performance.md); slower ones would gain by compiling a little sooner. No GPU
+# has been measured yet: theirs are estimates, from the bandwidth arithmetic of that page. All of them only decide whether a
+# minute of compiling is worth it.
+_CPU = {32: _Pace(1.5e11, 1.08), "bf16-mixed": _Pace(3e11, 1.0)}
 _GPU = {32: _Pace(6e13, 1.25), "bf16-mixed": _Pace(2.0e14, 1.25)}
 _MOST = 100  # forward passes that a step of the costliest method is worth; no run of less is counted any closer
 _COMPILING = 3.0  # seconds for each convolution and linear layer, all of a step's graphs together
