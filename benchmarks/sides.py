@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from lightning_fabric import Fabric
@@ -49,6 +49,7 @@ class Way:
     precision: Precision = 32
     channels_last: bool = False
     level: LevelName = "eager"
+    compiler: Callable[[nn.Module], Any] | None = None  # None is the level's
 
     @property
     def mark(self) -> str:
@@ -56,10 +57,17 @@ class Way:
         return "*" if self.precision == "bf16-mixed" else ""
 
 
+def as_pytorch_does(network: nn.Module) -> Any:
+    """Compiled with one backward pass for everything, as `torch.compile` does by itself."""
+    torch._functorch.config.donated_buffer = False  # MEP goes through a graph twice
+    return torch.compile(network, dynamic=False)
+
+
 VARIANTS = {
     "fp32": Way(),
     "channels-last": Way(channels_last=True),
     "compile": Way(channels_last=True, level="compile"),
+    "compile-as-pytorch": Way(channels_last=True, level="compile", compiler=as_pytorch_does),
     "bf16": Way("bf16-mixed"),
     "bf16-channels-last": Way("bf16-mixed", channels_last=True),
     "bf16-compile": Way("bf16-mixed", channels_last=True, level="compile"),
@@ -137,7 +145,7 @@ class Ours:
         self.device, self.method = fabric.device, method
         network = runtime.arrange(scene.network())
         plan = runtime.plan(self.device, method, network, Work(lambda: 0.0, lambda: 0.0))
-        self.learner = Learner(network, OPTIMISATION, fabric, ENDLESS, compiler=plan.compiler())
+        self.learner = Learner(network, OPTIMISATION, fabric, ENDLESS, compiler=way.compiler or plan.compiler())
         self.learner.network.train()
         method.setup(replace(scene.task(self.device), compact=runtime.compacts(self.device, plan)))
         method.begin_epoch(0)

@@ -225,7 +225,7 @@ class Refusing(TapeRecorder):
         raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
 
 
-@pytest.mark.parametrize("method", [MEP, lambda: SDI(interval=2), lambda: Free(m=2)])
+@pytest.mark.parametrize("method", [MEP, lambda: SDI(interval=2), lambda: Free(m=2), Alternating])
 def test_a_step_that_cannot_be_recorded_is_taken_all_the_same(method, caplog) -> None:
     with caplog.at_level(logging.WARNING):
         recorded = Run(method(), Refusing()).train()
