@@ -331,8 +331,8 @@ def test_the_two_networks_of_a_short_training_are_its_last_step_and_its_average(
     folder = tmp_path / "runs" / "base-seed0"
     learner = checkpoint.load(sparring.Run(folder).last)["learner"]
     found = {name: fast.network(folder, name).state_dict() for name in fast.NETWORKS}
-    assert all(torch.equal(value, learner["network"][name]) for name, value in found["last"].items())
-    assert all(torch.equal(value, learner["average"][name]) for name, value in found["average"].items())
+    for name, trained in (("last", learner["network"]), ("average", learner["average"])):
+        assert all(torch.equal(found[name][key], value) for key, value in trained.items())
     assert any(not torch.equal(value, found["average"][name]) for name, value in found["last"].items())
 
 
