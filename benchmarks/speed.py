@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -130,23 +131,32 @@ def prepared(name: str, scene: Scene, way: Way) -> Ours:
 
 def measure(name: str, scene: Scene, rounds: int, way: Way) -> Cost:
     """Count a step where it can be seen, uncompiled, then time some at the level."""
-    plain = prepared(name, scene, Way(way.precision, way.channels_last))
-    plain.step()  # optimizers make their state; a policy or a generator that learns now and then has just done so
-    with Calls() as calls:
-        plain.step()
-    waits = sum(calls.by_name[operator] for operator in WAITS) + _waits_of_the_driver(plain)
-    units = step_cost(plain.method, plain.learner, next(plain.batches))
-    shape = (3, scene.size, scene.size)
-    operations = units * scene.batch * forward_operations(plain.learner.network, shape)
-    side = plain if way.level == "eager" else prepared(name, scene, way)
+    counted = _counted(name, scene, Way(way.precision, way.channels_last))
+    side = prepared(name, scene, way)
     side.steps(1 if way.level == "eager" else WARM_UP)()
     if side.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(side.device)
-    count = IN_A_ROW[side.device.type]
-    times = [timing.seconds(side.steps(count), side.device) / count for _ in range(rounds)]
+    number = IN_A_ROW[side.device.type]
+    times = [timing.seconds(side.steps(number), side.device) / number for _ in range(rounds)]
     peak = torch.cuda.max_memory_allocated(side.device) if side.device.type == "cuda" else 0
-    minimum = SUBJECTS[name].minimum
-    return Cost(name, way.level, units, minimum, operations, calls.around_the_network, waits, peak, times)
+    return Cost(name, way.level, minimum=SUBJECTS[name].minimum, peak_bytes=peak, seconds=times, **counted)
+
+
+def _counted(name: str, scene: Scene, way: Way) -> dict[str, Any]:
+    """What is the same at every level: `units`, `operations`, `operators` and `waits` of a step."""
+    side = prepared(name, scene, way)
+    side.step()  # optimizers make their state; a policy or a generator that learns now and then has just done so
+    with Calls() as calls:
+        side.step()
+    waits = sum(calls.by_name[operator] for operator in WAITS) + _waits_of_the_driver(side)
+    units = step_cost(side.method, side.learner, next(side.batches))
+    forward = scene.batch * forward_operations(side.learner.network, (3, scene.size, scene.size))
+    return {
+        "units": units,
+        "operations": units * forward,
+        "operators": calls.around_the_network,
+        "waits": waits,
+    }
 
 
 def _waits_of_the_driver(side: Ours) -> int:

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -110,3 +111,20 @@ def test_a_wrong_digit_in_a_table_of_accuracies_is_noticed(tmp_path: Path, monke
     assert with_tables_of_records(wrong) == right
     with pytest.raises(BadInput, match=r"nowhere\.json"):
         with_tables_of_records("<!-- accuracy: nowhere -->\n<!-- end of accuracy -->\n")
+
+
+@pytest.mark.parametrize(
+    ("record", "races", "theirs"),
+    [
+        ("race-cpu", "against_research", "research"),
+        ("race-cpu-pgd", "against_research", "research"),
+        ("race-cpu-all", "against_research", "research"),
+        ("frameworks-cpu", "against_libraries", "theirs"),
+    ],
+)
+def test_the_ratios_of_speed_are_those_of_the_records(record: str, races: str, theirs: str) -> None:
+    page = (ROOT / "docs/performance.md").read_text()
+    for race in json.loads((RECORDS / f"{record}.json").read_text())[races]:
+        for seconds in race["ours"].values():
+            ratios = [slow / fast for slow, fast in zip(race[theirs], seconds, strict=True)]
+            assert f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" in page, race
