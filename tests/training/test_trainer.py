@@ -269,6 +269,21 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_advice_and_keeps_the_last_g
     assert checkpoint.load(Run(tmp_path).last)["epoch"] == 1
 
 
+def test_checkpoints_are_as_rare_as_they_were_asked_to_be(tmp_path, monkeypatch) -> None:
+    """Also where every epoch is a new best: the network is saved then, the whole state is not."""
+    saved, exported = [], []
+    save, export = Run.save, Run.export
+    monkeypatch.setattr(Run, "save", lambda self, state: saved.append(state["epoch"]) or save(self, state))
+    monkeypatch.setattr(Run, "export", lambda self, *parts: exported.append(1) or export(self, *parts))
+    rising = iter(range(1, 9))
+    judged = trainer.Trainer._judge
+    monkeypatch.setattr(trainer.Trainer, "_judge", lambda self: judged(self) | {"robust": next(rising) / 10})
+    run = train(experiment(Standard(), epochs=8, runtime=Runtime(checkpoint_every=3)), tmp_path, report=Silent())
+    assert saved == [3, 6, 8]
+    assert len(exported) == 8
+    assert checkpoint.load(run.best)["epoch"] == 8
+
+
 @pytest.mark.parametrize("file", ["best.ckpt", "model.safetensors", "metrics.csv"])
 def test_a_run_killed_while_it_writes_an_epochs_files_ends_with_the_same_files(file, tmp_path, monkeypatch) -> None:
     """Killed just before a file is put in place, in the first epoch after a checkpoint that writes it."""

@@ -30,7 +30,8 @@ class Runtime:
             it (LAS, FAT, SAT, DART): less work, but the host waits for the device. None: on the CPU, where nobody waits,
             unless the network is compiled.
         channels_last: keep images as NHWC in memory, which most devices' convolutions prefer.
-        checkpoint_every: epochs between checkpoints; the last epoch always has one.
+        checkpoint_every: epochs between checkpoints, of which the best is kept; the last epoch always has one. The network
+            after the best of all epochs is saved in any case.
     """
 
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"

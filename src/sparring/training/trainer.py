@@ -186,19 +186,24 @@ class Trainer:
             self.run.export(self._learner.exported, self.description)
         self.run.write_metrics(self._history)
         self._log(self._history[-1])
-        last = self._epoch == self.optimisation.epochs
-        if self._newest_is_best() or last or self._stop or self._epoch % self.runtime.checkpoint_every == 0:
+        if self._stop or self._is_kept(self._epoch):
             self.run.save(self._state())
             self._keep_best()
-        if self._stop and not last:
+        if self._stop and self._epoch < self.optimisation.epochs:
             raise self._interrupted()
 
     def _newest_is_best(self) -> bool:
         values = [row[self.selection.by] for row in self._history]
         return values[-1] >= max(values)
 
+    def _is_kept(self, epochs: int) -> bool:
+        """Whether there is a checkpoint after so many epochs, whatever happens meanwhile."""
+        return epochs % self.runtime.checkpoint_every == 0 or epochs == self.optimisation.epochs
+
     def _keep_best(self) -> None:
-        if self._newest_is_best():
+        """Of the epochs with a checkpoint: a run that was interrupted in between ends with the same one."""
+        values = [row[self.selection.by] for number, row in enumerate(self._history, 1) if self._is_kept(number)]
+        if self._is_kept(self._epoch) and values[-1] >= max(values):
             self.run.keep_as_best()
 
     def _interrupted(self) -> Interrupted:
