@@ -16,21 +16,30 @@ from research.gradalign import ResearchGradAlign
 from research.guided import ResearchGAT, ResearchNuAT
 from research.habits import Script
 from research.las import ResearchLAS
+from research.lbgat import ResearchLBGAT
+from research.masked import ResearchDART, ResearchGAIRAT, ResearchSAT
+from research.noise import ResearchCKPT, ResearchNFGSM
 from research.prior import ResearchBP, ResearchEP, ResearchMEP
 from research.sdi import ResearchSDI
 from research.trades import ResearchMART, ResearchTRADES
-from sides import CLASSES, PAD, THREAT, Corner, Pair, Scene
+from sides import CLASSES, PAD, THREAT, Corner, Pair, Scene, optimizer_of
 from sparring.attacks import PGD
 from sparring.losses import smoothing_from_kept
 from sparring.methods import (
     AWP,
     BP,
+    CKPT,
+    DART,
     EP,
     FAT,
+    GAIRAT,
     GAT,
     LAS,
+    LBGAT,
     MART,
     MEP,
+    NFGSM,
+    SAT,
     SDI,
     TRADES,
     AdversarialTraining,
@@ -122,6 +131,17 @@ def _our_fat(_: Scene) -> Method:
     return FAT(AdversarialTraining(PGD(steps=STEPS, alpha=ALPHA, bn="eval")), milestones=(Ratio(0), Ratio(0)))
 
 
+def _curriculum(wrapper: Callable[[Method], Method]) -> Callable[[Scene], Method]:
+    """In its first epoch."""
+    return lambda _: wrapper(AdversarialTraining(PGD(steps=STEPS, alpha=ALPHA, bn="eval")))
+
+
+def _lbgat(corner: Corner) -> Script:
+    assert isinstance(corner.method, LBGAT)
+    teacher = copy.deepcopy(corner.method.network)
+    return corner.script(ResearchLBGAT, float(ALPHA), STEPS, teacher=teacher, teacher_optimizer=optimizer_of(teacher))
+
+
 def _free(corner: Corner) -> Script:
     assert isinstance(corner.method, Free)
     return corner.script(ResearchFree, delta=corner.method.buffer.clone(), replays=corner.method.m)
@@ -158,4 +178,13 @@ PAIRS = {
     "nuat": Pair(lambda _: NuAT(ramp=Constant(), clean_bn="eval"), lambda it: it.script(ResearchNuAT, 4.5)),
     "gradalign": Pair(lambda _: GradAlign(), lambda it: it.script(ResearchGradAlign)),
     "fat-10": Pair(_our_fat, lambda it: it.script(ResearchFAT, float(ALPHA), STEPS, 2)),
+    "sat-10": Pair(_curriculum(SAT), lambda it: it.script(ResearchSAT, float(ALPHA), STEPS, 0.0)),
+    "dart-10": Pair(_curriculum(DART), lambda it: it.script(ResearchDART, float(ALPHA), STEPS, 0.5)),
+    "gairat-10": Pair(
+        lambda _: GAIRAT(PGD(steps=STEPS, alpha=ALPHA), begin="0"),
+        lambda it: it.script(ResearchGAIRAT, float(ALPHA), STEPS, -1.0),
+    ),
+    "lbgat": Pair(lambda scene: LBGAT(teacher=scene.model, teacher_width=scene.width), _lbgat),
+    "n-fgsm": Pair(lambda _: NFGSM(), lambda it: it.script(ResearchNFGSM, 2.0)),
+    "ckpt": Pair(lambda _: CKPT(alpha=FAR), lambda it: it.script(ResearchCKPT, float(FAR), 3)),
 }
