@@ -119,6 +119,7 @@ def test_a_wrong_digit_in_a_table_of_accuracies_is_noticed(tmp_path: Path, monke
         ("race-cpu", "against_research", "research"),
         ("race-cpu-pgd", "against_research", "research"),
         ("race-cpu-all", "against_research", "research"),
+        ("race-cpu-more", "against_research", "research"),
         ("frameworks-cpu", "against_libraries", "theirs"),
     ],
 )
