@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sparring.errors import BadInput
-from sparring.methods import AWP, GAT, MEP, GradAlign, Method, NuAT, Standard
+from sparring.methods import AWP, FAT, GAT, LAS, MEP, AdversarialTraining, GradAlign, Method, NuAT, Standard
 from sparring.models import create
 from sparring.training import Runtime
 from sparring.training.compiler import Compiler
@@ -51,6 +51,9 @@ def test_the_level_is_the_fastest_that_pays(runtime: Runtime, device: torch.devi
         (AWP(GradAlign()), GPU, "graph", "AWP differentiates the network twice"),
         (NuAT(), GPU, "compile", "pays"),
         (GAT(), GPU, "compile+graph", "pays"),
+        (FAT(AdversarialTraining()), CPU, "eager", "leave the batch"),
+        (FAT(AdversarialTraining()), GPU, "compile+graph", "pays"),
+        (AWP(LAS(AdversarialTraining())), CPU, "eager", "leave the batch"),
     ],
 )
 def test_what_a_method_cannot_have_is_left_out(method: Method, device: torch.device, expected: str, why: str) -> None:
@@ -78,6 +81,10 @@ def test_operations_are_counted_only_where_the_answer_depends_on_them() -> None:
     Runtime().plan(CPU, GradAlign(), network, Work(never, never))
     # A hundred forward passes of all its images would not make this one long enough.
     assert "does not pay" in Runtime().plan(CPU, MEP(), network, Work(lambda: 1e9, never)).reason
+
+
+def test_who_keeps_all_images_may_have_them_compiled() -> None:
+    assert plan(Runtime(compact=False), CPU, FAT(AdversarialTraining())).name == "compile"
 
 
 def test_the_arithmetic_is_said() -> None:

@@ -103,6 +103,7 @@ class Method(ABC):
     twice_differentiated: ClassVar[bool] = (
         False  # the loss holds a gradient of the network, which is differentiated again
     )
+    shrinks: ClassVar[bool] = False  # images whose attack has ended may leave the batch (`Task.compact`)
     waits: ClassVar[bool] = False  # a step makes the host wait for a GPU, and cannot be recorded there
 
     @property

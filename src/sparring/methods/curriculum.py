@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ class _Curriculum(Wrapper):
         BadInput: in `setup`, an inner method without an attack.
     """
 
+    shrinks: ClassVar[bool] = True
     taken: Tensor = state()  # (2,), this epoch's sums over this rank's images: attack steps, images
     epoch: int = state(steers=False)
     _threat: Threat = field(init=False, repr=False, compare=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -67,6 +67,7 @@ class LAS(Wrapper):
     entropy_bonus: float = 0.0
     init_radius: Ratio | None = None
     clip_final: bool = False
+    shrinks: ClassVar[bool] = True
     network: nn.Module = state()
     optimizer: torch.optim.Optimizer = state()
     epoch: int = state(steers=False)

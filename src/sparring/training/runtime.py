@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparring.errors import BadInput
 from sparring.methods import Method
+from sparring.methods.base import layers
 from sparring.models import may_be_channels_last
 from sparring.training.level import LevelName, Plan, Work, plan
 
@@ -68,8 +69,9 @@ class Runtime:
             raise BadInput(
                 f"runtime.level {self.level} needs a GPU, and the device is {device.type}: use auto or eager."
             )
-        if self.compact:
-            return Plan(reason="finished images leave the batch")
+        leaving = self.compact is None and self.level == "auto" and any(layer.shrinks for layer in layers(method))
+        if self.compact or (leaving and device.type == "cpu"):
+            return Plan(reason="images whose attack has ended leave the batch, which saves more than compiling would")
         return plan(self.level, device, self.precision, method, network, work)
 
     def compacts(self, device: torch.device, chosen: Plan) -> bool:
