@@ -61,13 +61,8 @@ FGSM_RS = PGD(steps=1, alpha=Ratio("10/255"), bn="train")
 PGD_10 = PGD(steps=10, alpha=Ratio("2/255"), bn="train")
 PGD_10_EVAL = PGD(steps=10, alpha=Ratio("2/255"), bn="eval")
 IN_A_ROW = {"cuda": 10, "cpu": 1}  # steps a round, as one is short for a GPU's clock
-WAITS = (
-    "_local_scalar_dense",
-    "nonzero",
-    "masked_select",
-    "equal",
-    "unique",
-)  # operators that need the device's answer
+# Operators that need the device's answer.
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique")
 
 
 @dataclass(frozen=True)

@@ -100,9 +100,7 @@ class Method(ABC):
     """
 
     one_pass: ClassVar[bool] = False  # the loss's backward pass is the attack's too: other weights will not do
-    twice_differentiated: ClassVar[bool] = (
-        False  # the loss holds a gradient of the network, which is differentiated again
-    )
+    twice_differentiated: ClassVar[bool] = False  # the loss holds a gradient of the network, and is differentiated
     shrinks: ClassVar[bool] = False  # images whose attack has ended may leave the batch (`Task.compact`)
     waits: ClassVar[bool] = False  # a step makes the host wait for a GPU, and cannot be recorded there
 
