@@ -21,7 +21,7 @@ from sparring.data import Augment, Batch, Images, Resident
 from sparring.learner import Learner, Optimisation
 from sparring.methods import Method, Task
 from sparring.methods.policy import Distribution
-from sparring.models import create
+from sparring.models import create, foldable
 from sparring.randomness import normal, rademacher
 from sparring.threat import Ratio, Threat
 from sparring.training import Runtime
@@ -48,6 +48,7 @@ class Way:
 
     precision: Precision = 32
     channels_last: bool = False
+    folds: bool = True
     level: LevelName = "eager"
     compiler: Callable[[nn.Module], Any] | None = None  # None is the level's
 
@@ -145,7 +146,10 @@ class Ours:
         self.device, self.method = fabric.device, method
         network = runtime.arrange(scene.network())
         plan = runtime.plan(self.device, method, network, Work(lambda: 0.0, lambda: 0.0))
-        self.learner = Learner(network, OPTIMISATION, fabric, ENDLESS, compiler=way.compiler or plan.compiler())
+        folds = foldable(network, (3, scene.size, scene.size)) if way.folds else ()
+        self.learner = Learner(
+            network, OPTIMISATION, fabric, ENDLESS, compiler=way.compiler or plan.compiler(), folds=folds
+        )
         self.learner.network.train()
         method.setup(replace(scene.task(self.device), compact=runtime.compacts(self.device, plan)))
         method.begin_epoch(0)

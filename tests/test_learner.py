@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sparring.averaging import EMA, SWA
 from sparring.errors import BadInput
-from sparring.learner import InPrecision, Learner, Optimisation
+from sparring.learner import Learner, Optimisation
 from sparring.schedule import Constant, Cosine, Cyclic, MultiStep
 from tests.methods.harness import identical
 
@@ -307,20 +307,6 @@ def test_the_state_holds_everything() -> None:
     assert not identical(state, subject.state_dict())
     subject.load_state_dict(state)
     assert identical(state, subject.state_dict())
-
-
-def test_logits_come_back_in_the_precision_of_the_images() -> None:
-    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
-    seen = []
-
-    class Spy(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            seen.append(F.linear(x.flatten(1), torch.ones(3, x[0].numel())).dtype)
-            return x.flatten(1)[:, :3].bfloat16()
-
-    logits = InPrecision(Spy(), fabric)(torch.rand(2, 1, 4, 4))
-    assert seen == [torch.bfloat16]
-    assert logits.dtype == torch.float32
 
 
 def test_a_learner_in_bfloat16_keeps_single_precision_weights() -> None:

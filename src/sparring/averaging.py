@@ -1,10 +1,14 @@
-"""How the average of a network's weights follows them over a run: a share at every step, and no state."""
+"""The average of a network's weights, and how it follows them over a run: a share at every step, and no other state."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from copy import deepcopy
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
 
 from sparring.errors import BadInput
 from sparring.threat import Ratio
@@ -62,3 +66,29 @@ class SWA(Average):
     def share(self, step: int, total: int) -> float:
         """See `Average`."""
         return 1 / max(1, step - math.ceil(self.start.exact * total))
+
+
+class WeightAverage:
+    """A copy of the network with averaged parameters and, by the same shares, BatchNorm's running statistics.
+
+    The network's own statistics are of its own weights (docs/log.md).
+    """
+
+    def __init__(self, network: nn.Module, average: Average) -> None:
+        self.network = deepcopy(network).requires_grad_(False).eval()
+        self.share = average.share
+
+    @torch.no_grad()
+    def follow(self, network: nn.Module, share: float | Tensor, rest: float | Tensor) -> None:
+        """average <- rest average + share network, with rest = 1 - share: exactly the network at a share of 1."""
+        kept, current = _averageable(self.network), _averageable(network)
+        torch._foreach_mul_(kept, rest)
+        torch._foreach_add_(kept, torch._foreach_mul(current, share))
+        for own, other in zip(self.network.buffers(), network.buffers(), strict=True):
+            if not own.is_floating_point():  # the number of batches seen
+                own.copy_(other)
+
+
+def _averageable(network: nn.Module) -> list[Tensor]:
+    """The parameters, and the buffers that are no counters."""
+    return [tensor for tensor in (*network.parameters(), *network.buffers()) if tensor.is_floating_point()]

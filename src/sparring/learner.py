@@ -7,7 +7,7 @@ Knows nothing about attacks or data. `model` is what the loss goes through (wrap
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
@@ -17,8 +17,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from sparring import ranks
-from sparring.averaging import Average
+from sparring.averaging import Average, WeightAverage
 from sparring.errors import BadInput
+from sparring.models import Fold
+from sparring.precision import InPrecision
 from sparring.schedule import MultiStep, Schedule
 
 
@@ -67,28 +69,15 @@ class Optimisation:
             raise BadInput(f"optimisation.nesterov needs a positive momentum, not {self.momentum}.")
 
 
-class InPrecision(nn.Module):
-    """The bare network under the run's precision; its logits come back in the dtype of the images."""
-
-    def __init__(self, network: nn.Module, fabric: Fabric) -> None:
-        super().__init__()
-        self.network = network
-        self._fabric = fabric
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) -> logits (B, K)."""
-        with self._fabric.autocast():
-            logits: Tensor = self.network(x)
-        return logits.to(x.dtype)
-
-
 Compiler: TypeAlias = Callable[[nn.Module], Any]  # the network as it is to be called, with the same weights
 
 
 class Learner:
     """A network with what it takes to train it for `total` optimizer steps.
 
-    `compiler` is applied once to the network, and to whatever else has its shape (the look-ahead).
+    `compiler` is applied once to the network, and to whatever else has its shape (the look-ahead). `folds` are the
+    BatchNorms that attacks in evaluation mode do without (`sparring.models.foldable`), except on what is compiled, where
+    they are fused with what follows them.
     """
 
     def __init__(
@@ -99,6 +88,7 @@ class Learner:
         total: int,
         *,
         compiler: Compiler | None = None,
+        folds: Sequence[Fold] = (),
     ) -> None:
         self.network = fabric.to_device(network)
         self.optimisation = optimisation
@@ -107,25 +97,26 @@ class Learner:
         self.loads = 0  # how often a state was loaded, which puts new tensors in the optimizer's place
         self._fabric = fabric
         self._compiler = compiler
+        self._folds = folds
         self._unclipped: Tensor | None = None
         self._on_device: _Steering | None = None
         fast: Any = compiler(self.network) if compiler else self.network
-        self.bare = InPrecision(fast, fabric)
+        self.bare = InPrecision(fast, fabric, () if compiler else folds)
         # Compiled once, outside the wrapper, so that the attack and the loss share one compiled network.
         self.model, self.optimizer = fabric.setup(
             fast, _make_optimizer(self.network, optimisation), _reapply_compile=False
         )
-        self._average = _WeightAverage(self.network, optimisation.average) if optimisation.average else None
+        self._average = WeightAverage(self.network, optimisation.average) if optimisation.average else None
 
     @property
     def plain(self) -> nn.Module:
         """`bare`, never compiled: for other numbers of images than a step's, which would add graphs that steps then use."""
-        return InPrecision(self.network, self._fabric)
+        return InPrecision(self.network, self._fabric, self._folds)
 
     @property
     def judged(self) -> nn.Module:
         """The network to evaluate, in the run's precision, never compiled: evaluations have batches of many sizes."""
-        return InPrecision(self.exported, self._fabric)
+        return InPrecision(self.exported, self._fabric, self._folds)
 
     @property
     def exported(self) -> nn.Module:
@@ -168,7 +159,7 @@ class Learner:
 
     def look_ahead(self) -> LookAhead:
         """A copy of the network that can go one step ahead of it; made once and brought up to date as often as needed."""
-        return LookAhead(self, self._fabric, self._compiler)
+        return LookAhead(self, self._fabric, self._compiler, self._folds)
 
     def gradient_norm(self) -> Tensor:
         """The L2 norm of the last step's gradients, before clipping; of all parameters at once, on the device."""
@@ -263,11 +254,11 @@ class LookAhead:
     Lives beside the learner's network and is brought up to date with `catch_up`, never copied anew (design, rule 9).
     """
 
-    def __init__(self, learner: Learner, fabric: Fabric, compiler: Compiler | None) -> None:
+    def __init__(self, learner: Learner, fabric: Fabric, compiler: Compiler | None, folds: Sequence[Fold]) -> None:
         self._learner = learner
         self.network = deepcopy(learner.network)
         fast: Any = compiler(self.network) if compiler else self.network
-        self.model = InPrecision(fast, fabric)
+        self.model = InPrecision(fast, fabric, () if compiler else folds)
         plain = replace(learner.optimisation, optimizer="sgd", momentum=0.0, nesterov=False)
         self._optimizer = _make_optimizer(self.network, plain)
 
@@ -289,34 +280,8 @@ class LookAhead:
         self._optimizer.zero_grad(set_to_none=True)
 
 
-class _WeightAverage:
-    """A copy of the network with averaged parameters and, by the same shares, BatchNorm's running statistics.
-
-    The network's own statistics are of its own weights (docs/log.md).
-    """
-
-    def __init__(self, network: nn.Module, average: Average) -> None:
-        self.network = deepcopy(network).requires_grad_(False).eval()
-        self.share = average.share
-
-    @torch.no_grad()
-    def follow(self, network: nn.Module, share: float | Tensor, rest: float | Tensor) -> None:
-        """average <- rest average + share network, with rest = 1 - share: exactly the network at a share of 1."""
-        kept, current = _averaged(self.network), _averaged(network)
-        torch._foreach_mul_(kept, rest)
-        torch._foreach_add_(kept, torch._foreach_mul(current, share))
-        for own, other in zip(self.network.buffers(), network.buffers(), strict=True):
-            if not own.is_floating_point():  # the number of batches seen
-                own.copy_(other)
-
-
 def _tensors(network: nn.Module) -> list[Tensor]:
     return [*network.parameters(), *network.buffers()]
-
-
-def _averaged(network: nn.Module) -> list[Tensor]:
-    """The parameters, and the buffers that can be averaged."""
-    return [tensor for tensor in _tensors(network) if tensor.is_floating_point()]
 
 
 def _make_optimizer(network: nn.Module, options: Optimisation) -> torch.optim.Optimizer:

@@ -13,13 +13,14 @@ from sparring.data import Augment, Batch, Data, Images, Resident, load
 from sparring.data.resident import batches as evaluation_batches
 from sparring.learner import Learner, Optimisation
 from sparring.methods import Loss, Method, Task
-from sparring.models import create
+from sparring.models import create, foldable
 from sparring.randomness import seed_from
 from sparring.threat import Threat
 from sparring.training import train_step
 
 LINF = Threat("Linf", "25/255")  # whole pixel levels, for memories of int8
 L2 = Threat("L2", 0.5)
+SHAPE = (1, 8, 8)
 AUGMENT = Augment(pad=1, flip=True)
 BATCH = 16
 STEPS_PER_EPOCH = 4
@@ -39,7 +40,7 @@ def task(threat: Threat = LINF, *, compact: bool = False) -> Task:
     return Task(
         threat=threat,
         samples=BATCH * STEPS_PER_EPOCH,
-        shape=(1, 8, 8),
+        shape=SHAPE,
         canvas=(1, 10, 10),
         classes=10,
         batch_size=BATCH,
@@ -92,12 +93,15 @@ def bench(
     width: int = 4,
     precision: str = "32-true",
     compact: bool = False,
+    folds: bool = True,
     **optimisation: object,
 ) -> Bench:
     method.setup(task(threat, compact=compact))
     options = Optimisation(epochs=4, batch_size=BATCH, lr=0.05, **optimisation)
     fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
-    return Bench(method, Learner(network(seed, name, width), options, fabric, total=16))
+    model = network(seed, name, width)
+    learner = Learner(model, options, fabric, total=16, folds=foldable(model, SHAPE) if folds else ())
+    return Bench(method, learner)
 
 
 def flat(tree: object) -> list[object]:

@@ -112,6 +112,22 @@ def test_the_network_is_put_back(case: Case) -> None:
             subject.method.perturb(nn.Sequential(model, _Breaking()), batch)
 
 
+@every_method
+def test_folding_batchnorm_away_in_attacks_changes_nothing(case: Case) -> None:
+    """In double precision, memories included: in single, rounding may turn a gradient's sign."""
+    ends = []
+    torch.set_default_dtype(torch.float64)
+    try:
+        for folds in (False, True):
+            subject = bench(case.make(), precision="64-true", folds=folds)
+            subject.steps(0, 6, torch.float64)
+            ends.append(subject.learner.network)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for folded, plain in zip(*(end.parameters() for end in ends), strict=True):
+        torch.testing.assert_close(folded, plain, rtol=1e-9, atol=1e-9)
+
+
 class _Broken(Exception):
     pass
 

@@ -8,8 +8,22 @@ import pytest
 import torch
 from torch import nn
 
+from sparring.attacks import PGD
 from sparring.errors import BadInput
-from sparring.methods import AWP, FAT, GAT, LAS, MEP, AdversarialTraining, GradAlign, Method, NuAT, Standard
+from sparring.methods import (
+    AWP,
+    FAT,
+    GAT,
+    LAS,
+    MEP,
+    NFGSM,
+    TRADES,
+    AdversarialTraining,
+    GradAlign,
+    Method,
+    NuAT,
+    Standard,
+)
 from sparring.models import create
 from sparring.training import Runtime
 from sparring.training.compiler import Compiler
@@ -54,6 +68,11 @@ def test_the_level_is_the_fastest_that_pays(runtime: Runtime, device: torch.devi
         (FAT(AdversarialTraining()), CPU, "eager", "leave the batch"),
         (FAT(AdversarialTraining()), GPU, "compile+graph", "pays"),
         (AWP(LAS(AdversarialTraining())), CPU, "eager", "leave the batch"),
+        (TRADES(), CPU, "eager", "fold BatchNorm away"),
+        (AWP(AdversarialTraining(PGD(bn="eval"))), CPU, "eager", "fold BatchNorm away"),
+        (AdversarialTraining(PGD(bn="train")), CPU, "compile", "pays"),
+        (NFGSM(bn="eval"), CPU, "eager", "fold BatchNorm away"),
+        (TRADES(), GPU, "compile+graph", "pays"),
     ],
 )
 def test_what_a_method_cannot_have_is_left_out(method: Method, device: torch.device, expected: str, why: str) -> None:
@@ -84,7 +103,7 @@ def test_operations_are_counted_only_where_the_answer_depends_on_them() -> None:
 
 
 def test_who_keeps_all_images_may_have_them_compiled() -> None:
-    assert plan(Runtime(compact=False), CPU, FAT(AdversarialTraining())).name == "compile"
+    assert plan(Runtime(compact=False), CPU, FAT(AdversarialTraining(PGD(bn="train")))).name == "compile"
 
 
 def test_the_arithmetic_is_said() -> None:

@@ -15,13 +15,14 @@ from sparring.data import Resident
 from sparring.learner import Learner, Optimisation
 from sparring.methods import AWP, CAT, MEP, SDI, AdversarialTraining, Free, Method, NuAT, Standard
 from sparring.methods.base import state
+from sparring.models import foldable
 from sparring.randomness import seed_from
 from sparring.schedule import Cyclic, Schedule
 from sparring.training.recorder import Recorder
 from sparring.training.runtime import Runtime
 from sparring.training.stepper import Stepper
 from tests.methods.cases import CASES, Case
-from tests.methods.harness import AUGMENT, BATCH, STEPS_PER_EPOCH, digits, identical, network, task
+from tests.methods.harness import AUGMENT, BATCH, SHAPE, STEPS_PER_EPOCH, digits, identical, network, task
 from tests.training.tape import TapeRecorder
 
 EPOCHS = 5
@@ -46,7 +47,8 @@ class Run:
         options = Optimisation(
             epochs=EPOCHS, batch_size=BATCH, lr=0.05, schedule=self.schedule, average=self.average, clip=self.clip
         )
-        self.learner = Learner(network(), options, Runtime(accelerator="cpu").fabric(), TOTAL * self.method.replays)
+        model, fabric = network(), Runtime(accelerator="cpu").fabric()
+        self.learner = Learner(model, options, fabric, TOTAL * self.method.replays, folds=foldable(model, SHAPE))
         self.data = Resident(digits(self.samples), AUGMENT, BATCH, seed=0, device="cpu")
         self.stepper = Stepper(self.method, self.learner, self.data, self.recorder)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 import sparring
@@ -100,6 +101,15 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_to_the_same_weights_bit_
         train(configuration.read(Experiment, config), folder, resume=True, report=Silent())
         assert same(final_state(folder), final_state(tmp_path / "whole"))
         assert (folder / "model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+
+
+def test_a_run_s_attacks_and_judges_go_through_no_batchnorm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRADES's loss does: four steps, two forward passes, four layers; and the trial of what can be folded, once."""
+    passed, original = [], F.batch_norm
+    monkeypatch.setattr(F, "batch_norm", lambda *some, **more: passed.append(1) or original(*some, **more))
+    chosen = experiment(TRADES(attack=PGD(steps=2, start="normal")), epochs=1, runtime=Runtime(level="eager"))
+    train(chosen, tmp_path, report=Silent())
+    assert len(passed) == 4 * 2 * 4 + 4
 
 
 class _Interrupts(Silent):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Literal, TypeAlias
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -12,13 +12,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 BatchNormMode: TypeAlias = Literal["eval", "train", "train_frozen_stats"]
 
 
+@runtime_checkable
+class Resting(Protocol):
+    """A network that can answer faster while it is in evaluation mode and its weights stay as they are."""
+
+    def at_rest(self) -> AbstractContextManager[None]:
+        """The time in which that is so."""
+
+
 @contextmanager
 def attackable(model: nn.Module, bn: BatchNormMode) -> Iterator[None]:
     """The network as an attack sees it; every mode and gradient flag is put back on leaving.
 
     Parameters are frozen: a compiled backward would otherwise compute weight gradients too, a third of the attack's
-    cost. `eval` uses BatchNorm's running statistics, `train` the batch's and moves the running ones,
-    `train_frozen_stats` the batch's without moving anything.
+    cost. `eval` uses BatchNorm's running statistics (a network in training folds it away meanwhile, see `Resting`),
+    `train` the batch's and moves the running ones, `train_frozen_stats` the batch's without moving anything.
     """
     modules = list(model.modules())
     modes = [module.training for module in modules]
@@ -30,6 +38,8 @@ def attackable(model: nn.Module, bn: BatchNormMode) -> Iterator[None]:
             model.train(bn != "eval")
             for parameter in trainable:
                 parameter.requires_grad_(False)
+            if bn == "eval" and isinstance(model, Resting):
+                stack.enter_context(model.at_rest())
             yield
         finally:
             for parameter in trainable:

@@ -8,15 +8,13 @@ from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor, fx, nn
-from torch.fx.experimental.optimization import fuse
+from torch import Tensor, nn
 
 from sparring.attacks import attackable, input_gradient
 from sparring.data import Images, batches
-from sparring.models import may_be_channels_last
+from sparring.models import fold, foldable, may_be_channels_last
 
 Precision: TypeAlias = Literal["exact", "search16"]
-_CLOSE = 1e-3  # of the logits' spread: rounding moves folded networks' logits far less, a wrong fold far more
 
 
 def low_precision(device: torch.device | str) -> torch.dtype:
@@ -34,38 +32,16 @@ def pays_16_bits(device: torch.device | str) -> bool:
 def quickened(model: nn.Module, sample: Tensor) -> nn.Module:
     """A frozen copy in evaluation mode, with BatchNorm folded into the convolutions before it and images as NHWC.
 
-    Its logits of `sample` (B, C, H, W) are compared with the model's; where folding changes them, or the model cannot be
-    copied, less is done: the answer is always a network that says what the model says.
+    `sample` are some of its images (B, C, H, W). Where the model cannot be copied or folded, less is done: the answer is
+    always a network that says what the model says.
     """
     try:
-        plain = copy.deepcopy(model).eval().requires_grad_(False)
+        quick = copy.deepcopy(model).eval().requires_grad_(False)
     except (RuntimeError, TypeError):  # some modules refuse: those that hold tensors with a graph, or locks
         return model
-    if may_be_channels_last(plain, sample.device):
-        plain = plain.to(memory_format=torch.channels_last)
-    folded = _folded(copy.deepcopy(plain))
-    same = all(_agree(folded, plain, some) for some in (sample, sample[:1]))  # a trace may have a batch size written in
-    return folded if same else plain
-
-
-def _folded(module: nn.Module) -> nn.Module:
-    """The module with BatchNorm folded where its graph can be traced, and else in as many of its parts as can be."""
-    try:
-        return fuse(module, inplace=True)
-    except (fx.proxy.TraceError, TypeError, RuntimeError, ValueError, AttributeError, NotImplementedError):
-        for name, child in module.named_children():
-            setattr(module, name, _folded(child))
-        return module
-
-
-@torch.no_grad()
-def _agree(changed: nn.Module, plain: nn.Module, sample: Tensor) -> bool:
-    try:
-        found, expected = changed(sample), plain(sample)
-    except (RuntimeError, TypeError, ValueError, AttributeError):  # the trace has left out something that matters
-        return False
-    spread = (expected.amax(1) - expected.amin(1)).clamp_min(torch.finfo(expected.dtype).tiny)
-    return found.shape == expected.shape and bool(((found - expected).abs().amax(1) <= _CLOSE * spread).all())
+    fold(quick, foldable(quick, sample.shape[1:]))
+    fits = may_be_channels_last(quick, sample.device)
+    return quick.to(memory_format=torch.channels_last) if fits else quick
 
 
 _CPU_BATCH = 256  # larger ones are no faster there

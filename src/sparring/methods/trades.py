@@ -43,11 +43,12 @@ class Diverging(Method):
 
     def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
         """max_delta KL(f(x) || f(x + delta)); the clean prediction is computed once, in the attack's BatchNorm mode."""
-        with torch.no_grad(), attackable(model, self.attack.bn):
-            clean = model(batch.x)
         start = self.attack.begin(batch.x, self._threat, budget)
-        objective = partial(kl_divergence, clean)
-        delta = self.attack.climb(model, batch.x, objective, self._threat, budget=budget, start=start)
+        with attackable(model, self.attack.bn):
+            with torch.no_grad():
+                clean = model(batch.x)
+            objective = partial(kl_divergence, clean)
+            delta = self.attack.climb(model, batch.x, objective, self._threat, budget=budget, start=start)
         return Perturbation(delta, start)
 
 

@@ -1,6 +1,7 @@
 """Image classifiers that take pixels in [0, 1], normalise inside and return logits."""
 
 from sparring.models.description import ModelDescription
+from sparring.models.folding import Fold, fold, foldable, folded
 from sparring.models.foreign import adopt
 from sparring.models.imported import imported, is_reference
 from sparring.models.layout import may_be_channels_last
@@ -9,11 +10,15 @@ from sparring.models.registry import create, names
 from sparring.models.weights import create_from, load, save, with_counters
 
 __all__ = [
+    "Fold",
     "ModelDescription",
     "Normalised",
     "adopt",
     "create",
     "create_from",
+    "fold",
+    "foldable",
+    "folded",
     "imported",
     "is_reference",
     "load",

@@ -89,7 +89,10 @@ def plan(
     recorded = not no_graph
     if no_compile or (no_compile := _no_toolchain()):
         return Plan(False, recorded, no_compile)
-    compiled, reason = _weighed(_pace(device, precision), network, work)
+    pace = _pace(device, precision)
+    if pace.gain > 1 and device.type == "cpu" and _attacks_at_rest(method):
+        return Plan(False, recorded, "its attacks fold BatchNorm away, which leaves compiling little to gain")
+    compiled, reason = _weighed(pace, network, work)
     return Plan(compiled, recorded, reason)
 
 
@@ -113,6 +116,11 @@ def _pace(device: torch.device, precision: int | str) -> _Pace:
         return _GPU[precision]
     pace = _CPU[precision]
     return _Pace(pace.rate * torch.get_num_threads(), pace.gain)
+
+
+def _attacks_at_rest(method: Method) -> bool:
+    """Whether an attack keeps BatchNorm in evaluation mode, where a network that is not compiled folds it away."""
+    return any(getattr(getattr(layer, "attack", layer), "bn", "") == "eval" for layer in layers(method))
 
 
 def _obstacle_to_compiling(method: Method) -> str:

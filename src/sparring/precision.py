@@ -1,0 +1,36 @@
+"""A network under the precision of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from sparring.models import Fold, folded
+
+
+class InPrecision(nn.Module):
+    """The bare network under the run's precision; its logits come back in the dtype of the images."""
+
+    def __init__(self, network: nn.Module, fabric: Fabric, folds: Sequence[Fold] = ()) -> None:
+        super().__init__()
+        self.network = network
+        self._fabric, self._folds = fabric, folds
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> logits (B, K)."""
+        with self._fabric.autocast():
+            logits: Tensor = self.network(x)
+        return logits.to(x.dtype)
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """While attacks in evaluation mode need nothing but its answers: BatchNorm is folded, in the run's precision."""
+        device = next(self.network.parameters()).device.type
+        with self._fabric.autocast():
+            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        with folded(self.network, self._folds, dtype):
+            yield
