@@ -74,11 +74,15 @@ class TapeRecorder(Recorder):
     def __init__(self) -> None:
         self.tapes: list[Tape] = []
         self.rehearsals = 0
+        self.obstacle = ""
 
     def rehearse(self, work: Callable[[], T]) -> T:
         """See `Recorder`."""
         self.rehearsals += 1
-        return work()
+        with _Reads() as reads:
+            result = work()
+        self.obstacle = "it reads a number" if reads.count else ""
+        return result
 
     def record(self, work: Callable[[], T]) -> tuple[Recording, T]:
         """See `Recorder`."""
@@ -90,6 +94,16 @@ class TapeRecorder(Recorder):
         torch.random.set_rng_state(state)
         self.tapes.append(tape)
         return tape, result
+
+
+class _Reads(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket.__name__ == "_local_scalar_dense"
+        return func(*args, **(kwargs or {}))
 
 
 def _tensors(tree: object) -> list[Tensor]:

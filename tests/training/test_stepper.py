@@ -235,6 +235,43 @@ def test_a_step_that_cannot_be_recorded_is_taken_all_the_same(method, caplog) ->
     assert "cannot be recorded (operation not permitted when stream is capturing)" in caplog.text
 
 
+@dataclass
+class Reading(Standard):
+    """A user's method that looks at its loss: always, or once."""
+
+    always: bool = True
+    seen: int = state(steers=False)
+
+    def setup(self, task) -> None:
+        self.seen = 0
+
+    def loss(self, model, batch, perturbation):
+        found = super().loss(model, batch, perturbation)
+        if self.always or self.seen == 0:
+            assert found.total.item() > 0
+        return found
+
+    def commit(self, batch, perturbation) -> None:
+        self.seen += 1
+
+
+def test_a_step_that_makes_the_host_wait_is_not_even_tried(caplog) -> None:
+    """A recording that fails leaves PyTorch in a state that is hard to leave."""
+    recorder = TapeRecorder()
+    with caplog.at_level(logging.WARNING):
+        recorded = Run(Reading(), recorder).train()
+    assert_same(recorded, Run(Reading()).train())
+    assert recorder.rehearsals == 2
+    assert not recorder.tapes
+    assert "Reading is not recorded as a CUDA graph: it cannot be recorded (it reads a number)." in caplog.text
+
+
+def test_what_only_the_first_step_reads_does_not_count() -> None:
+    recorder = TapeRecorder()
+    Run(Reading(always=False), recorder).train()
+    assert [tape.played for tape in recorder.tapes] == [TOTAL - 2]
+
+
 def test_old_recordings_are_let_go(monkeypatch) -> None:
     monkeypatch.setattr("sparring.training.stepper._KEPT", 1)
     recorder = TapeRecorder()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import torch
+
+from sparring.errors import BadInput
 
 T = TypeVar("T")
 
@@ -20,6 +24,8 @@ class Recording(Protocol):
 class Recorder(Protocol):
     """Makes recordings. What is recorded must not read a tensor on the host, nor allocate what outlives it unseen."""
 
+    obstacle: str  # why the work that was rehearsed last cannot be recorded; empty if nothing speaks against it
+
     def rehearse(self, work: Callable[[], T]) -> T:
         """Do the work as it would be done while it is recorded, so that nothing happens for the first time then."""
 
@@ -31,23 +37,64 @@ class CudaRecorder:
     """Records on one GPU. All recordings share their memory, so what one returned is to be read before the next replay."""
 
     def __init__(self, device: torch.device) -> None:
+        self.obstacle = ""
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
+        self._failed: list[torch.cuda.CUDAGraph] = []
         torch.backends.cudnn.benchmark = True  # shapes are fixed: trying all algorithms once pays
 
     def rehearse(self, work: Callable[[], T]) -> T:
         """On the stream that records: autograd remembers the stream on which it first saw a tensor."""
         present = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(present)
-        with torch.cuda.stream(self._stream):
+        with _waits_noticed() as waits, torch.cuda.stream(self._stream):
             result = work()
         present.wait_stream(self._stream)
+        self.obstacle = "it makes the host wait for the device" if waits else ""
         return result
 
     def record(self, work: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
-        """Raises RuntimeError where the work does what a graph cannot hold, such as waiting for the device."""
+        """Raises RuntimeError where the work does what a graph cannot hold, and BadInput if no run can go on after that."""
         graph = torch.cuda.CUDAGraph()
-        # Of this thread alone: others may allocate meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            result = work()
+        present = torch.cuda.current_stream(self._stream.device)
+        try:
+            # Of this thread alone: others may allocate meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                result = work()
+        except RuntimeError as error:
+            torch.cuda.set_stream(present)
+            self._failed.append(graph)  # PyTorch's allocator goes on asking it
+            self._recover(error)
+            raise
         return graph, result
+
+    def _recover(self, error: RuntimeError) -> None:
+        """End what a failed recording leaves begun: PyTorch's random numbers would go on waiting for its end."""
+        try:
+            with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=self._stream, capture_error_mode="thread_local"):
+                torch.zeros((), device=self._stream.device)
+            torch.rand((), device=self._stream.device)
+        except RuntimeError:
+            reason = str(error).splitlines()[0]
+            raise BadInput(
+                f"A training step could not be recorded as a CUDA graph ({reason}), and PyTorch cannot go on after that: "
+                "set runtime.level to eager or compile, and continue with --resume."
+            ) from error
+
+
+@contextmanager
+def _waits_noticed() -> Iterator[list[warnings.WarningMessage]]:
+    """What PyTorch notices of the host waiting for the device, which a graph cannot hold."""
+    before = torch.cuda.get_sync_debug_mode()
+    waits: list[warnings.WarningMessage] = []
+    with warnings.catch_warnings(record=True) as noticed:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield waits
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+            waits += [warning for warning in noticed if "synchronizing CUDA" in str(warning.message)]
+    for other in noticed:
+        if other not in waits:
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)

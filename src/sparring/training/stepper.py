@@ -94,7 +94,12 @@ class Stepper:
         if self._fresh == _PATIENCE:
             self._give_up("its settings change with every step")
             return self._live(draw)
-        return self._recorder.rehearse(lambda: self._live(draw))
+        taken = self._recorder.rehearse(lambda: self._live(draw))
+        if (
+            self._seen[kind] == _REHEARSALS and self._recorder.obstacle
+        ):  # once is nothing: states are made, caches filled
+            self._give_up(f"it cannot be recorded ({self._recorder.obstacle})")
+        return taken
 
     def _live(self, draw: Tensor) -> Taken:
         batch = self._data.show(draw)

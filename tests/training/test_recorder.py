@@ -1,0 +1,114 @@
+"""What surrounds a CUDA graph's recording, with PyTorch's part in it played: no GPU is needed to see what is put back."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from sparring.errors import BadInput
+from sparring.training.recorder import CudaRecorder
+
+
+class Played:
+    """Of `torch.cuda` what a recorder uses. As in PyTorch, random numbers wait for the end of a recording that failed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, recoverable: bool = True) -> None:
+        self.stream: object = "present"
+        self.graphs: list[object] = []
+        self.mode = 0
+        self.is_recording, self._recoverable = False, recoverable
+        for name in ("set_stream", "graph", "get_sync_debug_mode", "set_sync_debug_mode", "stream"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, f"_{name}" if hasattr(self, f"_{name}") else name))
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda _: self)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: self)
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+        monkeypatch.setattr(torch, "rand", self._random)
+        self.device = torch.device("cpu")
+
+    def wait_stream(self, other: object) -> None:
+        """Nothing runs aside."""
+
+    def _set_stream(self, stream: object) -> None:
+        self.stream = stream
+
+    @contextmanager
+    def _stream(self, stream: object):
+        yield
+
+    @contextmanager
+    def _graph(self, graph: object, **_: object):
+        self.graphs.append(graph)
+        self.stream, self.is_recording = "of the recording", True
+        try:
+            yield
+        except RuntimeError:
+            raise RuntimeError("operation failed due to a previous error during capture\nmore") from None
+        if len(self.graphs) > 1 and not self._recoverable:
+            raise RuntimeError("still broken")
+        self.stream, self.is_recording = "present", False
+
+    def _random(self, *_: object, **__: object) -> None:
+        if self.is_recording:
+            raise RuntimeError("Offset increment outside graph capture encountered unexpectedly.")
+
+    def _get_sync_debug_mode(self) -> int:
+        return self.mode
+
+    def _set_sync_debug_mode(self, mode: int | str) -> None:
+        self.mode = mode
+
+
+@pytest.fixture(autouse=True)
+def _benchmark_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+
+
+def fails() -> None:
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def test_after_a_failed_recording_random_numbers_and_the_stream_are_as_before(monkeypatch) -> None:
+    played = Played(monkeypatch)
+    recorder = CudaRecorder(torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="previous error during capture"):
+        recorder.record(fails)
+    assert not played.is_recording
+    assert played.stream == "present"
+    assert played.graphs[0] in recorder._failed
+    assert recorder.record(lambda: 3)[1] == 3
+
+
+def test_where_nothing_helps_the_user_is_told_what_will(monkeypatch) -> None:
+    Played(monkeypatch, recoverable=False)
+    with pytest.raises(
+        BadInput, match=r"could not be recorded .*during capture.*set runtime.level to eager or compile"
+    ):
+        CudaRecorder(torch.device("cpu")).record(fails)
+
+
+def test_waits_for_the_device_are_noticed_in_the_rehearsal_that_has_them(monkeypatch) -> None:
+    played = Played(monkeypatch)
+    recorder = CudaRecorder(torch.device("cpu"))
+
+    def waits() -> int:
+        assert played.mode == "warn"
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        return 5
+
+    assert recorder.rehearse(waits) == 5
+    assert recorder.obstacle == "it makes the host wait for the device"
+    assert played.mode == 0
+    with pytest.warns(UserWarning, match="something else"):
+        recorder.rehearse(lambda: warnings.warn("something else", stacklevel=1))
+    assert recorder.obstacle == ""
+
+
+def test_the_debug_mode_is_put_back_after_an_error(monkeypatch) -> None:
+    played = Played(monkeypatch)
+    with pytest.raises(RuntimeError):
+        CudaRecorder(torch.device("cpu")).rehearse(fails)
+    assert played.mode == 0
