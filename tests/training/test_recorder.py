@@ -62,11 +62,6 @@ class Played:
         self.mode = mode
 
 
-@pytest.fixture(autouse=True)
-def _benchmark_flag(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-
-
 def fails() -> None:
     raise RuntimeError("operation not permitted when stream is capturing")
 
@@ -112,3 +107,14 @@ def test_the_debug_mode_is_put_back_after_an_error(monkeypatch) -> None:
     with pytest.raises(RuntimeError):
         CudaRecorder(torch.device("cpu")).rehearse(fails)
     assert played.mode == 0
+
+
+def test_cudnn_tries_algorithms_for_steps_alone(monkeypatch) -> None:
+    Played(monkeypatch)
+    recorder = CudaRecorder(torch.device("cpu"))
+    assert recorder.rehearse(lambda: torch.backends.cudnn.benchmark)
+    assert recorder.record(lambda: torch.backends.cudnn.benchmark)[1]
+    assert not torch.backends.cudnn.benchmark
+    with pytest.raises(RuntimeError):
+        recorder.record(fails)
+    assert not torch.backends.cudnn.benchmark

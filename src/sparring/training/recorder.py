@@ -41,13 +41,12 @@ class CudaRecorder:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
         self._failed: list[torch.cuda.CUDAGraph] = []
-        torch.backends.cudnn.benchmark = True  # shapes are fixed: trying all algorithms once pays
 
     def rehearse(self, work: Callable[[], T]) -> T:
         """On the stream that records: autograd remembers the stream on which it first saw a tensor."""
         present = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(present)
-        with _waits_noticed() as waits, torch.cuda.stream(self._stream):
+        with _waits_noticed() as waits, _algorithms_tried(), torch.cuda.stream(self._stream):
             result = work()
         present.wait_stream(self._stream)
         self.obstacle = "it makes the host wait for the device" if waits else ""
@@ -59,7 +58,8 @@ class CudaRecorder:
         present = torch.cuda.current_stream(self._stream.device)
         try:
             # Of this thread alone: others may allocate meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            capture = torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local")
+            with _algorithms_tried(), capture:
                 result = work()
         except RuntimeError as error:
             torch.cuda.set_stream(present)
@@ -80,6 +80,20 @@ class CudaRecorder:
                 f"A training step could not be recorded as a CUDA graph ({reason}), and PyTorch cannot go on after that: "
                 "set runtime.level to eager or compile, and continue with --resume."
             ) from error
+
+
+@contextmanager
+def _algorithms_tried() -> Iterator[None]:
+    """cuDNN tries all algorithms for a shape that it meets for the first time and keeps the best.
+
+    That pays for the few shapes of recorded steps, not for those of judging, whose batches shrink as images are fooled.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager
