@@ -118,3 +118,5 @@ def test_cudnn_tries_algorithms_for_steps_alone(monkeypatch) -> None:
     with pytest.raises(RuntimeError):
         recorder.record(fails)
     assert not torch.backends.cudnn.benchmark
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    assert not recorder.rehearse(lambda: torch.backends.cudnn.benchmark)

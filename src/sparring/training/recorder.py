@@ -86,10 +86,11 @@ class CudaRecorder:
 def _algorithms_tried() -> Iterator[None]:
     """cuDNN tries all algorithms for a shape that it meets for the first time and keeps the best.
 
-    That pays for the few shapes of recorded steps, not for those of judging, whose batches shrink as images are fooled.
+    That pays for the few shapes of recorded steps, not for those of judging, whose batches shrink as images are fooled. Who
+    asks for deterministic algorithms wants the same ones everywhere.
     """
     before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
     try:
         yield
     finally:

@@ -65,6 +65,7 @@ class Stepper:
         self._seen: Counter[Hashable] = Counter()  # how often each kind of step was rehearsed
         self._recorded: dict[Hashable, _Recorded] = {}  # the latest last
         self._fresh = 0  # steps since one was of a known kind
+        self.refusal = ""  # why steps are no longer recorded
         if recorder is not None:
             target.steer_on_device()
             _let_be_recorded(method, target)
@@ -135,7 +136,7 @@ class Stepper:
         return recorded.taken
 
     def _give_up(self, reason: str) -> None:
-        self._recorder = None
+        self._recorder, self.refusal = None, reason
         self._recorded.clear()
         _LOG.warning("%s is not recorded as a CUDA graph: %s.", type(self._method).__name__, reason)
 

@@ -1,0 +1,81 @@
+"""Whether recorded steps do what live ones do on this GPU, method by method: the same steps live, live again, and recorded.
+
+    python benchmarks/recorded.py --json results/recorded.json
+
+Two live runs show what the device itself leaves open, as some of its sums have no fixed order. Without a GPU nothing is
+recorded, and all three are live.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import timing
+from scene import Scene
+from sides import Ours, Way, apart
+from sparring.environment import environment
+from sparring.errors import BadInput
+from sparring.training import Runtime
+from speed import SUBJECTS
+
+STEPS = 12
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The networks after the same steps, each time relative to how far they have moved; and what was recorded."""
+
+    method: str
+    live: float  # between two live runs
+    recorded: float  # between a live and a recorded one
+    recordings: int  # kinds of steps that were held at the end
+    refusal: str  # why steps were taken live after all
+
+
+def compare(name: str, scene: Scene) -> Comparison:
+    """Twelve steps of a method in single precision, three times."""
+    level = "graph" if Runtime(scene.accelerator).fabric().device.type == "cuda" else "eager"
+    with _in_fixed_order():
+        first, second, recorded = (_trained(name, scene, way) for way in (Way(), Way(), Way(level=level)))
+    start = scene.network()
+    return Comparison(
+        name,
+        apart(second.learner.network, first.learner.network, start),
+        apart(recorded.learner.network, first.learner.network, start),
+        recorded.recordings,
+        recorded.refusal,
+    )
+
+
+def _trained(name: str, scene: Scene, way: Way) -> Ours:
+    side = Ours(scene, SUBJECTS[name].make(), way)
+    for seed in range(STEPS):
+        torch.manual_seed(seed)
+        side.step()
+    return side
+
+
+@contextmanager
+def _in_fixed_order() -> Iterator[None]:
+    """Convolutions by algorithms that always sum in the same order, in full single precision."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """A row a method."""
+    title = f"Networks after {STEPS} steps: the largest relative difference of a tensor"
+    table = timing.table(title, ("method",), ("live, twice", "live, recorded", "recordings", "not recorded, as"))
+    for one in comparisons:
+        table.add_row(one.method, f"{one.live:.0e}", f"{one.recorded:.0e}", str(one.recordings), one.refusal)
+    return table
