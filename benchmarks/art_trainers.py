@@ -31,7 +31,8 @@ from art.defences.trainer.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from sides import CLASSES, THREAT, Scene, optimizer_of
+from scene import CLASSES, THREAT, Scene
+from sides import optimizer_of
 from timing import Work
 
 EPS = float(THREAT.eps)

@@ -27,7 +27,8 @@ from art_trainers import Gym
 from mair import MairAT, MairAWP, MairMART, MairStep, MairTRADES
 from race import TOLERANCE, Unequal
 from research.habits import Draws
-from sides import THREAT, VARIANTS, Ours, Pair, Rival, Scene, add_scene, difference, in_variants, scene_of
+from scene import THREAT, Scene, add_scene, scene_of
+from sides import VARIANTS, Ours, Pair, Rival, add_variants, difference, in_variants
 from sparring.attacks import PGD
 from sparring.environment import environment
 from sparring.errors import BadInput
@@ -224,6 +225,7 @@ def arguments_from(words: Sequence[str] | None) -> argparse.Namespace:
     add("--rounds", type=int, default=5, help="rounds of theirs and ours (default: %(default)s)")
     add("--batches", type=int, default=2, help="batches a round, one call of a trainer of ART (default: %(default)s)")
     add_scene(parser)
+    add_variants(parser)
     add("--json", type=Path, metavar="FILE", help="also write a record with every time measured")
     arguments = parser.parse_args(words)
     for name in ("batch", "rounds", "batches"):

@@ -28,7 +28,7 @@ import sparring
 import speed
 import timing
 from pairs import PAIRS
-from sides import Scene
+from scene import Scene
 from sparring.configuration import to_yaml
 from sparring.environment import environment
 from sparring.errors import BadInput

@@ -22,7 +22,8 @@ from research.noise import ResearchCKPT, ResearchNFGSM
 from research.prior import ResearchBP, ResearchEP, ResearchMEP
 from research.sdi import ResearchSDI
 from research.trades import ResearchMART, ResearchTRADES
-from sides import CLASSES, PAD, THREAT, Corner, Pair, Scene, optimizer_of
+from scene import CLASSES, PAD, THREAT, Scene
+from sides import Corner, Pair, optimizer_of
 from sparring.attacks import PGD
 from sparring.losses import smoothing_from_kept
 from sparring.methods import (

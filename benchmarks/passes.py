@@ -23,7 +23,8 @@ from rich.table import Table
 from torch import Tensor
 
 import timing
-from sides import Precision, Scene
+from scene import Scene
+from sides import Precision
 from sparring.attacks import attackable, input_gradient
 from sparring.environment import environment
 from sparring.errors import BadInput

@@ -8,7 +8,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import speed
-from sides import WARM_UP, Scene
+from scene import Scene
+from sides import WARM_UP
 
 STEPS = 5
 # Parts of kernels' names, by what they are; the first that fits counts.

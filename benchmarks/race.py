@@ -21,7 +21,8 @@ from rich.table import Table
 import timing
 from pairs import PAIRS
 from research.habits import Draws
-from sides import VARIANTS, Rival, Scene, add_scene, difference, in_variants, scene_of
+from scene import Scene, add_scene, scene_of
+from sides import VARIANTS, Rival, add_variants, difference, in_variants
 from sparring.environment import environment
 from sparring.errors import BadInput
 from sparring.training import Runtime
@@ -93,6 +94,7 @@ def arguments_from(words: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--pairs", type=int, default=7, help="rounds of research and ours (default: %(default)s)")
     add_scene(parser)
+    add_variants(parser)
     add("--json", type=Path, metavar="FILE", help="also write a record with every time measured")
     arguments = parser.parse_args(words)
     for name in ("batch", "pairs"):

@@ -25,7 +25,8 @@ from rich.table import Table
 
 import ceilings
 import timing
-from sides import WARM_UP, Ours, Scene, Way
+from scene import Scene
+from sides import WARM_UP, Ours, Way
 from sparring.attacks import PGD
 from sparring.environment import environment
 from sparring.errors import BadInput

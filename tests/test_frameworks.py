@@ -25,7 +25,8 @@ import timing
 from art_trainers import Gym
 from frameworks import OPPONENTS, ByMair
 from mair import MairAWP
-from sides import Ours, Scene, apart, difference
+from scene import Scene
+from sides import Ours, apart, difference
 from sparring.attacks import PGD, BatchNormMode
 from sparring.data import Augment, Batch
 from sparring.methods import AWP, AdversarialTraining, Method

@@ -16,7 +16,8 @@ import speed
 from pairs import PAIRS
 from research.habits import Draws, into_box
 from research.prior import ResearchBP, ResearchEP, ResearchMEP
-from sides import OurDraws, Pair, Scene, apart, difference, double_precision, together
+from scene import Scene
+from sides import OurDraws, Pair, apart, difference, double_precision, together
 from sparring.attacks import PGD
 from sparring.methods import FAT, AdversarialTraining, Method
 
