@@ -16,8 +16,8 @@ import torch
 from rich.console import Console
 
 import timing
+from command import status
 from sparring.environment import environment
-from sparring.errors import BadInput
 from sparring.training import Runtime
 
 BYTES = {"cuda": 2**32, "cpu": 2**28}  # of the array that is copied: well beyond every cache
@@ -64,25 +64,24 @@ def _best(work: Any, device: torch.device, rounds: int) -> float:
     return median(times[1:])
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """The exit status: 2 for bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write a record")
-    arguments = parser.parse_args(words)
-    try:
-        runtime = Runtime(arguments.device)
-        found = measure(runtime.fabric().device)
-    except BadInput as error:
-        print(error, file=sys.stderr)
-        return 2
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, print and record."""
+    runtime = Runtime(arguments.device)
+    found = measure(runtime.fabric().device)
     console = Console()
     facts = environment()
     console.print(timing.hardware(facts, runtime), highlight=False)
     for name, value in found.items():
         console.print(f"{name:24} {value:10.3f}", highlight=False)
-    timing.save(arguments.json, "ceilings", {"device": arguments.device}, facts, ceilings=found)
-    return 0
+    timing.save("ceilings", arguments, facts, ceilings=found)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The exit status: 2 for bad input."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write a record")
+    return status(lambda: run(parser.parse_args(words)))
 
 
 if __name__ == "__main__":

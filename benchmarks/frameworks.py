@@ -16,7 +16,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -24,6 +23,7 @@ from rich.table import Table
 import art_trainers
 import timing
 from art_trainers import Gym
+from command import add_names, read, status
 from mair import MairAT, MairAWP, MairMART, MairStep, MairTRADES
 from race import TOLERANCE, Unequal
 from research.habits import Draws
@@ -31,7 +31,6 @@ from scene import THREAT, Scene, add_scene, scene_of
 from sides import VARIANTS, Ours, Pair, Rival, add_variants, difference, in_variants
 from sparring.attacks import PGD
 from sparring.environment import environment
-from sparring.errors import BadInput
 from sparring.methods import AWP, MART, TRADES, AdversarialTraining, Method
 from sparring.threat import Ratio
 from sparring.training import Runtime
@@ -213,31 +212,18 @@ def arguments_from(words: Sequence[str] | None) -> argparse.Namespace:
         description="How our training steps compare with other libraries' training loops. Images are synthetic noise. "
         "Close other programs first; read ratios, not absolute times.",
     )
+    add_names(parser, "--opponents", OPPONENTS)
     add = parser.add_argument
-    add(
-        "--opponents",
-        nargs="+",
-        choices=OPPONENTS,
-        default=list(OPPONENTS),
-        metavar="NAME",
-        help="default: all of " + ", ".join(OPPONENTS),
-    )
     add("--rounds", type=int, default=5, help="rounds of theirs and ours (default: %(default)s)")
     add("--batches", type=int, default=2, help="batches a round, one call of a trainer of ART (default: %(default)s)")
     add_scene(parser)
     add_variants(parser)
-    add("--json", type=Path, metavar="FILE", help="also write a record with every time measured")
-    arguments = parser.parse_args(words)
-    for name in ("batch", "rounds", "batches"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name} must be at least 1, not {getattr(arguments, name)}")
-    return arguments
+    return read(parser, words, "batch", "rounds", "batches")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     """Measure what was asked for, record it, and print the table."""
     scene = scene_of(arguments)
-    stated = {name: value for name, value in vars(arguments).items() if name != "json"}  # no paths in a record
     facts = environment()
     place = timing.hardware(facts, Runtime(scene.accelerator))
     console.print(f"{scene.model}, batch {scene.batch}, {place}", highlight=False)
@@ -245,21 +231,13 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     for name in arguments.opponents:
         timing.say(f"{name}: {arguments.rounds} rounds of {arguments.batches} batches and one to warm up")
         bouts.append(bout(OPPONENTS[name], scene, arguments.rounds, arguments.batches, arguments.variants))
-        timing.save(arguments.json, "frameworks", stated, facts, against_libraries=[asdict(bout) for bout in bouts])
+        timing.save("frameworks", arguments, facts, against_libraries=[asdict(bout) for bout in bouts])
     console.print(bout_table(bouts), highlight=False)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """The exit status: 1 where two sides that should be equal are not, 2 for bad input."""
-    try:
-        run(arguments_from(words), Console())
-    except Unequal as error:
-        print(error, file=sys.stderr)
-        return 1
-    except BadInput as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return status(lambda: run(arguments_from(words), Console()), Unequal)
 
 
 if __name__ == "__main__":

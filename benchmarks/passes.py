@@ -13,7 +13,6 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 from typing import Literal
 
@@ -23,11 +22,11 @@ from rich.table import Table
 from torch import Tensor
 
 import timing
+from command import read, status
 from scene import Scene
 from sides import Precision
 from sparring.attacks import attackable, input_gradient
 from sparring.environment import environment
-from sparring.errors import BadInput
 from sparring.learner import Learner, Optimisation
 from sparring.losses import cross_entropy
 from sparring.methods import Standard
@@ -124,6 +123,25 @@ def passes_table(found: Sequence[Pass], title: str) -> Table:
     return table
 
 
+def run(arguments: argparse.Namespace) -> None:
+    """Measure what was asked for, record it, and print the table."""
+    precision: Precision = 32 if arguments.precision == "32" else "bf16-mixed"
+    found: list[Pass] = []
+    facts = environment()
+    on_gpu = Runtime(arguments.device).fabric().device.type == "cuda"
+    for batch in arguments.batches:
+        scene = Scene(arguments.model, arguments.width, batch, accelerator=arguments.device)
+        for level in arguments.levels:
+            if "graph" in level and not on_gpu:
+                timing.say(f"{level}: needs a GPU, left out")
+                continue
+            timing.say(f"batch {batch}, {level}")
+            found += measure(scene, level, precision, arguments.rounds)
+            timing.save("passes", arguments, facts, passes=[asdict(one) for one in found])
+    title = f"{arguments.model}, {arguments.precision}, {timing.hardware(facts, Runtime(arguments.device))}"
+    Console().print(passes_table(found, title), highlight=False)
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """The exit status: 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -135,29 +153,7 @@ def main(words: Sequence[str] | None = None) -> int:
     add("--precision", choices=("32", "bf16-mixed"), default="bf16-mixed", help="default: %(default)s")
     add("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
-    add("--json", type=Path, metavar="FILE", help="also write a record with every time measured")
-    arguments = parser.parse_args(words)
-    stated = {name: value for name, value in vars(arguments).items() if name != "json"}  # no paths in a record
-    precision: Precision = 32 if arguments.precision == "32" else "bf16-mixed"
-    found: list[Pass] = []
-    facts = environment()
-    try:
-        on_gpu = Runtime(arguments.device).fabric().device.type == "cuda"
-        for batch in arguments.batches:
-            scene = Scene(arguments.model, arguments.width, batch, accelerator=arguments.device)
-            for level in arguments.levels:
-                if "graph" in level and not on_gpu:
-                    timing.say(f"{level}: needs a GPU, left out")
-                    continue
-                timing.say(f"batch {batch}, {level}")
-                found += measure(scene, level, precision, arguments.rounds)
-                timing.save(arguments.json, "passes", stated, facts, passes=[asdict(one) for one in found])
-    except BadInput as error:
-        print(error, file=sys.stderr)
-        return 2
-    title = f"{arguments.model}, {arguments.precision}, {timing.hardware(facts, Runtime(arguments.device))}"
-    Console().print(passes_table(found, title), highlight=False)
-    return 0
+    return status(lambda: run(read(parser, words)))
 
 
 if __name__ == "__main__":

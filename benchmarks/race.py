@@ -13,18 +13,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 import timing
+from command import add_names, read, status
 from pairs import PAIRS
 from research.habits import Draws
 from scene import Scene, add_scene, scene_of
 from sides import VARIANTS, Rival, add_variants, difference, in_variants
 from sparring.environment import environment
-from sparring.errors import BadInput
 from sparring.training import Runtime
 
 TOLERANCE = 1e-9  # largest difference of a tensor after the steps of the check, relative to how far they moved it
@@ -83,30 +82,16 @@ def arguments_from(words: Sequence[str] | None) -> argparse.Namespace:
         description="How our training steps compare with the usual research steps of the same methods. Images are "
         "synthetic noise. Close other programs first; read ratios, not absolute times.",
     )
-    add = parser.add_argument
-    add(
-        "--methods",
-        nargs="+",
-        choices=PAIRS,
-        default=list(PAIRS),
-        metavar="NAME",
-        help="default: all of " + ", ".join(PAIRS),
-    )
-    add("--pairs", type=int, default=7, help="rounds of research and ours (default: %(default)s)")
+    add_names(parser, "--methods", PAIRS)
+    parser.add_argument("--pairs", type=int, default=7, help="rounds of research and ours (default: %(default)s)")
     add_scene(parser)
     add_variants(parser)
-    add("--json", type=Path, metavar="FILE", help="also write a record with every time measured")
-    arguments = parser.parse_args(words)
-    for name in ("batch", "pairs"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name} must be at least 1, not {getattr(arguments, name)}")
-    return arguments
+    return read(parser, words, "batch", "pairs")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     """Race what was asked for, record it, and print the table."""
     scene = scene_of(arguments)
-    stated = {name: value for name, value in vars(arguments).items() if name != "json"}  # no paths in a record
     facts = environment()
     place = timing.hardware(facts, Runtime(scene.accelerator))
     console.print(f"{scene.model}, batch {scene.batch}, {place}", highlight=False)
@@ -114,21 +99,13 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     for name in arguments.methods:
         timing.say(f"{name} against research: a check, {arguments.pairs} rounds and one to warm up")
         races.append(race(name, scene, arguments.pairs, arguments.variants))
-        timing.save(arguments.json, "race", stated, facts, against_research=[asdict(race) for race in races])
+        timing.save("race", arguments, facts, against_research=[asdict(race) for race in races])
     console.print(race_table(races), highlight=False)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """The exit status: 1 where the two sides are not equal, 2 for bad input."""
-    try:
-        run(arguments_from(words), Console())
-    except Unequal as error:
-        print(error, file=sys.stderr)
-        return 1
-    except BadInput as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return status(lambda: run(arguments_from(words), Console()), Unequal)
 
 
 if __name__ == "__main__":

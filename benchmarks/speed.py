@@ -15,7 +15,6 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -25,11 +24,11 @@ from rich.table import Table
 
 import ceilings
 import timing
-from scene import Scene
+from command import add_names, read, status
+from scene import Scene, add_scene, scene_of
 from sides import WARM_UP, Ours, Way
 from sparring.attacks import PGD
 from sparring.environment import environment
-from sparring.errors import BadInput
 from sparring.methods import (
     AWP,
     BP,
@@ -196,15 +195,8 @@ def arguments_from(words: Sequence[str] | None) -> argparse.Namespace:
         description="What a training step of each method costs, counted and timed. Images are synthetic noise. Close other "
         "programs first; read ratios, not absolute times.",
     )
+    add_names(parser, "--methods", SUBJECTS)
     add = parser.add_argument
-    add(
-        "--methods",
-        nargs="+",
-        choices=SUBJECTS,
-        default=list(SUBJECTS),
-        metavar="NAME",
-        help="default: all of " + ", ".join(SUBJECTS),
-    )
     add(
         "--levels",
         nargs="+",
@@ -212,26 +204,16 @@ def arguments_from(words: Sequence[str] | None) -> argparse.Namespace:
         default=["eager"],
         help="how steps are taken (default: eager)",
     )
-    add("--model", default="resnet18", help="any name of sparring.models.create (default: %(default)s)")
-    add("--width", type=int, help="channels of the first stage (default: the paper's, 64 for resnet18)")
-    add("--size", type=int, default=32, help="side of an image in pixels (default: %(default)s)")
-    add("--batch", type=int, default=128, help="images a step (default: %(default)s)")
+    add_scene(parser)
     add("--steps", type=int, default=5, help="timed steps, on a GPU rounds of ten (default: %(default)s)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: %(default)s)")
     add("--precision", choices=("32", "bf16-mixed"), default="32", help="default: %(default)s")
     add("--channels-last", action=argparse.BooleanOptionalAction, default=True, help="NHWC (default: yes)")
-    add("--json", type=Path, metavar="FILE", help="also write a record with every time measured")
-    arguments = parser.parse_args(words)
-    for name in ("batch", "steps"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name} must be at least 1, not {getattr(arguments, name)}")
-    return arguments
+    return read(parser, words, "batch", "steps")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     """Measure what was asked for, record it, and print the table."""
-    scene = Scene(arguments.model, arguments.width, arguments.batch, arguments.size, arguments.device)
-    stated = {name: value for name, value in vars(arguments).items() if name != "json"}  # no paths in a record
+    scene = scene_of(arguments)
     runtime = Runtime(scene.accelerator)
     best = ceilings.measure(runtime.fabric().device)
     costs: list[Cost] = []
@@ -241,7 +223,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             timing.say(f"{name}, {level}: counting a step, timing {arguments.steps}")
             way = Way(32 if arguments.precision == "32" else "bf16-mixed", arguments.channels_last, level)
             costs.append(measure(name, scene, arguments.steps, way))
-            timing.save(arguments.json, "speed", stated, facts, ceilings=best, methods=[asdict(cost) for cost in costs])
+            timing.save("speed", arguments, facts, ceilings=best, methods=[asdict(cost) for cost in costs])
     layout = "channels-last" if arguments.channels_last else "NCHW"
     title = f"A step, {scene.model}, batch {scene.batch}, {arguments.precision}, {layout}, {timing.hardware(facts, runtime)}"
     kind = "float32" if arguments.precision == "32" else "bfloat16"
@@ -250,13 +232,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     """The exit status: 2 for bad input."""
-    try:
-        # Into a file or a pipe as wide as the table is.
-        run(arguments_from(words), Console(width=None if sys.stdout.isatty() else 120))
-    except BadInput as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    # Into a file or a pipe as wide as the table is.
+    return status(lambda: run(arguments_from(words), Console(width=None if sys.stdout.isatty() else 120)))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from typing import NoReturn
 import torch
 
 import sparring
+from command import status
 from sparring.data import Batch, Images, Resident, Splits, batches, load
-from sparring.errors import BadInput
 from sparring.evaluation import Examination
 from sparring.learner import Learner
 from sparring.methods import Method, Task
@@ -106,11 +106,7 @@ class Bench:
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
     """End the program with what `main` returns; with a sentence and 2 for bad input."""
-    try:
-        sys.exit(main())
-    except BadInput as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    sys.exit(status(main))
 
 
 def held_out(images: Images, batch_size: int = 256) -> list[Batch]:

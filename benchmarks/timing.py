@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -88,17 +88,17 @@ def hardware(facts: Facts, runtime: Runtime) -> str:
     return str(facts["gpu"]) if on_gpu else f"{facts['processor']} ({facts['threads']} threads)"
 
 
-def save(file: Path | None, benchmark: str, arguments: dict[str, Any], facts: Facts, **measured: Any) -> None:
-    """Write the record, if one was asked for: anew after every measurement, so that an interrupted run keeps what it has."""
-    if file is None:
+def save(benchmark: str, arguments: argparse.Namespace, facts: Facts, **measured: Any) -> None:
+    """Write the record, if --json asks for one: anew after every measurement, for an interrupted run to keep what it has."""
+    if arguments.json is None:
         return
     contents = {
         "benchmark": benchmark,
         "data": "synthetic: uniform 8-bit noise, random labels",
-        "arguments": arguments,
+        "arguments": {name: value for name, value in vars(arguments).items() if name != "json"},  # no paths
         "environment": facts,
         "tf32": torch.backends.cudnn.allow_tf32,
         **measured,
     }
-    with replacing(file) as temporary:
+    with replacing(arguments.json) as temporary:
         temporary.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")

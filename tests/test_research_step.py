@@ -227,6 +227,13 @@ def test_bad_input_is_one_sentence(script, capsys: pytest.CaptureFixture[str]) -
     assert "did you mean 'resnet18'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("script", "option"), [(race, "pairs"), (race, "batch"), (speed, "steps")])
+def test_counts_below_one_are_refused(script, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        script.main([f"--{option}", "0", "--methods", "standard", "--device", "cpu"])
+    assert f"--{option} must be at least 1, not 0" in capsys.readouterr().err
+
+
 def test_the_script_measures_methods_and_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "speed.json"
     assert speed.main([*TINY, "--steps", "2", "--methods", "standard", "mep", "--json", str(file)]) == 0
