@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from research.awp import ResearchAWP
+from research.cat import ResearchCAT
 from research.empirical import ResearchPGD, ResearchStandard
 from research.free import ResearchFree
 from research.friendly import ResearchFAT
@@ -29,6 +30,7 @@ from sparring.losses import smoothing_from_kept
 from sparring.methods import (
     AWP,
     BP,
+    CAT,
     CKPT,
     DART,
     EP,
@@ -51,6 +53,7 @@ from sparring.methods import (
     Reward,
     Standard,
     Strategist,
+    Task,
 )
 from sparring.schedule import Constant
 from sparring.threat import Ratio
@@ -137,6 +140,15 @@ def _curriculum(wrapper: Callable[[Method], Method]) -> Callable[[Scene], Method
     return lambda _: wrapper(AdversarialTraining(PGD(steps=STEPS, alpha=ALPHA, bn="eval")))
 
 
+class Mastered(CAT):
+    """CAT at its last level."""
+
+    def setup(self, task: Task) -> None:
+        """See `Method`."""
+        super().setup(task)
+        self.level = self.steps
+
+
 def _lbgat(corner: Corner) -> Script:
     assert isinstance(corner.method, LBGAT)
     teacher = copy.deepcopy(corner.method.network)
@@ -181,6 +193,8 @@ PAIRS = {
     "fat-10": Pair(_our_fat, lambda it: it.script(ResearchFAT, float(ALPHA), STEPS, 2)),
     "sat-10": Pair(_curriculum(SAT), lambda it: it.script(ResearchSAT, float(ALPHA), STEPS, 0.0)),
     "dart-10": Pair(_curriculum(DART), lambda it: it.script(ResearchDART, float(ALPHA), STEPS, 0.5)),
+    # Two images a share, and a rest of two.
+    "cat-7": Pair(lambda _: Mastered(), lambda it: it.script(ResearchCAT, 7), batch=18),
     "gairat-10": Pair(
         lambda _: GAIRAT(PGD(steps=STEPS, alpha=ALPHA), begin="0"),
         lambda it: it.script(ResearchGAIRAT, float(ALPHA), STEPS, -1.0),

@@ -72,6 +72,7 @@ class Scene:
             epochs=OPTIMISATION.epochs,
             device=device,
             seed=SEED,
+            held_out=self.batch,  # CAT asks for some, and looks at them between epochs only
         )
 
 

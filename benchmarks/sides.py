@@ -20,7 +20,7 @@ from sparring.learner import Learner
 from sparring.methods import Method
 from sparring.methods.policy import Distribution
 from sparring.models import foldable
-from sparring.randomness import normal, rademacher
+from sparring.randomness import normal, rademacher, uniform
 from sparring.training import Runtime
 from sparring.training.level import LevelName, Work
 from sparring.training.stepper import Stepper
@@ -133,6 +133,10 @@ class OurDraws(Draws):
         """See `Draws`."""
         return size * rademacher(like)
 
+    def fractions(self, like: Tensor, count: int) -> list[float]:
+        """See `Draws`."""
+        return uniform(like.new_zeros(count)).tolist()
+
     def actions(self, scores: Tensor) -> Tensor:
         """See `Draws`."""
         return Distribution.of(scores, {"head": scores.shape[1]}).sample()["head"]
@@ -177,6 +181,7 @@ class Pair:
 
     ours: Callable[[Scene], Method]
     theirs: Callable[[Corner], Script]
+    batch: int = 8  # images of the check
 
 
 class Rival:
@@ -218,7 +223,7 @@ def difference(pair: Pair, scene: Scene) -> float:
 
     In double precision, on the scene's device, and on few small images and a narrow network, as it costs much there.
     """
-    small = Scene(width=4, batch=8, size=16, accelerator=scene.accelerator)
+    small = Scene(width=4, batch=pair.batch, size=16, accelerator=scene.accelerator)
     with double_precision():
         ours, rival = together(pair, small)
         return apart(ours.learner.network, rival.network, small.network())

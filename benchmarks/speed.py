@@ -25,6 +25,7 @@ from rich.table import Table
 import ceilings
 import timing
 from command import add_names, read, status
+from pairs import Mastered
 from scene import Scene, add_scene, scene_of
 from sides import WARM_UP, Ours, Way
 from sparring.attacks import PGD
@@ -98,6 +99,7 @@ SUBJECTS = {
     "fat-10": Subject(lambda: FAT(AdversarialTraining(PGD_10_EVAL)), 2 * 10 + 3),
     "sat-10": Subject(lambda: SAT(AdversarialTraining(PGD_10_EVAL)), 2 * 10 + 3),
     "dart-10": Subject(lambda: DART(AdversarialTraining(PGD_10_EVAL)), 2 * 10 + 3),
+    "cat-7": Subject(Mastered, 7 + 3),
 }
 
 

@@ -46,7 +46,7 @@ def otherwise(name: str, **settings: object) -> Pair:
             setattr(script, setting, value)
         return script
 
-    return Pair(pair.ours, theirs)
+    return replace(pair, theirs=theirs)
 
 
 OTHERWISE = [
@@ -70,6 +70,8 @@ OTHERWISE = [
     ("nuat", {"weight": 4.4}),
     ("gradalign", {"weight": 0.21}),
     ("fat-10", {"tau": 1}),
+    ("cat-7", {"level": 6}),
+    ("cat-7", {"eps": 7.9 / 255}),
 ]
 
 
@@ -108,7 +110,7 @@ def test_a_difference_is_relative_to_the_way_and_finds_what_stood_still() -> Non
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys())
 def test_the_check_of_a_pair_moves_all_of_the_network(pair: Pair, in_double: None) -> None:
-    ours, _ = together(pair, SCENE, steps=1)
+    ours, _ = together(pair, replace(SCENE, batch=pair.batch), steps=1)
     before = SCENE.network().state_dict()
     stood = {name for name, tensor in ours.learner.network.state_dict().items() if torch.equal(tensor, before[name])}
     assert stood == {"mean", "std"}
@@ -186,6 +188,10 @@ def test_both_sides_draw_from_the_same_distributions(draws: Draws) -> None:
     assert signs.abs().unique().tolist() == [0.25]
     for drawn in (uniform, normal, signs):
         assert abs(drawn.mean()) < 0.01
+    fractions = torch.tensor(draws.fractions(like, 20_000))
+    assert fractions.min() >= 0
+    assert fractions.max() < 1
+    torch.testing.assert_close(fractions.sort().values, torch.linspace(0, 1, 20_000), rtol=0, atol=0.02)
     scores = torch.tensor([0.1, 0.2, 0.7]).log().expand(20_000, 3) + 2  # not normalised
     shares = draws.actions(scores).bincount() / 20_000
     torch.testing.assert_close(shares, torch.tensor([0.1, 0.2, 0.7]), rtol=0, atol=0.02)

@@ -40,6 +40,10 @@ class Draws:
         """+size or -size, like images (B, C, H, W)."""
         return size * torch.zeros_like(like).uniform_(-1, 1).sign()
 
+    def fractions(self, like: Tensor, count: int) -> list[float]:
+        """So many from U[0, 1), on the host; precision and device of `like`."""
+        return torch.rand(count, dtype=like.dtype, device=like.device).tolist()
+
     def actions(self, scores: Tensor) -> Tensor:
         """One of n actions (B,) by unnormalised log-probabilities (B, n)."""
         return Categorical(logits=scores).sample()
