@@ -1,9 +1,9 @@
-"""What single passes of a network take at each level and batch size: forward, to the pixels, to the weights.
+"""What passes of a network take at each level and batch size: forward, to the pixels, to the weights, an attack's ten.
 
     python benchmarks/passes.py --levels eager graph compile compile+graph --batches 128 512 1024 --json results/passes.json
     python benchmarks/passes.py --width 16 --batches 32 --levels eager compile
 
-Every training step is put together from these three. Images are noise; a level that the device does not have is left out
+Every training step is put together from these. Images are noise; a level that the device does not have is left out
 with a word.
 """
 
@@ -30,12 +30,15 @@ from sparring.environment import environment
 from sparring.learner import Learner, Optimisation
 from sparring.losses import cross_entropy
 from sparring.methods import Standard
+from sparring.models import foldable
 from sparring.training import Runtime
 from sparring.training.cost import Operations
+from sparring.training.level import Work
 
 LEVELS = ("eager", "graph", "compile", "compile+graph")
 Level = Literal["eager", "graph", "compile", "compile+graph"]
 REHEARSALS = 3
+ATTACK = 10  # passes for which BatchNorm is folded away once
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Pass:
     level: str
     batch: int
     operations: int  # floating-point
-    seconds: list[float]  # of one pass, by round
+    seconds: list[float]  # by round
 
     @property
     def tflops(self) -> float:
@@ -55,12 +58,13 @@ class Pass:
 
 
 def measure(scene: Scene, level: Level, precision: Precision, rounds: int) -> list[Pass]:
-    """The three passes, warmed up; of several in a row on a GPU, where one is too short for a clock."""
+    """The passes, warmed up; of several in a row on a GPU, where one is too short for a clock."""
     runtime = Runtime(scene.accelerator, precision, level=level)
     fabric = runtime.fabric()
     network = runtime.arrange(scene.network())
-    plan = runtime.plan(fabric.device, Standard(), network, lambda: 0.0)
-    learner = Learner(network, Optimisation(), fabric, total=1, compiler=plan.compiler())
+    plan = runtime.plan(fabric.device, Standard(), network, Work(lambda: 0.0, lambda: 0.0))
+    folds = foldable(network, (3, scene.size, scene.size))
+    learner = Learner(network, Optimisation(), fabric, total=1, compiler=plan.compiler(), folds=folds)
     learner.network.train()
     works = _works(learner, scene)
     plain = _works(Learner(runtime.arrange(scene.network()), Optimisation(), fabric, total=1), scene)
@@ -97,11 +101,21 @@ def _works(learner: Learner, scene: Scene) -> dict[str, Callable[[], object]]:
         with attackable(learner.bare, "train"):
             input_gradient(learner.bare, x, goal)
 
+    def at_rest() -> None:
+        with attackable(learner.bare, "eval"):
+            for _ in range(ATTACK):
+                input_gradient(learner.bare, x, goal)
+
     def weights() -> None:
         learner.zero_grad()
         learner.backward(goal(learner.model(x)).mean())
 
-    return {"forward": forward, "forward, to the pixels": pixels, "forward, to the weights": weights}
+    return {
+        "forward": forward,
+        "forward, to the pixels": pixels,
+        f"the same {ATTACK} times, BatchNorm at rest": at_rest,
+        "forward, to the weights": weights,
+    }
 
 
 def _repeated(work: Callable[[], object], calls: int) -> Callable[[], None]:

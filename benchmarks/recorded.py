@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
 import timing
+from command import add_names, read, status
 from scene import Scene
 from sides import Ours, Way, apart
 from sparring.environment import environment
-from sparring.errors import BadInput
 from sparring.training import Runtime
 from speed import SUBJECTS
 
@@ -52,8 +50,8 @@ def compare(name: str, scene: Scene) -> Comparison:
         name,
         apart(second.learner.network, first.learner.network, start),
         apart(recorded.learner.network, first.learner.network, start),
-        recorded.recordings,
-        recorded.refusal,
+        recorded.stepper.recordings,
+        recorded.stepper.refusal,
     )
 
 
@@ -79,3 +77,29 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     for one in comparisons:
         table.add_row(one.method, f"{one.live:.0e}", f"{one.recorded:.0e}", str(one.recordings), one.refusal)
     return table
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The exit status: 2 for bad input."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_names(parser, "--methods", SUBJECTS)
+    parser.add_argument(
+        "--width", type=int, default=16, help="channels of ResNet-18's first stage (default: %(default)s)"
+    )
+    parser.add_argument("--batch", type=int, default=32, help="images a step (default: %(default)s)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
+    options = read(parser, words, "batch")
+    return status(lambda: _run(options, Console()))
+
+
+def _run(options: argparse.Namespace, console: Console) -> None:
+    scene, facts, found = Scene(width=options.width, batch=options.batch, accelerator=options.device), environment(), []
+    for name in options.methods:
+        timing.say(f"{name}: {STEPS} steps live, live again, and recorded")
+        found.append(compare(name, scene))
+        timing.save("recorded", options, facts, comparisons=[asdict(one) for one in found])
+    console.print(comparison_table(found), highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

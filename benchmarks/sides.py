@@ -40,9 +40,9 @@ class Way:
 
     precision: Precision = 32
     channels_last: bool = False
-    folds: bool = True
     level: LevelName = "eager"
     compiler: Callable[[nn.Module], Any] | None = None  # None is the level's
+    folds: bool = True  # BatchNorm in attacks in evaluation mode
 
     @property
     def mark(self) -> str:
@@ -58,7 +58,9 @@ def as_pytorch_does(network: nn.Module) -> Any:
 
 VARIANTS = {
     "fp32": Way(),
+    "unfolded": Way(folds=False),
     "channels-last": Way(channels_last=True),
+    "channels-last-unfolded": Way(channels_last=True, folds=False),
     "compile": Way(channels_last=True, level="compile"),
     "compile-as-pytorch": Way(channels_last=True, level="compile", compiler=as_pytorch_does),
     "bf16": Way("bf16-mixed"),
@@ -90,13 +92,13 @@ class Ours:
         method.begin_epoch(0)
         self.batches = scene.batches(self.device)
         data = scene.data(self.device)
-        self._stepper = Stepper(method, self.learner, data, plan.recorder(self.device))
+        self.stepper = Stepper(method, self.learner, data, plan.recorder(self.device))
         self._draws = (draw for epoch in count() for draw in data.draws(epoch))
         self._tally = Tally(self.device)
 
     def step(self) -> None:
         """Gather and augment the next batch, train on it, count loss and accuracy."""
-        taken = self._stepper.take(next(self._draws))
+        taken = self.stepper.take(next(self._draws))
         self._tally.add(taken.step.loss, taken.batch.y)
 
     def steps(self, number: int) -> Callable[[], None]:

@@ -13,6 +13,8 @@ import ceilings
 import gpu
 import passes
 import profiled
+import recorded
+from scene import Scene
 
 ROOT = Path(__file__).parents[1]
 
@@ -138,10 +140,43 @@ def test_the_scripts_for_ceilings_and_passes_print_and_record(
     assert passes.main([*words, "--levels", "eager", "graph", "--json", str(tmp_path / "p.json")]) == 0
     assert "graph: needs a GPU, left out" in capsys.readouterr().err
     rows = json.loads((tmp_path / "p.json").read_text())["passes"]
-    assert [row["kind"] for row in rows] == ["forward", "forward, to the pixels", "forward, to the weights"]
-    forward, pixels, weights = (row["operations"] for row in rows)
+    assert [row["kind"] for row in rows] == [
+        "forward",
+        "forward, to the pixels",
+        "the same 10 times, BatchNorm at rest",
+        "forward, to the weights",
+    ]
+    forward, pixels, attack, weights = (row["operations"] for row in rows)
     assert pixels / forward == pytest.approx(2, rel=0.01)
+    assert attack == 10 * pixels
     assert weights / forward == pytest.approx(3, rel=0.1)  # of a narrow network the first layer is a large part
+
+
+def test_recorded_steps_are_compared_with_live_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "r.json"
+    words = ["--methods", "mep", "fgsm-rs", "--width", "4", "--batch", "4", "--device", "cpu", "--json", str(file)]
+    assert recorded.main(words) == 0
+    found = json.loads(file.read_text())["comparisons"]
+    assert [one["method"] for one in found] == ["mep", "fgsm-rs"]
+    assert all(one["live"] == one["recorded"] == one["recordings"] == 0 for one in found)  # without a GPU nothing is
+    assert "not recorded, as" in capsys.readouterr().out
+
+
+def test_a_recorded_run_that_ends_elsewhere_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = recorded._trained
+    runs = []
+
+    def third_moved(*arguments):
+        side = trained(*arguments)
+        runs.append(side)
+        if len(runs) == 3:
+            next(side.learner.network.parameters()).data += 1
+        return side
+
+    monkeypatch.setattr(recorded, "_trained", third_moved)
+    found = recorded.compare("standard", Scene(width=4, batch=4, accelerator="cpu"))
+    assert found.live == 0
+    assert found.recorded > 1
 
 
 @pytest.mark.parametrize(
