@@ -33,6 +33,7 @@ from sparring.configuration import to_yaml
 from sparring.environment import environment
 from sparring.errors import BadInput
 from sparring.files import replacing
+from sparring.methods.base import layers
 from sparring.training import Runtime
 from sparring.training.progress import Silent
 
@@ -70,7 +71,7 @@ class Size:
     methods: tuple[str, ...] | None = None  # None is all
 
 
-DRY = Size(4, (8,), 1, 64, 192, 16, 1, (0,), ("standard", "mep"))
+DRY = Size(4, (8,), 1, 64, 192, 16, 1, (0,), ("standard", "mep", "las"))
 
 
 def stages(data: Path, device: str, size: Size) -> Iterator[Stage]:
@@ -85,6 +86,9 @@ def stages(data: Path, device: str, size: Size) -> Iterator[Stage]:
     for name in size.methods or speed.SUBJECTS:
         for level in levels if name in MAIN else levels[:2]:
             yield Stage(f"step-{name}-{level}", 120 if "compile" in level else 25, _step(scene, name, level, size))
+        if any(layer.shrinks for layer in layers(speed.SUBJECTS[name].make())):
+            # Beside the levels, at which all images stay on a GPU.
+            yield Stage(f"step-{name}-compact", 25, _step(scene, name, "eager", size, compact=True))
     for name in size.methods or PAIRS:
         yield Stage(f"race-{name}", 60, _race(scene, name, size))
     if on_gpu:
@@ -112,9 +116,9 @@ def _passes(scene: Scene, batch: int, level: str, size: Size) -> Callable[[], di
     return work
 
 
-def _step(scene: Scene, name: str, level: str, size: Size) -> Callable[[], dict[str, Any]]:
+def _step(scene: Scene, name: str, level: str, size: Size, compact: bool | None = None) -> Callable[[], dict[str, Any]]:
     def work() -> dict[str, Any]:
-        cost = speed.measure(name, scene, size.rounds, speed.Way(_precision(scene), True, level))
+        cost = speed.measure(name, scene, size.rounds, speed.Way(_precision(scene), True, level, compact=compact))
         return {"step": asdict(cost), "seconds_of_110_epochs": EPOCHS * 50_000 / scene.batch * median(cost.seconds)}
 
     return work

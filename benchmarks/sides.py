@@ -43,6 +43,7 @@ class Way:
     level: LevelName = "eager"
     compiler: Callable[[nn.Module], Any] | None = None  # None is the level's
     folds: bool = True  # BatchNorm in attacks in evaluation mode
+    compact: bool | None = None  # whether images whose attack is finished leave; None is the device's
 
     @property
     def mark(self) -> str:
@@ -76,7 +77,7 @@ class Ours:
 
     def __init__(self, scene: Scene, method: Method, way: Way = Way()) -> None:
         precision = 32 if way.precision == 64 else way.precision
-        runtime = Runtime(scene.accelerator, precision, channels_last=way.channels_last, level=way.level)
+        runtime = Runtime(scene.accelerator, precision, way.level, way.compact, way.channels_last)
         fabric = runtime.fabric()
         if way.precision == 64:
             fabric = Fabric(accelerator=fabric.device.type, devices=1, precision="64-true")

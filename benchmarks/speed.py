@@ -14,7 +14,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -130,7 +130,7 @@ def prepared(name: str, scene: Scene, way: Way) -> Ours:
 
 def measure(name: str, scene: Scene, rounds: int, way: Way) -> Cost:
     """Count a step where it can be seen, uncompiled, then time some at the level."""
-    counted = _counted(name, scene, Way(way.precision, way.channels_last))
+    counted = _counted(name, scene, replace(way, level="eager", compiler=None))
     side = prepared(name, scene, way)
     side.steps(1 if way.level == "eager" else WARM_UP)()
     if side.device.type == "cuda":

@@ -14,7 +14,10 @@ import gpu
 import passes
 import profiled
 import recorded
+import speed
 from scene import Scene
+from sides import Way
+from speed import Cost
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,7 +29,8 @@ def test_the_dry_run_writes_every_stage_and_repeats_none(
     assert gpu.main(words) == 0
     records = {file.stem: json.loads(file.read_text()) for file in tmp_path.glob("*.json")}
     assert not [name for name, record in records.items() if "failed" in record], records
-    assert {"ceilings", "passes-8-eager", "step-mep-eager", "race-mep", "epochs-fgsm-mep"} < set(records)
+    steps = {"step-mep-eager", "step-las-eager", "step-las-compact"}
+    assert {"ceilings", "passes-8-eager", "race-mep", "epochs-fgsm-mep"} | steps < set(records)
     assert records["step-mep-eager"]["step"]["units"] == pytest.approx(7, rel=0.05)
     assert records["race-mep"]["race"]["difference"] < 1e-9
     assert records["epochs-fgsm-mep"]["seconds_of_110_epochs"] > 0
@@ -85,6 +89,10 @@ def test_on_a_gpu_all_that_is_owed_is_asked_for(tmp_path: Path) -> None:
         "passes-1024-compile",
         "step-mep-graph",
         "step-mep-compile+graph",
+        "step-las-graph",
+        "step-las-compact",
+        "step-fat-10-graph",
+        "step-fat-10-compact",
         "race-mep",
         "profile-mep-graph",
         "epochs-las-at",
@@ -94,7 +102,30 @@ def test_on_a_gpu_all_that_is_owed_is_asked_for(tmp_path: Path) -> None:
     ]
     places = [names.index(name) for name in order]
     assert places == sorted(places)
-    assert {f"step-{name}-graph" for name in gpu.speed.SUBJECTS} < set(names)
+    assert {f"step-{name}-graph" for name in speed.SUBJECTS} < set(names)
+    compact = {name for name in names if name.endswith("-compact")}
+    assert compact == {f"step-{name}-compact" for name in ("las", "fat-10", "sat-10", "dart-10")}
+
+
+def test_on_a_gpu_images_leave_where_a_stage_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def measure(name: str, scene: Scene, rounds: int, way: Way) -> Cost:
+        asked.append((way.level, way.compact))
+        return Cost(name, way.level, 1.0, 1.0, 1.0, 1, 0, 0, [1.0])
+
+    monkeypatch.setattr(speed, "measure", measure)
+    for stage in gpu.stages(tmp_path, "cuda", gpu.Size()):
+        if stage.name in ("step-las-graph", "step-las-compact"):
+            stage.work()
+    assert asked == [("graph", None), ("eager", True)]
+
+
+def test_whether_images_leave_is_counted() -> None:
+    """A policy like the published ResNet-18 weighs much here: the strategies' 3 to 14 steps are in the difference."""
+    scene = Scene(width=4, batch=8, size=16, accelerator="cpu")
+    masked, compact = (speed.measure("las", scene, 1, Way(compact=flag)) for flag in (False, True))
+    assert 4 < masked.units - compact.units < 2 * (14 - 3)
 
 
 @pytest.mark.parametrize(
