@@ -24,6 +24,7 @@ import ceilings
 import passes
 import profiled
 import race
+import recorded
 import sparring
 import speed
 import timing
@@ -76,14 +77,30 @@ DRY = Size(4, (8,), 1, 64, 192, 16, 1, (0,), ("standard", "mep", "las"))
 
 def stages(data: Path, device: str, size: Size) -> Iterator[Stage]:
     """Everything, in order."""
-    on_gpu = device == "cuda"
-    levels = ALL_LEVELS if on_gpu else ("eager",)
     scene = Scene(width=size.width, batch=size.batches[0], accelerator=device)
     yield Stage("ceilings", 20, lambda: {"ceilings": ceilings.measure(torch.device(device), size.rounds, size.shrink)})
     for batch in size.batches:
-        for level in levels:
+        for level in _levels(device):
             yield Stage(f"passes-{batch}-{level}", 90 if "compile" in level else 20, _passes(scene, batch, level, size))
-    for name in size.methods or speed.SUBJECTS:
+    yield from _of_methods(scene, device, size)
+    if device == "cuda":
+        for level in ("eager", "graph", "compile+graph"):
+            yield Stage(f"profile-mep-{level}", 120, _profile(scene, level))
+        yield Stage("step-wrn-34-10-pgd-10-graph", 60, _wide("pgd-10", size))
+        yield Stage("step-wrn-34-10-mep-graph", 60, _wide("mep", size))
+    yield from _runs(data, device, size)
+
+
+def _levels(device: str) -> tuple[str, ...]:
+    return ALL_LEVELS if device == "cuda" else ("eager",)
+
+
+def _of_methods(scene: Scene, device: str, size: Size) -> Iterator[Stage]:
+    """On noise: whether recorded steps are live ones, what each step takes, and what the usual research step takes."""
+    names, levels = size.methods or tuple(speed.SUBJECTS), _levels(device)
+    for name in names:
+        yield Stage(f"recorded-{name}", 15, _recorded(name, device, size))
+    for name in names:
         for level in levels if name in MAIN else levels[:2]:
             yield Stage(f"step-{name}-{level}", 120 if "compile" in level else 25, _step(scene, name, level, size))
         if any(layer.shrinks for layer in layers(speed.SUBJECTS[name].make())):
@@ -91,11 +108,11 @@ def stages(data: Path, device: str, size: Size) -> Iterator[Stage]:
             yield Stage(f"step-{name}-compact", 25, _step(scene, name, "eager", size, compact=True))
     for name in size.methods or PAIRS:
         yield Stage(f"race-{name}", 60, _race(scene, name, size))
-    if on_gpu:
-        for level in ("eager", "graph", "compile+graph"):
-            yield Stage(f"profile-mep-{level}", 120, _profile(scene, level))
-        yield Stage("step-wrn-34-10-pgd-10-graph", 60, _wide("pgd-10", size))
-        yield Stage("step-wrn-34-10-mep-graph", 60, _wide("mep", size))
+
+
+def _runs(data: Path, device: str, size: Size) -> Iterator[Stage]:
+    """On real images."""
+    on_gpu = device == "cuda"
     for name in RUNS if on_gpu else RUNS[:1]:
         yield Stage(f"epochs-{name}", 60, _epochs(data, device, name, size))
     for seed in size.seeds:
@@ -114,6 +131,11 @@ def _passes(scene: Scene, batch: int, level: str, size: Size) -> Callable[[], di
         return {"passes": [asdict(one) | {"tflops": one.tflops} for one in found]}
 
     return work
+
+
+def _recorded(name: str, device: str, size: Size) -> Callable[[], dict[str, Any]]:
+    small = Scene(width=size.width or 16, batch=min(32, size.batches[0]), accelerator=device)
+    return lambda: {"comparison": asdict(recorded.compare(name, small))}
 
 
 def _step(scene: Scene, name: str, level: str, size: Size, compact: bool | None = None) -> Callable[[], dict[str, Any]]:

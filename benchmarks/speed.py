@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import median
@@ -57,6 +56,7 @@ from sparring.methods import (
 from sparring.threat import Ratio
 from sparring.training import Runtime
 from sparring.training.cost import Calls, forward_operations, step_cost
+from sparring.training.recorder import waits_noticed
 
 FGSM_RS = PGD(steps=1, alpha=Ratio("10/255"), bn="train")
 PGD_10 = PGD(steps=10, alpha=Ratio("2/255"), bn="train")
@@ -115,6 +115,7 @@ class Cost:
     operators: int  # around the network
     waits: int
     peak_bytes: int  # of the GPU's memory; 0 on a CPU
+    refusal: str  # why steps that were to be recorded were not
     seconds: list[float]
 
     @property
@@ -138,7 +139,10 @@ def measure(name: str, scene: Scene, rounds: int, way: Way) -> Cost:
     number = IN_A_ROW[side.device.type]
     times = [timing.seconds(side.steps(number), side.device) / number for _ in range(rounds)]
     peak = torch.cuda.max_memory_allocated(side.device) if side.device.type == "cuda" else 0
-    return Cost(name, way.level, minimum=SUBJECTS[name].minimum, peak_bytes=peak, seconds=times, **counted)
+    refusal = side.stepper.refusal
+    return Cost(
+        name, way.level, minimum=SUBJECTS[name].minimum, peak_bytes=peak, refusal=refusal, seconds=times, **counted
+    )
 
 
 def _counted(name: str, scene: Scene, way: Way) -> dict[str, Any]:
@@ -162,14 +166,9 @@ def _waits_of_the_driver(side: Ours) -> int:
     """On a GPU, what PyTorch itself notices of a step's waits for the device."""
     if side.device.type != "cuda":
         return 0
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as noticed:
-            warnings.simplefilter("always")
-            side.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    return sum("synchronizing" in str(warning.message) for warning in noticed)
+    with waits_noticed() as waits:
+        side.step()
+    return len(waits)
 
 
 def cost_table(costs: Sequence[Cost], title: str, batch: int, best: float) -> Table:
@@ -179,7 +178,7 @@ def cost_table(costs: Sequence[Cost], title: str, batch: int, best: float) -> Ta
     for cost in costs:
         table.add_row(
             cost.method,
-            cost.level,
+            cost.level + "*" * bool(cost.refusal),
             f"{cost.units:.2f}",
             f"{cost.minimum:g}",
             str(cost.operators),
@@ -188,6 +187,8 @@ def cost_table(costs: Sequence[Cost], title: str, batch: int, best: float) -> Ta
             f"{batch / median(cost.seconds):.1f}",
             f"{cost.tflops / best:.0%}",
         )
+    refusals = {cost.refusal for cost in costs if cost.refusal}
+    table.caption = "\n".join(f"* live: {refusal}" for refusal in sorted(refusals)) or None
     return table
 
 

@@ -87,6 +87,8 @@ def test_on_a_gpu_all_that_is_owed_is_asked_for(tmp_path: Path) -> None:
         "ceilings",
         "passes-128-graph",
         "passes-1024-compile",
+        "recorded-mep",
+        "recorded-cat-7",
         "step-mep-graph",
         "step-mep-compile+graph",
         "step-las-graph",
@@ -112,7 +114,7 @@ def test_on_a_gpu_images_leave_where_a_stage_says_so(tmp_path: Path, monkeypatch
 
     def measure(name: str, scene: Scene, rounds: int, way: Way) -> Cost:
         asked.append((way.level, way.compact))
-        return Cost(name, way.level, 1.0, 1.0, 1.0, 1, 0, 0, [1.0])
+        return Cost(name, way.level, 1.0, 1.0, 1.0, 1, 0, 0, "", [1.0])
 
     monkeypatch.setattr(speed, "measure", measure)
     for stage in gpu.stages(tmp_path, "cuda", gpu.Size()):
@@ -181,6 +183,13 @@ def test_the_scripts_for_ceilings_and_passes_print_and_record(
     assert pixels / forward == pytest.approx(2, rel=0.01)
     assert attack == 10 * pixels
     assert weights / forward == pytest.approx(3, rel=0.1)  # of a narrow network the first layer is a large part
+
+
+def test_a_time_of_steps_that_were_not_recorded_is_marked() -> None:
+    costs = [Cost("mep", "graph", 7.0, 7, 1e9, 200, 0, 0, reason, [1.0]) for reason in ("", "it waits")]
+    table = speed.cost_table(costs, "", 128, 1.0)
+    assert list(table.columns[1].cells) == ["graph", "graph*"]
+    assert table.caption == "* live: it waits"
 
 
 def test_recorded_steps_are_compared_with_live_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,7 @@ class CudaRecorder:
         """On the stream that records: autograd remembers the stream on which it first saw a tensor."""
         present = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(present)
-        with _waits_noticed() as waits, _algorithms_tried(), torch.cuda.stream(self._stream):
+        with waits_noticed() as waits, _algorithms_tried(), torch.cuda.stream(self._stream):
             result = work()
         present.wait_stream(self._stream)
         self.obstacle = "it makes the host wait for the device" if waits else ""
@@ -98,8 +98,8 @@ def _algorithms_tried() -> Iterator[None]:
 
 
 @contextmanager
-def _waits_noticed() -> Iterator[list[warnings.WarningMessage]]:
-    """What PyTorch notices of the host waiting for the device, which a graph cannot hold."""
+def waits_noticed() -> Iterator[list[warnings.WarningMessage]]:
+    """What PyTorch notices of the host waiting for the device, a warning for each time; complete when the block is left."""
     before = torch.cuda.get_sync_debug_mode()
     waits: list[warnings.WarningMessage] = []
     with warnings.catch_warnings(record=True) as noticed:
