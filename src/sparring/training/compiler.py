@@ -23,7 +23,7 @@ Lowering: TypeAlias = Callable[
 
 _CONVOLUTION = torch.ops.aten.convolution_backward.default
 _MASK = 10  # the argument that says which of its three gradients, input, weight and bias, are computed
-_GRAPHS = 64  # of a network: modes of BatchNorm, frozen or not, whole and smaller batches; PyTorch's own limit is 8
+_GRAPHS = 64  # of a network: modes of BatchNorm, frozen or not, whole and smaller batches
 
 
 def inductor(graph: fx.GraphModule, inputs: Sequence[Any], backward: bool, inference: bool) -> Compiled:
@@ -42,7 +42,9 @@ class Compiler:
 
     def __call__(self, network: nn.Module) -> nn.Module:
         """The network as it is to be called. It is compiled for each mode, batch size and set of frozen weights apart."""
-        torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, _GRAPHS)
+        # PyTorch's limits are for all networks of a class that the process has seen; beyond them it leaves them uncompiled.
+        torch._dynamo.config.cache_size_limit += _GRAPHS
+        torch._dynamo.config.accumulated_cache_size_limit += _GRAPHS
         # A kept graph is gone through twice: its buffers must not be reused the first time.
         torch._functorch.config.donated_buffer = False
         return _Compiled(network, self._form(network), self._form(network))
