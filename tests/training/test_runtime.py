@@ -81,6 +81,12 @@ def test_what_a_method_cannot_have_is_left_out(method: Method, device: torch.dev
     assert why in chosen.reason
 
 
+def test_without_batchnorm_there_is_nothing_to_fold() -> None:
+    network = nn.Sequential(*[nn.Conv2d(8, 8, 3) for _ in range(4)])
+    work = Work(forward=lambda: LONG / 7, whole=lambda: LONG)
+    assert Runtime().plan(CPU, TRADES(), network, work).name == "compile"
+
+
 def test_a_level_that_was_asked_for_falls_back_with_the_reason() -> None:
     chosen = plan(Runtime(level="compile+graph"), GPU, NuAT())
     assert chosen.name == "compile"

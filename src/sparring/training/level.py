@@ -90,7 +90,7 @@ def plan(
     if no_compile or (no_compile := _no_toolchain()):
         return Plan(False, recorded, no_compile)
     pace = _pace(device, precision)
-    if pace.gain > 1 and device.type == "cpu" and _attacks_at_rest(method):
+    if pace.gain > 1 and device.type == "cpu" and _attacks_at_rest(method) and _has_norms(network):
         return Plan(False, recorded, "its attacks fold BatchNorm away, which leaves compiling little to gain")
     compiled, reason = _weighed(pace, network, work)
     return Plan(compiled, recorded, reason)
@@ -121,6 +121,10 @@ def _pace(device: torch.device, precision: int | str) -> _Pace:
 def _attacks_at_rest(method: Method) -> bool:
     """Whether an attack keeps BatchNorm in evaluation mode, where a network that is not compiled folds it away."""
     return any(getattr(getattr(layer, "attack", layer), "bn", "") == "eval" for layer in layers(method))
+
+
+def _has_norms(network: nn.Module) -> bool:
+    return any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 
 def _obstacle_to_compiling(method: Method) -> str:
