@@ -119,7 +119,8 @@ def test_a_wrong_digit_in_a_table_of_accuracies_is_noticed(tmp_path: Path, monke
         ("race-cpu", "against_research", "research"),
         ("race-cpu-pgd", "against_research", "research"),
         ("race-cpu-all", "against_research", "research"),
-        ("race-cpu-more", "against_research", "research"),
+        ("race-cpu-rest", "against_research", "research"),
+        ("race-cpu-compile", "against_research", "research"),
         ("frameworks-cpu", "against_libraries", "theirs"),
     ],
 )
