@@ -113,6 +113,15 @@ def test_a_block_within_a_block_changes_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(answers(model), expected, strict=True))
 
 
+def test_training_mode_inside_is_an_error_and_not_a_wrong_answer() -> None:
+    model = network("smallconv")
+    with (
+        folded(model, foldable(model, SHAPE)),
+        pytest.raises(RuntimeError, match="BatchNorm in training mode is folded"),
+    ):
+        answers(model.train())
+
+
 def test_the_network_is_put_back_also_after_an_error() -> None:
     model = network("smallconv")
     before, attributes = copy.deepcopy(model.state_dict()), [set(vars(module)) for module in model.modules()]

@@ -47,7 +47,7 @@ def folded(network: nn.Module, folds: Sequence[Fold], dtype: torch.dtype | None 
     """Inside, the network in evaluation mode answers with these folded, the new weights in `dtype` (None: their own).
 
     They are computed on entering, without gradients, and the network is as before on leaving. Inside another such block
-    for the same network nothing happens.
+    for the same network nothing happens. A forward in training mode raises RuntimeError inside.
     """
     pairs = _modules(network, folds)
     if any("forward" in vars(module) for pair in pairs for module in pair):
@@ -56,7 +56,7 @@ def folded(network: nn.Module, folds: Sequence[Fold], dtype: torch.dtype | None 
     for (convolution, norm), (weight, bias) in zip(pairs, _merged(pairs, dtype), strict=True):
         # An attribute of the object goes before the method of its class, also for those who call the module.
         convolution.forward = partial(convolution._conv_forward, weight=weight, bias=bias)  # type: ignore[method-assign]
-        norm.forward = _unchanged  # type: ignore[method-assign]
+        norm.forward = partial(_passed, norm)  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -78,7 +78,9 @@ def _modules(network: nn.Module, folds: Sequence[Fold]) -> list[_Pair]:
     return [(cast(nn.Conv2d, modules[one]), cast(nn.BatchNorm2d, modules[other])) for one, other in folds]
 
 
-def _unchanged(input: Tensor) -> Tensor:
+def _passed(norm: nn.BatchNorm2d, input: Tensor) -> Tensor:
+    if norm.training:
+        raise RuntimeError("A BatchNorm in training mode is folded into its convolution, by the running statistics.")
     return input
 
 

@@ -96,9 +96,8 @@ class Stepper:
             self._give_up("its settings change with every step")
             return self._live(draw)
         taken = self._recorder.rehearse(lambda: self._live(draw))
-        if (
-            self._seen[kind] == _REHEARSALS and self._recorder.obstacle
-        ):  # once is nothing: states are made, caches filled
+        # Waits in the first rehearsal may be of what is only done once, such as making an optimizer's state.
+        if self._seen[kind] == _REHEARSALS and self._recorder.obstacle:
             self._give_up(f"it cannot be recorded ({self._recorder.obstacle})")
         return taken
 
