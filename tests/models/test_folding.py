@@ -167,6 +167,21 @@ class Shared(Net):
         return self.norm(self.conv(x)).mean((2, 3)) + self.conv(x.flip(3)).amax((2, 3))
 
 
+class Half(Shared):
+    """One convolution of two is used elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.first(x))
+
+
+def test_what_can_be_folded_is_folded_beside_what_cannot() -> None:
+    assert foldable(Half().eval(), SHAPE) == (("first.0", "first.1"),)
+
+
 class Again(Net):
     """The norm is used twice."""
 

@@ -42,14 +42,14 @@ class Played:
     @contextmanager
     def _graph(self, graph: object, **_: object):
         self.graphs.append(graph)
-        self.stream, self.is_recording = "of the recording", True
+        before, self.stream, self.is_recording = self.stream, "of the recording", True
         try:
             yield
         except RuntimeError:
             raise RuntimeError("operation failed due to a previous error during capture\nmore") from None
         if len(self.graphs) > 1 and not self._recoverable:
             raise RuntimeError("still broken")
-        self.stream, self.is_recording = "present", False
+        self.stream, self.is_recording = before, False
 
     def _random(self, *_: object, **__: object) -> None:
         if self.is_recording:
