@@ -12,37 +12,40 @@ from sparring.errors import BadInput
 from sparring.training.recorder import CudaRecorder
 
 
+class Stream:
+    device = torch.device("cpu")
+
+    def wait_stream(self, other: object) -> None:
+        """Nothing runs aside."""
+
+
 class Played:
     """Of `torch.cuda` what a recorder uses. As in PyTorch, random numbers wait for the end of a recording that failed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, recoverable: bool = True) -> None:
-        self.stream: object = "present"
+        self.present = self.stream = Stream()
         self.graphs: list[object] = []
         self.mode = 0
         self.is_recording, self._recoverable = False, recoverable
         for name in ("set_stream", "graph", "get_sync_debug_mode", "set_sync_debug_mode", "stream"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, f"_{name}" if hasattr(self, f"_{name}") else name))
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda _: self)
-        monkeypatch.setattr(torch.cuda, "Stream", lambda device: self)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda _: self.stream)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda _: Stream())
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
         monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
         monkeypatch.setattr(torch, "rand", self._random)
-        self.device = torch.device("cpu")
 
-    def wait_stream(self, other: object) -> None:
-        """Nothing runs aside."""
-
-    def _set_stream(self, stream: object) -> None:
+    def _set_stream(self, stream: Stream) -> None:
         self.stream = stream
 
     @contextmanager
-    def _stream(self, stream: object):
+    def _stream(self, stream: Stream):
         yield
 
     @contextmanager
-    def _graph(self, graph: object, **_: object):
+    def _graph(self, graph: object, *, stream: Stream, **_: object):
         self.graphs.append(graph)
-        before, self.stream, self.is_recording = self.stream, "of the recording", True
+        before, self.stream, self.is_recording = self.stream, stream, True
         try:
             yield
         except RuntimeError:
@@ -72,7 +75,7 @@ def test_after_a_failed_recording_random_numbers_and_the_stream_are_as_before(mo
     with pytest.raises(RuntimeError, match="previous error during capture"):
         recorder.record(fails)
     assert not played.is_recording
-    assert played.stream == "present"
+    assert played.stream is played.present
     assert played.graphs[0] in recorder._failed
     assert recorder.record(lambda: 3)[1] == 3
 
