@@ -28,7 +28,7 @@ class Played:
         self.mode = 0
         self.is_recording, self._recoverable = False, recoverable
         for name in ("set_stream", "graph", "get_sync_debug_mode", "set_sync_debug_mode", "stream"):
-            monkeypatch.setattr(torch.cuda, name, getattr(self, f"_{name}" if hasattr(self, f"_{name}") else name))
+            monkeypatch.setattr(torch.cuda, name, getattr(self, f"_{name}"))
         monkeypatch.setattr(torch.cuda, "current_stream", lambda _: self.stream)
         monkeypatch.setattr(torch.cuda, "Stream", lambda _: Stream())
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
