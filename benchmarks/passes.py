@@ -167,7 +167,7 @@ def main(words: Sequence[str] | None = None) -> int:
     add("--precision", choices=("32", "bf16-mixed"), default="bf16-mixed", help="default: %(default)s")
     add("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
-    return status(lambda: run(read(parser, words)))
+    return status(lambda: run(read(parser, words, "rounds")))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from rich.console import Console
@@ -23,10 +23,12 @@ from command import add_names, read, status
 from scene import Scene
 from sides import Ours, Way, apart
 from sparring.environment import environment
+from sparring.methods import LAS, SDI
 from sparring.training import Runtime
 from speed import SUBJECTS
 
 STEPS = 12
+INTERVAL = 3  # of SDI's and LAS's updates, so that a step with one is recorded, after two, and replayed
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,10 @@ def compare(name: str, scene: Scene) -> Comparison:
 
 
 def _trained(name: str, scene: Scene, way: Way) -> Ours:
-    side = Ours(scene, SUBJECTS[name].make(), way)
+    method = SUBJECTS[name].make()
+    if isinstance(method, SDI | LAS):
+        method = replace(method, interval=INTERVAL)
+    side = Ours(scene, method, way)
     for seed in range(STEPS):
         torch.manual_seed(seed)
         side.step()
@@ -88,7 +93,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--batch", type=int, default=32, help="images a step (default: %(default)s)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
-    options = read(parser, words, "batch")
+    options = read(parser, words, "width", "batch")
     return status(lambda: _run(options, Console()))
 
 

@@ -22,7 +22,7 @@ from sparring.training import checkpoint
 from sparring.training.cost import step_cost
 from sparring.training.step import train_step
 from tests.methods.cases import CASES, Case
-from tests.methods.harness import L2, LINF, batches, bench, identical, network, task
+from tests.methods.harness import L2, LINF, batches, bench, flat, identical, network, task
 from tests.syncs import NoHostSync
 
 every_method = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -121,10 +121,10 @@ def test_folding_batchnorm_away_in_attacks_changes_nothing(case: Case) -> None:
         for folds in (False, True):
             subject = bench(case.make(), precision="64-true", folds=folds)
             subject.steps(0, 6, torch.float64)
-            ends.append(subject.learner.network)
+            ends.append([leaf for leaf in flat(subject.state()) if isinstance(leaf, Tensor)])
     finally:
         torch.set_default_dtype(torch.float32)
-    for folded, plain in zip(*(end.parameters() for end in ends), strict=True):
+    for folded, plain in zip(*ends, strict=True):
         torch.testing.assert_close(folded, plain, rtol=1e-9, atol=1e-9)
 
 

@@ -182,6 +182,49 @@ def test_what_can_be_folded_is_folded_beside_what_cannot() -> None:
     assert foldable(Half().eval(), SHAPE) == (("first.0", "first.1"),)
 
 
+class Twins(nn.Module):
+    """Cannot be traced, and has a block in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Module(), nn.Module()
+        self.one.block = self.other.block = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.mean() > 2:
+            x = x / 2
+        return self.other.block(self.one.block(x).relu()).mean((2, 3))
+
+
+def test_a_block_in_two_places_is_folded_in_both() -> None:
+    model = with_statistics(Twins()).double().eval()
+    folds = foldable(model, SHAPE)
+    assert folds == (("one.block.0", "one.block.1"),)
+    expected = answers(model)
+    with folded(model, folds):
+        torch.testing.assert_close(answers(model), expected)
+
+
+class Picky(Net):
+    """Refuses a single image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert len(x) > 1
+        return super().forward(x)
+
+
+class Looking(Net):
+    """Looks its images up, which no trace survives."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return {0: super().forward(x)}[x.ndim - 4 if isinstance(x, Tensor) else x]
+
+
+class Telling(Net):
+    def forward(self, x: Tensor) -> tuple[Tensor, str]:
+        return super().forward(x), "and more"
+
+
 class Again(Net):
     """The norm is used twice."""
 
@@ -234,6 +277,12 @@ def hooked() -> nn.Module:
     return model
 
 
+def watched() -> nn.Module:
+    model = Net()
+    model.norm.register_full_backward_hook(lambda *_: None)
+    return model
+
+
 def patched() -> nn.Module:
     model = Net()
     model.norm.forward = lambda x: x * 2
@@ -248,9 +297,13 @@ def patched() -> nn.Module:
         Again(),
         Between(nn.Conv2d(3, 4, 3)),
         Moody(),
+        Picky(),
+        Looking(),
+        Telling(),
         Branching(),
         Unlike(),
         hooked(),
+        watched(),
         patched(),
         Net(norm=Activating(4)),
         Net(norm=nn.BatchNorm2d(4, affine=False)),

@@ -125,17 +125,16 @@ def test_a_compiled_step_costs_the_minimum(make, units: float, attacks: int) -> 
         assert inputs in (CONVOLUTIONS - 1, CONVOLUTIONS)
 
 
-def test_every_network_of_a_process_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_network_of_a_process_is_compiled() -> None:
     """Also those that come after as many others as PyTorch keeps the graphs of."""
-    for limit in ("cache_size_limit", "accumulated_cache_size_limit"):
-        monkeypatch.setattr(torch._dynamo.config, limit, 1)
     torch._dynamo.reset()
-    for _ in range(4):
-        lowering, plain = Interpreted(), network()
-        model = Compiler(lowering)(plain)
-        for mode in (True, False):
-            model.train(mode)(batches()[0].x).sum().backward()
-        assert len(lowering.backward) == 2
+    with torch._dynamo.config.patch(cache_size_limit=1, accumulated_cache_size_limit=1):
+        for _ in range(4):
+            lowering, plain = Interpreted(), network()
+            model = Compiler(lowering)(plain)
+            for mode in (True, False):
+                model.train(mode)(batches()[0].x).sum().backward()
+            assert len(lowering.backward) == 2
 
 
 def test_weights_and_pixels_may_be_asked_for_together_and_apart() -> None:

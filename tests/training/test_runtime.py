@@ -16,7 +16,6 @@ from sparring.methods import (
     GAT,
     LAS,
     MEP,
-    NFGSM,
     TRADES,
     AdversarialTraining,
     GradAlign,
@@ -24,7 +23,7 @@ from sparring.methods import (
     NuAT,
     Standard,
 )
-from sparring.models import create
+from sparring.models import create, foldable
 from sparring.training import Runtime
 from sparring.training.compiler import Compiler
 from sparring.training.level import Plan, Work
@@ -68,10 +67,6 @@ def test_the_level_is_the_fastest_that_pays(runtime: Runtime, device: torch.devi
         (FAT(AdversarialTraining()), CPU, "eager", "leave the batch"),
         (FAT(AdversarialTraining()), GPU, "compile+graph", "pays"),
         (AWP(LAS(AdversarialTraining())), CPU, "eager", "leave the batch"),
-        (TRADES(), CPU, "eager", "fold BatchNorm away"),
-        (AWP(AdversarialTraining(PGD(bn="eval"))), CPU, "eager", "fold BatchNorm away"),
-        (AdversarialTraining(PGD(bn="train")), CPU, "compile", "pays"),
-        (NFGSM(bn="eval"), CPU, "eager", "fold BatchNorm away"),
         (TRADES(), GPU, "compile+graph", "pays"),
     ],
 )
@@ -81,10 +76,24 @@ def test_what_a_method_cannot_have_is_left_out(method: Method, device: torch.dev
     assert why in chosen.reason
 
 
-def test_without_batchnorm_there_is_nothing_to_fold() -> None:
-    network = nn.Sequential(*[nn.Conv2d(8, 8, 3) for _ in range(4)])
+@pytest.mark.parametrize(
+    ("method", "name", "expected"),
+    [
+        (TRADES(), "resnet18", "eager"),
+        (AWP(AdversarialTraining(PGD(bn="eval"))), "resnet18", "eager"),
+        (TRADES(), "preactresnet18", "compile"),  # half of its norms are no convolution's
+        (TRADES(attack=PGD(steps=1, start="normal")), "resnet18", "compile"),
+        (GAT(), "resnet18", "compile"),  # one step, and a loss of two passes
+        (AdversarialTraining(PGD(bn="train")), "resnet18", "compile"),
+    ],
+)
+def test_where_an_attack_folds_batchnorm_away_compiling_has_little_to_gain(method, name, expected) -> None:
+    network = create(name, 10, width=8)
     work = Work(forward=lambda: LONG / 7, whole=lambda: LONG)
-    assert Runtime().plan(CPU, TRADES(), network, work).name == "compile"
+    chosen = Runtime().plan(CPU, method, network, work, foldable(network, (3, 32, 32)))
+    assert chosen.name == expected
+    assert ("fold BatchNorm away" in chosen.reason) == (expected == "eager")
+    assert Runtime().plan(CPU, method, network, work).name == "compile"  # nothing is folded
 
 
 def test_a_level_that_was_asked_for_falls_back_with_the_reason() -> None:

@@ -8,15 +8,17 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
 
+from sparring.attacks import PGD
 from sparring.methods import Method
 from sparring.methods.base import layers
+from sparring.models import Fold
 from sparring.training.compiler import Compiler
 from sparring.training.recorder import CudaRecorder, Recorder
 
@@ -79,8 +81,9 @@ def plan(
     method: Method,
     network: nn.Module,
     work: Work,
+    folds: Sequence[Fold] = (),
 ) -> Plan:
-    """The level for a run on this device."""
+    """The level for a run on this device; `folds` are the network's BatchNorms that attacks may do without."""
     no_compile, no_graph = _obstacle_to_compiling(method), _obstacle_to_recording(method, device)
     if wanted != "auto":
         compiled, recorded = "compile" in wanted, "graph" in wanted
@@ -90,7 +93,7 @@ def plan(
     if no_compile or (no_compile := _no_toolchain()):
         return Plan(False, recorded, no_compile)
     pace = _pace(device, precision)
-    if pace.gain > 1 and device.type == "cpu" and _attacks_at_rest(method) and _has_norms(network):
+    if pace.gain > 1 and device.type == "cpu" and _attacks_at_rest(method) and _is_folded(network, folds):
         return Plan(False, recorded, "its attacks fold BatchNorm away, which leaves compiling little to gain")
     compiled, reason = _weighed(pace, network, work)
     return Plan(compiled, recorded, reason)
@@ -119,12 +122,15 @@ def _pace(device: torch.device, precision: int | str) -> _Pace:
 
 
 def _attacks_at_rest(method: Method) -> bool:
-    """Whether an attack keeps BatchNorm in evaluation mode, where a network that is not compiled folds it away."""
-    return any(getattr(getattr(layer, "attack", layer), "bn", "") == "eval" for layer in layers(method))
+    """Whether most of a step is an attack that leaves BatchNorm in evaluation mode: one of some steps."""
+    attacks = [getattr(layer, "attack", None) for layer in layers(method)]
+    return any(isinstance(attack, PGD) and attack.bn == "eval" and attack.steps > 2 for attack in attacks)
 
 
-def _has_norms(network: nn.Module) -> bool:
-    return any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+def _is_folded(network: nn.Module, folds: Sequence[Fold]) -> bool:
+    """Whether nearly all of its BatchNorm is."""
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    return 0 < 0.9 * norms <= len(folds)
 
 
 def _obstacle_to_compiling(method: Method) -> str:

@@ -12,6 +12,7 @@ import torch
 from sparring.errors import BadInput
 
 T = TypeVar("T")
+_FAILED: list[torch.cuda.CUDAGraph] = []  # for the process's life: PyTorch's allocator goes on asking them
 
 
 class Recording(Protocol):
@@ -40,7 +41,6 @@ class CudaRecorder:
         self.obstacle = ""
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
-        self._failed: list[torch.cuda.CUDAGraph] = []
 
     def rehearse(self, work: Callable[[], T]) -> T:
         """On the stream that records: autograd remembers the stream on which it first saw a tensor."""
@@ -63,16 +63,20 @@ class CudaRecorder:
                 result = work()
         except RuntimeError as error:
             torch.cuda.set_stream(present)
-            self._failed.append(graph)  # PyTorch's allocator goes on asking it
+            _FAILED.append(graph)
             self._recover(error)
             raise
         return graph, result
 
     def _recover(self, error: RuntimeError) -> None:
         """End what a failed recording leaves begun: PyTorch's random numbers would go on waiting for its end."""
+        another = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=self._stream, capture_error_mode="thread_local"):
+            # Not by torch.cuda.graph, which empties caches first: some versions refuse to, after a recording that failed.
+            with torch.cuda.stream(self._stream):
+                another.capture_begin(capture_error_mode="thread_local")
                 torch.zeros((), device=self._stream.device)
+                another.capture_end()
             torch.rand((), device=self._stream.device)
         except RuntimeError:
             reason = str(error).splitlines()[0]
@@ -111,5 +115,5 @@ def waits_noticed() -> Iterator[list[warnings.WarningMessage]]:
             torch.cuda.set_sync_debug_mode(before)
             waits += [warning for warning in noticed if "synchronizing CUDA" in str(warning.message)]
     for other in noticed:
-        if other not in waits:
+        if other not in waits and "Synchronization debug mode" not in str(other.message):  # what setting the mode says
             warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)

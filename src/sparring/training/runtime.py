@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sparring.errors import BadInput
 from sparring.methods import Method
 from sparring.methods.base import layers
-from sparring.models import may_be_channels_last
+from sparring.models import Fold, may_be_channels_last
 from sparring.training.level import LevelName, Plan, Work, plan
 
 
@@ -63,7 +64,9 @@ class Runtime:
             accelerator=accelerator, devices=1, precision="32-true" if self.precision == 32 else self.precision
         )
 
-    def plan(self, device: torch.device, method: Method, network: nn.Module, work: Work) -> Plan:
+    def plan(
+        self, device: torch.device, method: Method, network: nn.Module, work: Work, folds: Sequence[Fold] = ()
+    ) -> Plan:
         """The level that the run has, and why; raises BadInput for one that this device cannot have."""
         if "graph" in self.level and device.type != "cuda":
             raise BadInput(
@@ -72,7 +75,7 @@ class Runtime:
         leaving = self.compact is None and self.level == "auto" and any(layer.shrinks for layer in layers(method))
         if self.compact or (leaving and device.type == "cpu"):
             return Plan(reason="images whose attack has ended leave the batch, which saves more than compiling would")
-        return plan(self.level, device, self.precision, method, network, work)
+        return plan(self.level, device, self.precision, method, network, work, folds)
 
     def compacts(self, device: torch.device, chosen: Plan) -> bool:
         """Whether finished images leave an attack's batch on this device."""

@@ -98,7 +98,7 @@ class Stepper:
         taken = self._recorder.rehearse(lambda: self._live(draw))
         # Waits in the first rehearsal may be of what is only done once, such as making an optimizer's state.
         if self._seen[kind] == _REHEARSALS and self._recorder.obstacle:
-            self._give_up(f"it cannot be recorded ({self._recorder.obstacle})")
+            self._give_up(self._recorder.obstacle)
         return taken
 
     def _live(self, draw: Tensor) -> Taken:

@@ -112,8 +112,8 @@ class Trainer:
         )
         self._total = options.epochs * self._data.steps_per_epoch * self.method.replays
         network = self.runtime.arrange(self.network)
-        self._plan = self.runtime.plan(self._device, self.method, network, self._work(network, fabric))
         folds = foldable(network, self.splits.train.pixels.shape[1:])
+        self._plan = self.runtime.plan(self._device, self.method, network, self._work(network, fabric), folds)
         self._learner = Learner(network, options, fabric, self._total, compiler=self._plan.compiler(), folds=folds)
         self.method.setup(self._task(compact=self.runtime.compacts(self._device, self._plan)))
         self._stepper = Stepper(self.method, self._learner, self._data, self._plan.recorder(self._device))
