@@ -318,7 +318,8 @@ def run(options: argparse.Namespace) -> None:
     results = [measure(setting, options) for setting in settings(options)]
     Console().print(Markdown(markdown(results)))
     if options.json:
-        arguments = {key: str(value) for key, value in vars(options).items()}
+        # Without the caller's paths.
+        arguments = {key: str(value) for key, value in vars(options).items() if key not in ("data", "runs", "json")}
         with replacing(options.json) as temporary:
             temporary.write_text(json.dumps({"arguments": arguments, "runs": results}, indent=1) + "\n")
 
