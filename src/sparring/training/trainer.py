@@ -7,13 +7,9 @@ that was killed and resumed ends with the same weights, bit for bit, as one that
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -33,6 +29,7 @@ from sparring.threat import Threat
 from sparring.training import checkpoint
 from sparring.training.cost import forward_operations, operations_per_image
 from sparring.training.diagnostics import Diagnostics, Observer
+from sparring.training.interruption import Interruption
 from sparring.training.level import Work
 from sparring.training.progress import Reporter
 from sparring.training.run import Row, Run
@@ -98,7 +95,7 @@ class Trainer:
     run: Run
     reporter: Reporter
     _history: list[Row] = field(init=False, default_factory=list)
-    _stop: bool = field(init=False, default=False)
+    _interruption: Interruption = field(init=False, default_factory=Interruption)
     _board: SummaryWriter = field(init=False)
 
     def __post_init__(self) -> None:
@@ -129,7 +126,7 @@ class Trainer:
         """
         if resume and self.run.last.exists():
             self._restore()
-        with self._interruptible(), self.reporter as reporter, self.run.tensorboard(self._epoch) as self._board:
+        with self._interruption.heeded(), self.reporter as reporter, self.run.tensorboard(self._epoch) as self._board:
             done = self._epoch * self._data.steps_per_epoch + self._batch
             reporter.begin(
                 f"{self.method.__class__.__name__} on {self.splits.name}",
@@ -163,7 +160,7 @@ class Trainer:
             self._count(self._stepper.take(draw))
             self._batch += 1
             self.reporter.step()
-            if self._stop and self._batch < self._data.steps_per_epoch:
+            if self._interruption.asked and self._batch < self._data.steps_per_epoch:
                 self.run.save(self._state())
                 raise self._interrupted()
 
@@ -187,10 +184,10 @@ class Trainer:
             self.run.export(self._learner.exported, self.description)
         self.run.write_metrics(self._history)
         self._log(self._history[-1])
-        if self._stop or self._is_kept(self._epoch):
+        if self._interruption.asked or self._is_kept(self._epoch):
             self.run.save(self._state())
             self._keep_best()
-        if self._stop and self._epoch < self.optimisation.epochs:
+        if self._interruption.asked and self._epoch < self.optimisation.epochs:
             raise self._interrupted()
 
     def _newest_is_best(self) -> bool:
@@ -298,22 +295,3 @@ class Trainer:
         self._observer.load_state_dict(state["diagnostics"])
         if self._batch == 0 and self._history:
             self._keep_best()  # in case it was killed between the two
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """A first Ctrl-C or SIGTERM stops at the next batch, after saving; a second one at once."""
-        if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
-            yield
-            return
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = True
-
-        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
