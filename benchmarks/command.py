@@ -17,7 +17,7 @@ def add_names(parser: argparse.ArgumentParser, option: str, names: Collection[st
 
 
 def read(parser: argparse.ArgumentParser, words: Sequence[str] | None, *counts: str) -> argparse.Namespace:
-    """The command line, --json with it; exits with status 2 where it makes no sense, as a count below 1 does not."""
+    """The command line, --json with it; exits with status 2 where it makes no sense or a count is below 1."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write a record with every time measured")
     arguments = parser.parse_args(words)
     for name in counts:

@@ -205,6 +205,27 @@ def test_a_block_in_two_places_is_folded_in_both() -> None:
         torch.testing.assert_close(answers(model), expected)
 
 
+class Renamed(Net):
+    """Its norm has a second name, by which it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alias = self.norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.alias(self.conv(x)).relu().mean((2, 3))
+
+
+@pytest.mark.parametrize("kind", [Renamed, Twins])
+def test_what_has_several_names_is_folded_for_good_under_all_of_them(kind: type[nn.Module]) -> None:
+    model = with_statistics(kind()).double().eval()
+    expected = answers(model)
+    folds = foldable(model, SHAPE)
+    assert len(folds) == 1
+    fold(model, folds)
+    torch.testing.assert_close(answers(model), expected)
+
+
 class Picky(Net):
     """Refuses a single image."""
 

@@ -69,9 +69,12 @@ def folded(network: nn.Module, folds: Sequence[Fold], dtype: torch.dtype | None 
 def fold(network: nn.Module, folds: Sequence[Fold]) -> None:
     """Fold these for good, in a network that stays in evaluation mode."""
     pairs = _modules(network, folds)
-    for (convolution, _), (_, name), (weight, bias) in zip(pairs, folds, _merged(pairs, None), strict=True):
+    for (convolution, _), (weight, bias) in zip(pairs, _merged(pairs, None), strict=True):
         convolution.weight, convolution.bias = (nn.Parameter(tensor, requires_grad=False) for tensor in (weight, bias))
-        network.set_submodule(name, nn.Identity())
+    norms = {norm for _, norm in pairs}
+    for name, module in list(network.named_modules(remove_duplicate=False)):  # under each of its names
+        if module in norms:
+            network.set_submodule(name, nn.Identity())
 
 
 def _modules(network: nn.Module, folds: Sequence[Fold]) -> list[_Pair]:
