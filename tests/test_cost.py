@@ -1,6 +1,6 @@
 """What methods cost in forward passes: the minimum, and not more."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -13,9 +13,8 @@ from sparring.losses import cross_entropy
 from sparring.methods import AWP, BP, EP, MEP, TRADES, AdversarialTraining, Perturbation, Standard, Task
 from sparring.models import create
 from sparring.threat import Threat
-from sparring.training import Runtime
+from sparring.training import Runtime, Session
 from sparring.training.cost import Calls, step_cost
-from sparring.training.stepper import Stepper
 from tests.methods.cases import released_mep
 
 SAMPLES = 4
@@ -83,7 +82,7 @@ def test_a_step_costs_the_minimum(method, minimum):
 class Wasteful(AdversarialTraining):
     """Backpropagates into the weights during the attack, as research scripts do."""
 
-    def perturb(self, model, batch, budget=None):
+    def perturb(self, model, batch, phase=None, budget=None):
         delta = torch.zeros_like(batch.x, requires_grad=True)
         cross_entropy(model(batch.x + delta), batch.y).sum().backward()
         return Perturbation(self._threat.eps * delta.grad.sign())
@@ -98,10 +97,10 @@ def test_weight_gradients_in_the_attack_are_noticed():
 class Repetitive(TRADES):
     """Predicts the clean images again, although the prediction is already there."""
 
-    def perturb(self, model, batch, budget=None):
+    def perturb(self, model, batch, phase=None, budget=None):
         with torch.no_grad():
             model(batch.x)
-        return super().perturb(model, batch, budget)
+        return super().perturb(model, batch, phase, budget)
 
 
 def test_one_forward_too_many_is_noticed():
@@ -111,18 +110,16 @@ def test_one_forward_too_many_is_noticed():
 
 def calls(method, batch_size: int) -> Calls:
     """Of a step of ResNet-18 as a run arranges it."""
-    runtime = Runtime(accelerator="cpu")
-    network = runtime.arrange(create("resnet18", 10, width=8)).train()
-    learner = Learner(network, Optimisation(), runtime.fabric(), total=10)
     pixels = torch.randint(0, 256, (2 * batch_size, 3, 32, 32), dtype=torch.uint8)
     images = Images(pixels, torch.arange(len(pixels)) % 10, torch.arange(len(pixels)))
     data = Resident(images, Augment(pad=4, flip=True), batch_size, seed=0, device="cpu")
-    method.setup(replace(TASK, samples=len(images), batch_size=batch_size))
-    method.begin_epoch(0)
-    stepper, (warming_up, draw) = Stepper(method, learner, data), data.draws(0)
-    stepper.take(warming_up)
+    options, runtime = Optimisation(batch_size=batch_size), Runtime(accelerator="cpu", level="eager")
+    session = Session(method, create("resnet18", 10, width=8), data, Threat(), options, runtime)
+    session.begin_epoch()
+    first, second = session.draws()
+    session.step(first)
     with Calls() as counted:
-        stepper.take(draw)
+        session.step(second)
     return counted
 
 

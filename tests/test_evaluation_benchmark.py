@@ -257,7 +257,7 @@ def test_parity_writes_a_record_and_trains_once(
 ) -> None:
     file, little = tmp_path / "parity.json", ["--steps", 2, "--queries", 5]
     _call("train", *tiny[:4], "--networks", "pgd-at")
-    monkeypatch.setattr(sparring.training.stepper, "turn", None)  # from here on nothing may be trained
+    monkeypatch.setattr(sparring.training.session, "train_step", None)  # from here on nothing may be trained
     seeds = []
     monkeypatch.setattr(evaluation, "theirs", lambda question: seeds.append(question.seed) or theirs(question))
     words = ["--precision", "search16", "--control", "--norm", norm, "--out", file, *little]

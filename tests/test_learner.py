@@ -189,7 +189,7 @@ def test_the_average_follows_the_formula_of_an_ema_with_its_warmup() -> None:
         d = [2 / 11, 3 / 12, decay, decay, decay, decay][step]
         current = weights(subject.network)
         expected = {name: d * expected[name] + (1 - d) * current[name] for name in expected}
-        for name, averaged in subject.exported.named_parameters():
+        for name, averaged in subject.export_model.named_parameters():
             torch.testing.assert_close(averaged, expected[name], rtol=1e-10, atol=1e-14)
 
 
@@ -200,7 +200,7 @@ def test_the_average_is_the_plain_mean_of_the_steps_after_the_start_of_swa() -> 
         advance(subject, [step])
         seen.append(weights(subject.network))
         averaged = seen[2:] or seen[-1:]  # of six steps two lie before the start
-        for name, found in subject.exported.named_parameters():
+        for name, found in subject.export_model.named_parameters():
             expected = torch.stack([kept[name] for kept in averaged]).mean(0)
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
@@ -208,11 +208,11 @@ def test_the_average_is_the_plain_mean_of_the_steps_after_the_start_of_swa() -> 
 def test_before_the_start_of_swa_the_average_is_the_network_bit_for_bit() -> None:
     subject = learner(torch.float32, average=SWA("1/2"))
     advance(subject, range(3))
-    assert identical(subject.exported.state_dict(), subject.network.state_dict())
+    assert identical(subject.export_model.state_dict(), subject.network.state_dict())
     advance(subject, [3])
-    assert identical(subject.exported.state_dict(), subject.network.state_dict())  # the mean of one step
+    assert identical(subject.export_model.state_dict(), subject.network.state_dict())  # the mean of one step
     advance(subject, [4])
-    assert not identical(subject.exported.state_dict(), subject.network.state_dict())
+    assert not identical(subject.export_model.state_dict(), subject.network.state_dict())
 
 
 def test_the_average_has_the_statistics_of_its_steps_and_the_count_of_the_network() -> None:
@@ -222,7 +222,7 @@ def test_the_average_has_the_statistics_of_its_steps_and_the_count_of_the_networ
     for step in range(TOTAL):
         advance(subject, [step])
         seen.append({name: buffer.clone() for name, buffer in subject.network.named_buffers()})
-    kept = dict(subject.exported.named_buffers())
+    kept = dict(subject.export_model.named_buffers())
     assert set(kept) == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
     for name in ("1.running_mean", "1.running_var"):
         expected = torch.stack([buffers[name] for buffers in seen[2:]]).mean(0)
@@ -237,29 +237,29 @@ def test_the_average_has_the_statistics_of_its_steps_and_the_count_of_the_networ
 def test_the_average_is_judged_and_exported() -> None:
     subject = learner(average=EMA(0.9))
     advance(subject, range(3))
-    averaged = subject.exported
+    averaged = subject.export_model
     assert averaged is not subject.network
     assert not averaged.training
     assert not any(parameter.requires_grad for parameter in averaged.parameters())
     x, _ = batch(0)
-    assert torch.equal(subject.judged(x), averaged(x))
-    assert not torch.allclose(subject.judged(x), subject.network.eval()(x))
+    assert torch.equal(subject.eval_model(x), averaged(x))
+    assert not torch.allclose(subject.eval_model(x), subject.network.eval()(x))
 
 
 def test_without_an_average_the_network_itself_is_judged_and_exported() -> None:
     subject = learner()
-    assert subject.exported is subject.network
-    assert subject.judged.network is subject.network
+    assert subject.export_model is subject.network
+    assert subject.eval_model.network is subject.network
     x, _ = batch(0)
     subject.network.eval()
-    assert torch.equal(subject.judged(x), subject.network(x))
+    assert torch.equal(subject.eval_model(x), subject.network(x))
 
 
 def test_attacks_and_the_loss_see_the_same_weights() -> None:
     subject = learner()
     advance(subject, range(2))
     ours = {parameter.data_ptr() for parameter in subject.network.parameters()}
-    assert {parameter.data_ptr() for parameter in subject.bare.parameters()} == ours
+    assert {parameter.data_ptr() for parameter in subject.attack_model.parameters()} == ours
     assert {parameter.data_ptr() for parameter in subject.model.parameters()} == ours
 
 
@@ -293,7 +293,7 @@ def test_a_restored_learner_goes_on_bit_for_bit(options: dict[str, Any]) -> None
     assert other.steps == 3
     advance(other, range(3, TOTAL))
     assert identical(other.state_dict(), subject.state_dict())
-    assert identical(other.exported.state_dict(), subject.exported.state_dict())
+    assert identical(other.export_model.state_dict(), subject.export_model.state_dict())
 
 
 def test_the_state_holds_everything() -> None:
@@ -316,10 +316,10 @@ def test_a_learner_in_bfloat16_keeps_single_precision_weights() -> None:
     exact = deepcopy(subject.network).eval()(x)
     subject.network.eval()
     assert {parameter.dtype for parameter in subject.network.parameters()} == {torch.float32}
-    for module in (subject.bare, subject.judged):
+    for module in (subject.attack_model, subject.eval_model):
         assert module(x).dtype == torch.float32
-    assert not torch.equal(subject.bare(x), exact)
-    torch.testing.assert_close(subject.bare(x), exact, rtol=0.05, atol=0.05)
+    assert not torch.equal(subject.attack_model(x), exact)
+    torch.testing.assert_close(subject.attack_model(x), exact, rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -350,10 +350,10 @@ def test_numbers_that_only_fail_later_are_refused_too(options: dict[str, Any]) -
 def test_the_plain_network_shares_the_weights_and_is_never_compiled() -> None:
     fabric = Fabric(accelerator="cpu", devices=1)
     subject = Learner(network(torch.float32), Optimisation(), fabric, TOTAL, compiler=torch.compile)
-    assert isinstance(subject.bare.network, torch._dynamo.OptimizedModule)
-    assert subject.plain.network is subject.judged.network is subject.network
+    assert isinstance(subject.attack_model.network, torch._dynamo.OptimizedModule)
+    assert subject.raw_model.network is subject.eval_model.network is subject.network
     x, _ = batch(0, torch.float32)
-    assert subject.plain(x).shape == (8, 4)
+    assert subject.raw_model(x).shape == (8, 4)
 
 
 # A step ahead ----------------------------------------------------------------------------------------------------------

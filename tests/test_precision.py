@@ -47,7 +47,7 @@ def images() -> Tensor:
     return torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("of", ["bare", "plain", "judged", "ahead"])
+@pytest.mark.parametrize("of", ["attack_model", "raw_model", "eval_model", "ahead"])
 def test_attacks_in_evaluation_mode_meet_no_batchnorm(of: str, norms) -> None:
     subject = learner()
     model = subject.look_ahead().model if of == "ahead" else getattr(subject, of)
@@ -63,18 +63,18 @@ def test_attacks_in_evaluation_mode_meet_no_batchnorm(of: str, norms) -> None:
 
 def test_the_loss_goes_through_batchnorm(norms) -> None:
     subject = learner()
-    with attackable(subject.bare, "eval"):
+    with attackable(subject.attack_model, "eval"):
         pass
     assert norms(lambda: subject.model(images())) == NORMS
 
 
-def test_compiled_networks_keep_theirs_but_not_when_judged(norms) -> None:
+def test_compiled_networks_keep_theirs_but_not_when_evaluated(norms) -> None:
     subject = learner(compiler=lambda network: network)
     for model, left in (
-        (subject.bare, NORMS),
+        (subject.attack_model, NORMS),
         (subject.look_ahead().model, NORMS),
-        (subject.judged, 0),
-        (subject.plain, 0),
+        (subject.eval_model, 0),
+        (subject.raw_model, 0),
     ):
         with attackable(model, "eval"):
             assert norms(lambda model=model: model(images())) == left
@@ -83,9 +83,9 @@ def test_compiled_networks_keep_theirs_but_not_when_judged(norms) -> None:
 def test_in_16_bits_the_weights_are_cast_once_for_all_passes() -> None:
     subject = learner("bf16-mixed")
     first = subject.network.get_submodule(foldable(subject.network, SHAPE)[0][0])
-    with attackable(subject.bare, "eval"):
+    with attackable(subject.attack_model, "eval"):
         assert first.forward.keywords["weight"].dtype == torch.bfloat16
-        folded = subject.bare(images())
+        folded = subject.attack_model(images())
     assert folded.dtype == torch.float32
     assert first.weight.dtype == torch.float32
     exact = subject.network.eval()(images())

@@ -18,7 +18,8 @@ from sparring.training.diagnostics import Diagnostics
 from sparring.training.progress import Reporter, reporter
 from sparring.training.run import Run
 from sparring.training.runtime import Runtime
-from sparring.training.trainer import Selection, Trainer
+from sparring.training.selection import Selection
+from sparring.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Experiment:
         )
 
     def _describe(self, splits: Splits) -> ModelDescription:
-        channels, height, width = splits.train.pixels.shape[1:]
+        channels, height, width = splits.shape
         return ModelDescription(
             name=self.model.name,
             classes=len(splits.classes),

@@ -1,13 +1,15 @@
 """A network in training: its optimizer, learning-rate schedule, gradient clipping and weight average, as one thing.
 
-Knows nothing about attacks or data. `model` is what the loss goes through (wrapped for the device and the precision),
-`bare` the same weights for attacks.
+Knows nothing about attacks or data. One set of weights has several forms: `model` is what the loss goes through (wrapped
+for the device and the precision), `attack_model` what attacks differentiate, `raw_model` the same never compiled,
+`eval_model` and `export_model` what is evaluated and kept, the weight average where there is one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
@@ -94,14 +96,14 @@ class Learner:
         self.optimisation = optimisation
         self.total = total
         self.steps = 0
-        self.loads = 0  # how often a state was loaded, which puts new tensors in the optimizer's place
+        self._loads = 0  # how often a state was loaded, which puts new tensors in the optimizer's place
         self._fabric = fabric
         self._compiler = compiler
         self._folds = folds
         self._unclipped: Tensor | None = None
-        self._on_device: _Steering | None = None
+        self._on_device: _OnDevice | None = None
         fast: Any = compiler(self.network) if compiler else self.network
-        self.bare = InPrecision(fast, fabric, () if compiler else folds)
+        self.attack_model = InPrecision(fast, fabric, () if compiler else folds)
         # Compiled once, outside the wrapper, so that the attack and the loss share one compiled network.
         self.model, self.optimizer = fabric.setup(
             fast, _make_optimizer(self.network, optimisation), _reapply_compile=False
@@ -109,42 +111,53 @@ class Learner:
         self._average = WeightAverage(self.network, optimisation.average) if optimisation.average else None
 
     @property
-    def plain(self) -> nn.Module:
-        """`bare`, never compiled: for other numbers of images than a step's, which would add graphs that steps then use."""
+    def raw_model(self) -> nn.Module:
+        """`attack_model`, never compiled: for batch sizes other than a step's, which would each add a graph."""
         return InPrecision(self.network, self._fabric, self._folds)
 
     @property
-    def judged(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The network to evaluate, in the run's precision, never compiled: evaluations have batches of many sizes."""
-        return InPrecision(self.exported, self._fabric, self._folds)
+        return InPrecision(self.export_model, self._fabric, self._folds)
 
     @property
-    def exported(self) -> nn.Module:
+    def export_model(self) -> nn.Module:
         """The network to keep: the weight average where there is one."""
         return self._average.network if self._average else self.network
 
     @property
     def rate(self) -> float | Tensor:
-        """The learning rate of the next step; a tensor () once `steer_on_device` was called."""
+        """The learning rate of the next step; a tensor () once `keep_rate_on_device` was called."""
         return self._on_device.rate if self._on_device else self._scheduled_rate()
+
+    @property
+    def phase(self) -> Hashable:
+        """All that the optimizer's next step depends on besides tensors: a momentum that the schedule moves, and loads."""
+        return self.momentum, self._loads
 
     @property
     def momentum(self) -> float | None:
         """SGD's momentum in the next step where the schedule moves it, else None."""
         return self.optimisation.schedule.momentum(self.steps, self.total)
 
-    def steer_on_device(self) -> None:
-        """From here on the rate and the average's share are read from the device, where `steer` puts them.
+    def keep_rate_on_device(self) -> None:
+        """Read the rate and the average's share from the device from here on, where `set_rate` puts them.
 
         A recorded step can then be replayed under another rate. The momentum stays a number of the host's.
         """
         device = next(self.network.parameters()).device
         # The fused optimizers read single precision on a GPU, and on a CPU whatever there is.
         dtype = torch.float32 if device.type == "cuda" else torch.float64
-        self._on_device = _Steering(*(torch.zeros((), dtype=dtype, device=device) for _ in range(3)))
+        self._on_device = _OnDevice(*(torch.zeros((), dtype=dtype, device=device) for _ in range(3)))
+        for group in self.optimizer.param_groups:
+            if "capturable" in group and device.type == "cuda":  # Adam asks to be told that its step may be recorded
+                group["capturable"] = True
 
-    def steer(self) -> None:
-        """Bring rate, momentum and the average's share up to the next step: before it, on the host."""
+    def set_rate(self) -> None:
+        """Set rate, momentum and the average's share for the next step, on the host.
+
+        `step` does it by itself, unless the rate is kept on the device: then whoever takes steps calls it before each.
+        """
         if self._on_device:
             self._on_device.rate.fill_(self._scheduled_rate())
             if self._average:
@@ -172,16 +185,28 @@ class Learner:
         """Drop the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
-    def backward(self, loss: Tensor) -> None:
-        """Backpropagate a scalar."""
+    def backward(self, loss: Tensor, *, around_model: bool = False) -> None:
+        """Backpropagate a scalar; `around_model` says that it went through `attack_model` and not through `model`."""
         self._fabric.backward(loss)
+        if around_model:  # no wrapper averages over the ranks
+            ranks.average_([p.grad for p in self.network.parameters() if p.grad is not None])
 
     def gradients(self) -> Gradients:
-        """Where the last step left its gradients."""
+        """Return where the last step left its gradients."""
         return Gradients([parameter.grad for parameter in self.network.parameters()], self._unclipped)
 
-    def adopt(self, gradients: Gradients) -> None:
-        """Take these for the last step's gradients: a replayed step leaves them where it was recorded."""
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Leave the count of steps as it is: inside, a step is recorded, which does not happen yet."""
+        steps = self.steps
+        try:
+            yield
+        finally:
+            self.steps = steps
+
+    def note_replay(self, gradients: Gradients) -> None:
+        """Count a step that was replayed, whose gradients are where they were when it was recorded."""
+        self.steps += 1
         for parameter, gradient in zip(self.network.parameters(), gradients.by_parameter, strict=True):
             parameter.grad = gradient
         self._unclipped = gradients.unclipped
@@ -195,7 +220,7 @@ class Learner:
                 self.model, self.optimizer, max_norm=options.clip, error_if_nonfinite=False
             )
         if self._on_device is None:
-            self.steer()
+            self.set_rate()
         self.optimizer.step()
         self.steps += 1
         if self._average:
@@ -223,7 +248,7 @@ class Learner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
-        self.loads += 1
+        self._loads += 1
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps = state["steps"]
@@ -232,7 +257,7 @@ class Learner:
 
 
 @dataclass(frozen=True)
-class _Steering:
+class _OnDevice:
     """What the next step reads on the device, () each."""
 
     rate: Tensor

@@ -7,16 +7,16 @@ from functools import cache
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from sparring.data import Augment, Batch, Data, Images, Resident, load
 from sparring.data.resident import batches as evaluation_batches
 from sparring.learner import Learner, Optimisation
 from sparring.methods import Loss, Method, Task
-from sparring.models import create, foldable
-from sparring.randomness import seed_from
+from sparring.models import create
 from sparring.threat import Threat
-from sparring.training import train_step
+from sparring.training import Runtime, Session, Step, train_step
+from sparring.training.acceleration.cuda_graph import Recorder
 
 LINF = Threat("Linf", "25/255")  # whole pixel levels, for memories of int8
 L2 = Threat("L2", 0.5)
@@ -60,21 +60,38 @@ def batch_of(images: Images, part: slice) -> Batch:
     return next(iter(evaluation_batches(images.subset(torch.arange(len(images))[part]), 10**6, "cpu")))
 
 
+class InDefaultPrecision(Resident):
+    """Shows its images in PyTorch's default precision."""
+
+    def show(self, draw: Tensor) -> Batch:
+        batch = super().show(draw)
+        return replace(batch, x=batch.x.to(torch.get_default_dtype()))
+
+
+def data(samples: int = BATCH * STEPS_PER_EPOCH, device: torch.device | str = "cpu") -> Resident:
+    return InDefaultPrecision(digits(samples), AUGMENT, BATCH, seed=0, device=device, classes=10)
+
+
 @dataclass
 class Bench:
-    """A method and a learner, trained step by step as the trainer does it."""
+    """A session whose steps are numbered through."""
 
-    method: Method
-    learner: Learner
+    session: Session
 
-    def steps(self, first: int, last: int, dtype: torch.dtype = torch.float32) -> list[Loss]:
+    @property
+    def method(self) -> Method:
+        return self.session.method
+
+    @property
+    def learner(self) -> Learner:
+        return self.session.learner
+
+    def steps(self, first: int, last: int) -> list[Loss]:
         losses = []
-        for step in range(first, last):
-            epoch, position = divmod(step, STEPS_PER_EPOCH)
-            self.method.begin_epoch(epoch)
-            torch.manual_seed(seed_from(0, step))
-            batch = batches(epoch)[position]
-            losses.append(train_step(self.method, self.learner, replace(batch, x=batch.x.to(dtype))).loss)
+        for number in range(first, last):
+            self.session.epoch, self.session.batch = divmod(number, STEPS_PER_EPOCH)
+            self.session.begin_epoch()
+            losses.append(self.session.step(next(self.session.draws())).loss)
         return losses
 
     def state(self) -> dict:
@@ -85,6 +102,42 @@ class Bench:
         self.learner.load_state_dict(state["learner"])
 
 
+def session(
+    method: Method,
+    threat: Threat = LINF,
+    model: nn.Module | None = None,
+    *,
+    samples: int = BATCH * STEPS_PER_EPOCH,
+    fabric: Fabric | None = None,
+    compact: bool = False,
+    recorder: Recorder | None = None,
+    **optimisation: object,
+) -> Session:
+    fabric = fabric or Fabric(accelerator="cpu", devices=1)
+    options = Optimisation(**{"epochs": 4, "batch_size": BATCH, "lr": 0.05} | optimisation)
+    return Session(
+        method,
+        model or network(),
+        data(samples, fabric.device),
+        threat,
+        options,
+        Runtime(accelerator="cpu", level="eager", compact=compact),
+        held_out=BATCH,
+        fabric=fabric,
+        recorder=recorder,
+    )
+
+
+NO_LOSS = Loss(torch.zeros(()), torch.zeros(0))  # for methods whose `commit` does not look at it
+
+
+def train_on(method: Method, learner: Learner, batch: Batch, epoch: int = 0) -> Step:
+    """Train on one batch, all its replays."""
+    for _ in range(method.traits().replays):
+        step = train_step(method, learner, batch, method.phase(epoch, learner.steps))
+    return step
+
+
 def bench(
     method: Method,
     threat: Threat = LINF,
@@ -93,15 +146,10 @@ def bench(
     width: int = 4,
     precision: str = "32-true",
     compact: bool = False,
-    folds: bool = True,
     **optimisation: object,
 ) -> Bench:
-    method.setup(task(threat, compact=compact))
-    options = Optimisation(epochs=4, batch_size=BATCH, lr=0.05, **optimisation)
     fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
-    model = network(seed, name, width)
-    learner = Learner(model, options, fabric, total=16, folds=foldable(model, SHAPE) if folds else ())
-    return Bench(method, learner)
+    return Bench(session(method, threat, network(seed, name, width), fabric=fabric, compact=compact, **optimisation))
 
 
 def flat(tree: object) -> list[object]:

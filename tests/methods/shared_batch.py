@@ -23,9 +23,9 @@ from sparring.data import Batch
 from sparring.learner import Learner, Optimisation
 from sparring.methods import LAS, LBGAT, SDI, Method, Wrapper
 from sparring.randomness import seed_from
-from sparring.training import train_step
 from tests.methods import harness
 from tests.methods.cases import CASES
+from tests.methods.harness import train_on
 
 # A rank's batch cannot reproduce the noise that one process draws for the whole of BP's first batch, int8 and fp16 round
 # away the agreement to many digits, and CAT's shares are those of a rank's batch.
@@ -65,9 +65,9 @@ def _trained(method: Method, fabric: Fabric, rank: int) -> Tensor:
         epoch, position = divmod(step, harness.STEPS_PER_EPOCH)
         method.begin_epoch(epoch)
         torch.manual_seed(seed_from(0, step))
-        train_step(method, learner, _part(harness.batches(epoch)[position], rank))
+        train_on(method, learner, _part(harness.batches(epoch)[position], rank))
     state = _without_counts(method.state_dict())
-    leaves = harness.flat([network.state_dict(), state, dict(method.report())])
+    leaves = harness.flat([network.state_dict(), state, dict(method.metrics())])
     return torch.cat([leaf.double().flatten() for leaf in leaves if isinstance(leaf, Tensor)])
 
 

@@ -13,7 +13,7 @@ from sparring.data import Batch
 from sparring.errors import BadInput
 from sparring.methods import AWP, MEP, TRADES, AdversarialTraining, Method, Standard
 from sparring.threat import Budget
-from sparring.training import train_step
+from tests.methods.harness import train_on
 from tests.methods.test_empirical import (
     EPS,
     Plain,
@@ -79,7 +79,7 @@ def test_awp_steps_as_its_card_says(make: Callable[[], Method], example, objecti
     subject, plain = learner(), Plain()
     for step, batch in enumerate(batches()[:3]):
         torch.manual_seed(step)
-        loss = train_step(method, subject, batch).loss
+        loss = train_on(method, subject, batch).loss
 
         torch.manual_seed(step)
         x_adv = example(plain, batch)
@@ -132,7 +132,7 @@ def test_the_shift_raises_the_loss() -> None:
 @pytest.mark.parametrize(("make", "forwards"), [(pgd, 1), (trades, 2), (MEP, 2)], ids=["PGD", "TRADES", "MEP"])
 def test_the_running_statistics_move_in_the_shifted_forward_only(make: Callable[[], Method], forwards: int) -> None:
     method, subject = set_up(AWP(make())), learner()
-    train_step(method, subject, batches()[0])
+    train_on(method, subject, batches()[0])
     counts = [value for name, value in subject.network.state_dict().items() if name.endswith("num_batches_tracked")]
     assert counts == [forwards] * 4
 
@@ -168,7 +168,7 @@ def test_warming_up_is_training_with_the_inner_method() -> None:
     for epoch in range(3):
         for bench, trained in ((method, subject), (inner, plain)):
             bench.begin_epoch(epoch)
-            train_step(bench, trained, batches(epoch)[0])
+            train_on(bench, trained, batches(epoch)[0], epoch)
         same = all(
             torch.equal(a, b) for a, b in zip(subject.network.parameters(), plain.network.parameters(), strict=True)
         )
@@ -177,7 +177,7 @@ def test_warming_up_is_training_with_the_inner_method() -> None:
 
 def test_a_budget_reaches_the_inner_method() -> None:
     method, model, batch = set_up(AWP(pgd())), network(), batches()[0]
-    delta = method.perturb(model, batch, Budget(0.01, 0.01, 1)).delta
+    delta = method.perturb(model, batch, budget=Budget(0.01, 0.01, 1)).delta
     assert delta.abs().amax((1, 2, 3)).tolist() == pytest.approx([0.01] * len(batch.y))
 
 

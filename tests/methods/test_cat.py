@@ -19,9 +19,10 @@ from sparring.experiment import train
 from sparring.learner import Optimisation
 from sparring.methods import AWP, CAT, LAS, Method, Review
 from sparring.threat import Budget
-from sparring.training import Interrupted, Run, train_step
+from sparring.training import Interrupted, Run
 from sparring.training.progress import Silent
 from tests.methods import harness
+from tests.methods.harness import train_on
 from tests.methods.test_empirical import (
     EPS,
     Plain,
@@ -65,7 +66,7 @@ def test_cat_steps_as_its_card_says(level: int, bn) -> None:
     method, subject, plain = at_level(level, bn=bn), learner(), Plain()
     for step, batch in enumerate(batches()[:3]):
         torch.manual_seed(step)
-        loss = train_step(method, subject, batch).loss
+        loss = train_on(method, subject, batch).loss
 
         torch.manual_seed(step)
         u = torch.rand(level + 1)
@@ -103,11 +104,11 @@ def test_a_budget_replaces_the_radius_only() -> None:
     batch = harness.batches()[0]
     radius = torch.linspace(0.01, 0.2, len(batch.y))
     torch.manual_seed(0)
-    found = at_level(3).perturb(network().float(), batch, Budget(radius, 0.1, 1)).delta
+    found = at_level(3).perturb(network().float(), batch, budget=Budget(radius, 0.1, 1)).delta
     size = found.abs().amax((1, 2, 3))
     torch.testing.assert_close(size[4:], radius[4:])  # the steps of at least 2 eps / j add up to 2 eps
     torch.manual_seed(0)
-    other = at_level(3).perturb(network().float(), batch, Budget(radius, 0.003, 5)).delta
+    other = at_level(3).perturb(network().float(), batch, budget=Budget(radius, 0.003, 5)).delta
     assert torch.equal(found, other)
 
 
@@ -121,10 +122,7 @@ class Judge:
         self.accuracies, self.trained = list(accuracies), trained
         self.attacks: list[list[Attack]] = []
 
-    def review(self) -> Review:
-        return Review(self.trained, self._accuracy)
-
-    def _accuracy(self, attacks: list[Attack]) -> float:
+    def accuracy(self, attacks: list[Attack]) -> float:
         self.attacks.append(list(attacks))
         return self.accuracies.pop(0)
 
@@ -133,13 +131,17 @@ def bench(**options: object) -> harness.Bench:
     return harness.bench(CAT(**({"steps": 3, "patience": 2} | options)))
 
 
+def review_of(subject: harness.Bench, judge: Judge) -> Review:
+    return Review(subject.learner, judge.trained, judge.accuracy)
+
+
 def reviewed(subject: harness.Bench, judge: Judge, epochs: int) -> list[tuple[int, int]]:
     """The level and the epochs waited after each of so many reviews, a training step between them."""
     seen = []
     for _ in range(epochs):
         steps = subject.learner.steps
         subject.steps(steps, steps + 1)
-        subject.method.review(subject.learner, judge.review())
+        subject.method.begin_epoch(1, review_of(subject, judge))
         seen.append((subject.method.level, subject.method.waited))
     return seen
 
@@ -178,8 +180,8 @@ def test_being_judged_leaves_the_network_as_it_was() -> None:
     reviewed(subject, Judge(0.5, 0.5, 0.5, 0.5), 4)
     assert (subject.method.level, subject.method.bn) == (2, "train")
     before = deepcopy(subject.learner.state_dict())
-    examination = Examination(subject.learner.judged, harness.digits(), harness.LINF)
-    subject.method.review(subject.learner, Review(0.95, lambda attacks: examination.under(attacks).worst))
+    examination = Examination(subject.learner.eval_model, harness.digits(), harness.LINF)
+    subject.method.begin_epoch(1, Review(subject.learner, 0.95, lambda attacks: examination.under(attacks).worst))
     assert 0 <= subject.method.record < 1
     assert harness.identical(before, subject.learner.state_dict())
 
@@ -224,12 +226,12 @@ def test_wrapped_cat_is_reviewed_too() -> None:
     inner = CAT(steps=2, patience=1)
     subject = harness.bench(AWP(inner))
     for _ in range(2):
-        subject.method.review(subject.learner, Judge(0.5).review())
+        subject.method.begin_epoch(1, review_of(subject, Judge(0.5)))
     assert inner.level == 1
 
 
 def test_the_report_is_the_level() -> None:
-    assert at_level(3).report() == {"level": 3.0}
+    assert at_level(3).metrics() == {"level": 3.0}
 
 
 # Real runs ---------------------------------------------------------------------------------------------------------------
@@ -243,18 +245,21 @@ def chosen():
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, int, bool]]]:
     """An uninterrupted run on digits; at each review the epoch, the level after it, and whether the record came back."""
-    folder, seen, plain = tmp_path_factory.mktemp("cat") / "whole", [], CAT.review
+    folder, seen, plain = tmp_path_factory.mktemp("cat") / "whole", [], CAT.begin_epoch
 
-    def review(method: CAT, target, last: Review) -> None:
+    def begin_epoch(method: CAT, epoch: int, review: Review | None = None) -> None:
+        if review is None:
+            return
+        target = review.learner
         best, level, steps = deepcopy(method.best), method.level, target.steps
-        plain(method, target, last)
+        plain(method, epoch, review)
         if method.level > level:
             now = target.state_dict()
             back = all(same(dict(now[kept]), dict(best[kept])) for kept in ("network", "optimizer"))
             seen.append((steps // 4, method.level, back and target.steps == steps))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CAT, "review", review)
+        patch.setattr(CAT, "begin_epoch", begin_epoch)
         train(chosen(), folder, report=Silent())
     return folder, seen
 

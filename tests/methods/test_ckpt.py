@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sparring.errors import BadInput
 from sparring.methods import CKPT
 from sparring.threat import Budget
-from sparring.training import train_step
+from tests.methods.harness import train_on
 from tests.methods.test_empirical import (
     EPS,
     Plain,
@@ -60,7 +60,7 @@ def test_ckpt_steps_as_its_card_says(points: int, bn) -> None:
     for step, batch in enumerate([batch for epoch in range(4) for batch in batches(epoch)]):
         x, y = batch.x, batch.y
         torch.manual_seed(step)
-        loss = train_step(method, subject, batch).loss
+        loss = train_on(method, subject, batch).loss
 
         torch.manual_seed(step)
         d, at_start = fgsm_rs(plain, x, y, bn)
@@ -88,7 +88,7 @@ def test_ckpt_steps_as_its_card_says(points: int, bn) -> None:
 @pytest.mark.parametrize(("bn", "moved"), [("eval", 1), ("train", 2)])
 def test_the_running_statistics_never_see_the_points_between(bn, moved: int) -> None:
     method, subject = set_up(CKPT(points=5, bn=bn)), learner()
-    train_step(method, subject, batches()[0])
+    train_on(method, subject, batches()[0])
     counts = [value for name, value in subject.network.state_dict().items() if name.endswith("num_batches_tracked")]
     assert counts == [moved] * 4
 
@@ -169,7 +169,7 @@ def test_a_budget_replaces_the_radius_and_the_step_size() -> None:
     eps, alpha = torch.linspace(0.01, 0.15, 16), torch.linspace(0.15, 0.01, 16)
     steps = torch.arange(16) % 5
     torch.manual_seed(0)
-    delta = set_up(CKPT()).perturb(Linear(-32.0), leading(FAR), Budget(eps, alpha, steps, rounds=4)).delta
+    delta = set_up(CKPT()).perturb(Linear(-32.0), leading(FAR), budget=Budget(eps, alpha, steps, rounds=4)).delta
     torch.manual_seed(0)
     radius, step = eps.view(-1, 1, 1, 1), alpha.view(-1, 1, 1, 1)
     start = radius * (2 * torch.rand(delta.shape) - 1)

@@ -14,9 +14,9 @@ from sparring.attacks import PGD, BatchNormMode
 from sparring.methods import AWP, CKPT, DART, FAT, GAIRAT, LAS, SAT, AdversarialTraining, Method
 from sparring.methods.las import StrategicPerturbation
 from sparring.threat import Budget
-from sparring.training import train_step
 from sparring.training.cost import step_cost
 from tests.methods import harness
+from tests.methods.harness import train_on
 from tests.methods.test_curriculum import K, _at, _dart, _mart, _trades, _trades_from_afar, constantly
 from tests.methods.test_empirical import batches
 from tests.methods.test_las import ACTIONS, OTHER, SMALL, Reward
@@ -72,17 +72,17 @@ def test_two_epochs_are_the_same_whether_stopped_images_leave_or_stay(make: Call
             for compact, method in methods.items():
                 subject = subjects[compact]
                 torch.manual_seed(number)
-                with attacked_batches(subject.bare) as seen:
-                    found[compact] = method.perturb(subject.bare, batch)
+                with attacked_batches(subject.attack_model) as seen:
+                    found[compact] = method.perturb(subject.attack_model, batch)
                 if compact:
                     sizes += seen
                 torch.manual_seed(number)
-                train_step(method, subject, batch)
+                train_on(method, subject, batch)
             torch.testing.assert_close(found[True].delta, found[False].delta, rtol=0, atol=1e-12)
             assert torch.equal(found[True].steps, found[False].steps)
             taken |= set(found[True].steps.tolist())
-        for name, value in methods[False].report().items():
-            torch.testing.assert_close(methods[True].report()[name], value, rtol=0, atol=1e-10, equal_nan=True)
+        for name, value in methods[False].metrics().items():
+            torch.testing.assert_close(methods[True].metrics()[name], value, rtol=0, atol=1e-10, equal_nan=True)
     for name, value in subjects[False].network.state_dict().items():
         torch.testing.assert_close(subjects[True].network.state_dict()[name], value, rtol=0, atol=1e-10)
     assert len(taken) >= 3
@@ -92,7 +92,7 @@ def test_two_epochs_are_the_same_whether_stopped_images_leave_or_stay(make: Call
 @pytest.mark.parametrize("name", ["FAT(AT)", "FAT(TRADES)", "FAT(MART)", "LAS(FAT(SAT(AT)))"])
 def test_images_leave_in_mixed_precision_too(name: str) -> None:
     subject = harness.bench(COMPOSITIONS[name](), precision="bf16-mixed", compact=True)
-    with attacked_batches(subject.learner.bare) as sizes:
+    with attacked_batches(subject.learner.attack_model) as sizes:
         losses = [loss.total for loss in subject.steps(0, 3)]
     assert all(loss.isfinite() for loss in losses)
     assert min(sizes) < harness.BATCH
@@ -136,7 +136,7 @@ def test_a_step_costs_what_its_attacks_need(make: Callable[[], Method], rest: fl
         subject.method.begin_epoch(2)
         batch = harness.batches(2)[0]
         torch.manual_seed(0)
-        found = subject.method.perturb(subject.learner.bare, batch)
+        found = subject.method.perturb(subject.learner.attack_model, batch)
         torch.manual_seed(0)
         costs[compact] = step_cost(subject.method, subject.learner, batch)
         rounds, most = K, torch.tensor(K)
@@ -157,12 +157,12 @@ def test_where_images_influence_each_other_none_leaves(wrap: Callable[[Method], 
     """Bit for bit the masked attack: with batch statistics a smaller batch would be another network."""
     found = []
     for compact in (False, True):
-        model, method = experienced()[0].bare, wrap(AdversarialTraining(replace(_at().attack, bn=bn)))
+        model, method = experienced()[0].attack_model, wrap(AdversarialTraining(replace(_at().attack, bn=bn)))
         torch.manual_seed(0)
         method.setup(harness.task(compact=compact))
         method.begin_epoch(1)
         with attacked_batches(model) as sizes:
-            found.append(method.perturb(model, batches()[0]))
+            found.append(method.perturb(model, batches()[0], method.phase(1, 0)))
         assert set(sizes) == {harness.BATCH}
     assert torch.equal(found[0].delta, found[1].delta)
     assert len(found[1].steps.unique()) > 1
@@ -174,8 +174,8 @@ def test_a_rule_that_only_watches_sends_nobody_away(make: Callable[[], Method]) 
     subject, batch, found = harness.bench(make()), harness.batches()[0], []
     for compact in (False, True):
         torch.manual_seed(0)
-        with attacked_batches(subject.learner.bare) as sizes:
+        with attacked_batches(subject.learner.attack_model) as sizes:
             budget = Budget(0.1, 0.04, K, compact=compact)
-            found.append(subject.method.perturb(subject.learner.bare, batch, budget))
+            found.append(subject.method.perturb(subject.learner.attack_model, batch, budget=budget))
         assert set(sizes) == {harness.BATCH}
     assert harness.identical(*map(vars, found))

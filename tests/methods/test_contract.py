@@ -20,9 +20,8 @@ from sparring.losses import cross_entropy
 from sparring.methods import AWP, BP, MEP, TRADES
 from sparring.training import checkpoint
 from sparring.training.cost import step_cost
-from sparring.training.step import train_step
 from tests.methods.cases import CASES, Case
-from tests.methods.harness import L2, LINF, batches, bench, flat, identical, network, task
+from tests.methods.harness import L2, LINF, batches, bench, flat, identical, network, task, train_on
 from tests.syncs import NoHostSync
 
 every_method = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -66,7 +65,7 @@ def test_perturbations_stay_in_the_ball_and_the_box(case: Case, threat) -> None:
     subject = bench(case.make(), threat)
     subject.steps(0, 5)
     batch = batches(1)[1]
-    delta = subject.method.perturb(subject.learner.bare, batch).delta
+    delta = subject.method.perturb(subject.learner.attack_model, batch).delta
     assert threat.size(delta).max() <= (case.radius or case.reach * threat.eps) + 1e-6
     if "no box" in _name(case):
         return
@@ -80,14 +79,14 @@ def test_the_step_never_reads_a_tensor(case: Case) -> None:
     subject.method.begin_epoch(0)
     batch = batches()[0]
     with NoHostSync():
-        train_step(subject.method, subject.learner, batch)
+        train_on(subject.method, subject.learner, batch)
 
 
 @every_method
 def test_perturbations_carry_no_graphs_and_leave_no_gradients(case: Case) -> None:
     subject = bench(case.make())
     subject.method.begin_epoch(0)
-    perturbation = subject.method.perturb(subject.learner.bare, batches()[0])
+    perturbation = subject.method.perturb(subject.learner.attack_model, batches()[0])
     tensors = [getattr(perturbation, f.name) for f in fields(perturbation)]
     assert not any(value.requires_grad for value in tensors if isinstance(value, Tensor))
     assert all(parameter.grad is None for parameter in subject.learner.network.parameters())
@@ -97,7 +96,7 @@ def test_perturbations_carry_no_graphs_and_leave_no_gradients(case: Case) -> Non
 def test_the_network_is_put_back(case: Case) -> None:
     """Modes, gradient flags, statistic switches and weights after an attack and a weight perturbation, also failing ones."""
     subject = bench(case.make())
-    model = subject.learner.bare
+    model = subject.learner.attack_model
     subject.method.begin_epoch(0)
     batch = batches()[0]
     with _unchanged(subject.learner.network):
@@ -107,25 +106,27 @@ def test_the_network_is_put_back(case: Case) -> None:
     with _unchanged(subject.learner.network), pytest.raises(_Broken):
         with subject.method.shifted_weights(model, batch, perturbation):
             raise _Broken
-    if case.units > 3 and not subject.method.one_pass:  # otherwise nothing is attacked
+    if case.units > 3 and not subject.method.traits().one_pass:  # otherwise nothing is attacked
         with _unchanged(subject.learner.network), pytest.raises(_Broken):
             subject.method.perturb(nn.Sequential(model, _Breaking()), batch)
 
 
 @every_method
-def test_folding_batchnorm_away_in_attacks_changes_nothing(case: Case) -> None:
+def test_folding_batchnorm_away_in_attacks_changes_nothing(case: Case, monkeypatch) -> None:
     """In double precision, memories included: in single, rounding may turn a gradient's sign."""
     ends = []
     torch.set_default_dtype(torch.float64)
     try:
-        for folds in (False, True):
-            subject = bench(case.make(), precision="64-true", folds=folds)
-            subject.steps(0, 6, torch.float64)
+        for folds in (True, False):
+            if not folds:
+                monkeypatch.setattr("sparring.training.session.foldable", lambda *_: ())
+            subject = bench(case.make(), precision="64-true")
+            subject.steps(0, 6)
             ends.append([leaf for leaf in flat(subject.state()) if isinstance(leaf, Tensor)])
     finally:
         torch.set_default_dtype(torch.float32)
-    for folded, plain in zip(*ends, strict=True):
-        torch.testing.assert_close(folded, plain, rtol=1e-9, atol=1e-9)
+    for folded, raw in zip(*ends, strict=True):
+        torch.testing.assert_close(folded, raw, rtol=1e-9, atol=1e-9)
 
 
 class _Broken(Exception):

@@ -16,8 +16,8 @@ from sparring.errors import BadInput
 from sparring.methods import AWP, CAT, DART, FAT, LAS, MART, MEP, SAT, TRADES, AdversarialTraining, Method, Standard
 from sparring.schedule import Piecewise
 from sparring.threat import Budget, Threat
-from sparring.training import train_step
 from tests.methods import harness
+from tests.methods.harness import NO_LOSS, train_on
 from tests.methods.test_empirical import (
     EPS,
     L2,
@@ -175,7 +175,7 @@ def holds_to_its_card(method: Method, inner: Inner, stops: Callable[[int], Stops
         counts = []
         for batch in batches(epoch)[:2]:
             torch.manual_seed(epoch)
-            loss = train_step(method, subject, batch).loss
+            loss = train_on(method, subject, batch, epoch).loss
 
             torch.manual_seed(epoch)
             x_adv, steps = attacked(inner, plain, batch, stops(epoch))
@@ -183,7 +183,7 @@ def holds_to_its_card(method: Method, inner: Inner, stops: Callable[[int], Stops
             plain.descend(plain.gradients(expected))
             torch.testing.assert_close(loss.total, expected, rtol=0, atol=1e-10)
             counts += steps
-        assert method.report()["attack_steps"].item() == pytest.approx(sum(counts) / len(counts), abs=1e-12)
+        assert method.metrics()["attack_steps"].item() == pytest.approx(sum(counts) / len(counts), abs=1e-12)
         taken += counts
     assert_same(subject, plain)
     return taken
@@ -243,9 +243,9 @@ def _trains_the_same(wrapped: Method, bare: Method) -> None:
     for step, batch in enumerate(batches()):
         for method, trained in ((wrapped, one), (bare, other)):
             torch.manual_seed(step)
-            train_step(method, trained, batch)
+            train_on(method, trained, batch)
     assert harness.identical(one.state_dict(), other.state_dict())
-    assert wrapped.report()["attack_steps"] == K
+    assert wrapped.metrics()["attack_steps"] == K
 
 
 @pytest.mark.parametrize(
@@ -276,8 +276,8 @@ def test_the_weaker_the_network_the_fewer_steps_fat_takes() -> None:
         model.load_state_dict(knowledge(epochs))
         method = set_up(FAT(_at()), Threat("Linf", 0.1))
         torch.manual_seed(0)
-        method.commit(images, method.perturb(model, images))
-        steps.append(method.report()["attack_steps"].item())
+        method.commit(images, method.perturb(model, images), NO_LOSS)
+        steps.append(method.metrics()["attack_steps"].item())
         right.append((model.eval()(images.x).argmax(1) == images.y).double().mean().item())
     assert all(better > worse + 0.05 for better, worse in pairwise(right)), right
     assert all(stronger > weaker + 0.1 for stronger, weaker in pairwise(steps)), steps
@@ -297,7 +297,7 @@ def test_an_image_alone_is_attacked_as_in_its_batch(wrap, inner: Inner) -> None:
     batch = batches()[0]
     method = set_up(wrap(inner.make()))
     start = inner.start(batch.x)
-    attack = method.budgeted()
+    attack = method.traits().attack
     together = _perturbed_from(start, method, attack, subject.network, batch)
     for i in range(len(batch.y)):
         one = slice(i, i + 1)
@@ -365,11 +365,10 @@ def test_sat_s_gap_moves_with_the_epochs() -> None:
     moving = set_up(SAT(_at()))
     steps = []
     for epoch, gap in enumerate((0.0, 0.5, 1.0, 1.0)):
-        moving.begin_epoch(epoch)
         found = []
         for method in (moving, set_up(SAT(_at(), gap=constantly(gap)))):
             torch.manual_seed(0)
-            found.append(method.perturb(subject.network, batch))
+            found.append(method.perturb(subject.network, batch, method.phase(epoch, 0)))
         assert torch.equal(found[0].delta, found[1].delta)
         steps.append(found[0].steps.sum().item())
     assert steps[0] < steps[1] < steps[2] == steps[3] == K * len(batch.y)
@@ -386,8 +385,8 @@ def _mean_steps(method: Method, epoch: int = 0) -> float:
     method.begin_epoch(epoch)
     for step, batch in enumerate(batches()):
         torch.manual_seed(step)
-        method.commit(batch, method.perturb(subject.network, batch))
-    return method.report()["attack_steps"].item()
+        method.commit(batch, method.perturb(subject.network, batch, method.phase(epoch, step)), NO_LOSS)
+    return method.metrics()["attack_steps"].item()
 
 
 def _rises(steps: list[float], first: float, last: float) -> bool:
@@ -445,8 +444,7 @@ def test_dart_s_loss_is_the_mean_of_the_cross_entropies_and_not_of_their_squares
     method = set_up(DART(_at()))
     model, batch = network(), batches()[0]
     for epoch in range(4):
-        method.begin_epoch(epoch)
-        perturbation = method.perturb(model, batch)
+        perturbation = method.perturb(model, batch, method.phase(epoch, 0))
         values = smoothed_cross_entropy(model(batch.x + perturbation.delta), batch.y)
         found = method.loss(model, batch, perturbation).total
         torch.testing.assert_close(found, values.mean(), rtol=0, atol=1e-10)
@@ -540,9 +538,9 @@ def test_a_budget_replaces_radius_step_size_and_steps() -> None:
     batch = batches()[0]
     steps = torch.arange(len(batch.y)) % (K + 1)
     eps, alpha = torch.linspace(0.02, 0.1, len(batch.y)), torch.linspace(0.05, 0.01, len(batch.y))
-    found = set_up(FAT(_at())).perturb(subject.network, batch, Budget(eps, alpha, steps, rounds=K))
+    found = set_up(FAT(_at())).perturb(subject.network, batch, budget=Budget(eps, alpha, steps, rounds=K))
     free = set_up(FAT(_at(), milestones=("0",) * K)).perturb(
-        subject.network, batch, Budget(eps, alpha, steps, rounds=K)
+        subject.network, batch, budget=Budget(eps, alpha, steps, rounds=K)
     )
     assert (found.steps <= steps).all()
     assert (found.steps < steps).any()
@@ -558,7 +556,7 @@ def test_awp_inside_a_curriculum_keeps_its_shift() -> None:
         set_up(method)
         for step, batch in enumerate(batches()):
             torch.manual_seed(step)
-            train_step(method, subject, batch)
+            train_on(method, subject, batch)
         ends.append(subject.state_dict())
     assert harness.identical(*ends)
 
@@ -567,16 +565,16 @@ def test_the_mean_number_of_steps_is_the_epoch_s_and_survives_a_resume() -> None
     subject, _ = experienced()
     method = set_up(FAT(_at()))
     for batch in batches()[:2]:
-        train_step(method, subject, batch)
-    before = method.report()["attack_steps"]
+        train_on(method, subject, batch)
+    before = method.metrics()["attack_steps"]
     saved = method.state_dict()
     resumed = FAT(_at())
     resumed.setup(harness.task())
     resumed.load_state_dict(saved)
     resumed.begin_epoch(0)
-    assert resumed.report()["attack_steps"] == before
+    assert resumed.metrics()["attack_steps"] == before
     resumed.begin_epoch(1)
-    assert resumed.report()["attack_steps"].isnan()
+    assert resumed.metrics()["attack_steps"].isnan()
 
 
 # Refusals --------------------------------------------------------------------------------------------------------------

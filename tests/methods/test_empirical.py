@@ -22,8 +22,8 @@ from sparring.data import Batch
 from sparring.learner import Learner, Optimisation
 from sparring.methods import AdversarialTraining, Method, Standard
 from sparring.threat import Budget, Threat
-from sparring.training import train_step
 from tests.methods import harness
+from tests.methods.harness import train_on
 
 LR, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
 CLASSES = 10
@@ -147,7 +147,7 @@ def test_adversarial_training_steps_as_its_card_says(attack: PGD, kept: float) -
     for step, batch in enumerate(batches()[:3]):
         x, y = batch.x, batch.y
         torch.manual_seed(step)
-        loss = train_step(method, subject, batch).loss
+        loss = train_on(method, subject, batch).loss
 
         torch.manual_seed(step)
         start = torch.zeros_like(x) if attack.start == "zero" else _uniform(x, EPS)
@@ -181,7 +181,7 @@ def test_l2_adversarial_training_steps_as_the_mathematics_says() -> None:
     for step, batch in enumerate(batches()[:2]):
         x, y = batch.x, batch.y
         torch.manual_seed(step)
-        loss = train_step(method, subject, batch).loss
+        loss = train_on(method, subject, batch).loss
 
         torch.manual_seed(step)
         gaussian, radius = torch.randn(x.shape), torch.rand(len(x), 1)
@@ -203,7 +203,7 @@ def test_standard_training_steps_as_its_card_says(kept: float) -> None:
     method = set_up(Standard(smoothing=(1 - kept) * CLASSES / (CLASSES - 1)))
     subject, plain = learner(), Plain()
     for batch in batches()[:3]:
-        loss = train_step(method, subject, batch).loss
+        loss = train_on(method, subject, batch).loss
         expected = smoothed_cross_entropy(plain.network(batch.x), batch.y, kept).mean()
         plain.descend(plain.gradients(expected))
         torch.testing.assert_close(loss.total, expected, rtol=0, atol=1e-10)
@@ -219,7 +219,7 @@ def test_a_budget_replaces_radius_step_size_and_steps() -> None:
     eps = torch.linspace(0.02, 0.3, len(batch.y))
     alpha = torch.linspace(0.3, 0.01, len(batch.y))
     steps = torch.arange(len(batch.y)) % 5
-    delta = method.perturb(model, batch, Budget(eps, alpha, steps, rounds=4)).delta
+    delta = method.perturb(model, batch, budget=Budget(eps, alpha, steps, rounds=4)).delta
     model.eval()
     for i in range(len(batch.y)):
         x, y = batch.x[i : i + 1], batch.y[i : i + 1]
@@ -252,27 +252,27 @@ def test_the_attack_ignores_the_smoothing_of_the_loss() -> None:
 @pytest.mark.parametrize(("bn", "moved"), [("train", 4), ("eval", 1), ("train_frozen_stats", 1)])
 def test_the_running_statistics_see_the_attack_only_in_training_mode(bn, moved: int) -> None:
     method, subject = set_up(AdversarialTraining(PGD(steps=3, alpha=0.04, bn=bn))), learner()
-    train_step(method, subject, batches()[0])
+    train_on(method, subject, batches()[0])
     counts = [value for name, value in subject.network.state_dict().items() if name.endswith("num_batches_tracked")]
     assert counts == [moved] * 4
 
 
 def test_the_attack_goes_through_the_bare_network_and_the_loss_through_the_wrapped_one() -> None:
     class Spy(Standard):
-        def perturb(self, model, batch, budget=None):
+        def perturb(self, model, batch, phase=None, budget=None):
             seen.append(model)
-            return super().perturb(model, batch, budget)
+            return super().perturb(model, batch, phase, budget)
 
-        def loss(self, model, batch, perturbation):
+        def loss(self, model, batch, perturbation, phase=None):
             seen.append(model)
-            return super().loss(model, batch, perturbation)
+            return super().loss(model, batch, perturbation, phase)
 
     seen: list[nn.Module] = []
     subject = learner()
-    train_step(set_up(Spy()), subject, batches()[0])
-    assert seen[0] is subject.bare
+    train_on(set_up(Spy()), subject, batches()[0])
+    assert seen[0] is subject.attack_model
     assert seen[1] is subject.model
-    assert subject.bare is not subject.model
+    assert subject.attack_model is not subject.model
 
 
 def test_the_default_is_ten_steps_of_a_quarter_of_the_radius_in_training_mode() -> None:

@@ -17,9 +17,10 @@ from sparring.learner import Optimisation
 from sparring.methods import AWP, LAS, SAT, AdversarialTraining, Free
 from sparring.schedule import Cyclic
 from sparring.threat import Threat
-from sparring.training import Selection, train_step
+from sparring.training import Selection
 from sparring.training.progress import Silent
 from tests.methods import harness
+from tests.methods.harness import train_on
 from tests.methods.test_empirical import (
     EPS,
     Plain,
@@ -60,7 +61,7 @@ def test_free_steps_as_its_card_says(m: int, box) -> None:
     for epoch in range(2):
         first, second, third, last = batches(epoch)
         for batch in (first, second, beginning(third, 5), last):
-            loss = train_step(method, subject, batch).loss
+            loss = train_on(method, subject, batch).loss
 
             x, rows = batch.x, slice(len(batch.y))
             for _ in range(m):
@@ -79,10 +80,10 @@ def test_the_perturbation_of_a_step_is_what_the_step_before_ended_with() -> None
     """And what was handed out does not change with the buffer."""
     method, batch = set_up(Free(m=1, box="final")), batches()[0]
     subject = learner()
-    train_step(method, subject, batch)
+    train_on(method, subject, batch)
     left = method.buffer.clone()
     assert left.any()
-    step = train_step(method, subject, batches()[1])
+    step = train_on(method, subject, batches()[1])
     assert torch.equal(step.perturbation.delta, left)
     assert not torch.equal(method.buffer, left)
 
@@ -90,7 +91,7 @@ def test_the_perturbation_of_a_step_is_what_the_step_before_ended_with() -> None
 def test_the_perturbation_moves_along_the_gradient_at_the_weights_before_the_step() -> None:
     """The one backward pass is of those weights: the card's grad_x and grad_theta come together."""
     method, batch, before = set_up(Free(m=1)), batches()[0], network()
-    train_step(method, learner(), batch)
+    train_on(method, learner(), batch)
     x = batch.x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(smoothed_cross_entropy(before(x), batch.y).sum(), x)
     expected = ball_and_box(batch.x + EPS * gradient.sign(), batch.x, EPS) - batch.x
@@ -99,7 +100,7 @@ def test_the_perturbation_moves_along_the_gradient_at_the_weights_before_the_ste
 
 def test_a_replay_shows_the_network_its_images_once_unlike_the_gradalign_repository_s_second_forward() -> None:
     method, subject = set_up(Free(m=3)), learner()
-    train_step(method, subject, batches()[0])
+    train_on(method, subject, batches()[0])
     counts = [value for name, value in subject.network.state_dict().items() if name.endswith("num_batches_tracked")]
     assert counts == [3] * 4
     assert subject.steps == 3
@@ -107,7 +108,7 @@ def test_a_replay_shows_the_network_its_images_once_unlike_the_gradalign_reposit
 
 def test_an_l2_perturbation_moves_by_the_radius_along_the_gradient() -> None:
     method, batch = set_up(Free(m=1, box="final"), harness.L2), batches()[0]
-    train_step(method, learner(), batch)
+    train_on(method, learner(), batch)
     x = batch.x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(smoothed_cross_entropy(network()(x), batch.y).sum(), x)
     unit = gradient / gradient.square().sum((1, 2, 3), keepdim=True).sqrt()
@@ -154,7 +155,7 @@ def test_an_epoch_is_a_pass_over_all_images_unlike_the_gradalign_repository_s_wh
     shown: Counter[int] = Counter()
     original = Free.loss
 
-    def loss(self, model, batch, perturbation):
+    def loss(self, model, batch, perturbation, phase=None):
         shown.update(batch.index.tolist())
         return original(self, model, batch, perturbation)
 
@@ -187,4 +188,4 @@ def test_wrappers_that_need_an_attack_of_its_own_are_refused(wrapper, reason: st
 
 def test_the_defaults_are_the_paper_s() -> None:
     assert Free() == Free(m=8, box="all")
-    assert Free(m=5).replays == 5
+    assert Free(m=5).traits().replays == 5

@@ -15,8 +15,8 @@ from sparring.errors import BadInput
 from sparring.methods import AdversarialTraining, GradAlign
 from sparring.methods.gradalign import AlignedPerturbation
 from sparring.threat import Budget, Threat
-from sparring.training import train_step
 from tests.methods import harness
+from tests.methods.harness import train_on
 from tests.methods.test_empirical import (
     CLASSES,
     EPS,
@@ -69,7 +69,7 @@ def test_gradalign_steps_as_its_card_says(weight: float, alpha: float | None, bn
     for step, batch in enumerate(batches()):
         x, y = batch.x, batch.y
         torch.manual_seed(step)
-        loss = train_step(method, subject, batch).loss
+        loss = train_on(method, subject, batch).loss
 
         torch.manual_seed(step)
         eta = EPS * (2 * torch.rand(x.shape) - 1)
@@ -99,7 +99,7 @@ def test_without_a_weight_it_is_fgsm_at_bit_for_bit() -> None:
         AdversarialTraining(PGD(steps=1, alpha=harness.LINF.eps, start="zero", bn="train")),
     ):
         subject = learner()
-        losses = [train_step(set_up(method), subject, batch).loss.total for batch in batches()]
+        losses = [train_on(set_up(method), subject, batch).loss.total for batch in batches()]
         ends.append([subject.network.state_dict(), losses])
     assert harness.identical(*ends)
 
@@ -210,7 +210,7 @@ def test_on_digits_the_gradients_agree_better_than_after_fgsm_at() -> None:
         for epoch in range(8):
             for step, batch in enumerate(batches(epoch)):
                 torch.manual_seed(harness.STEPS_PER_EPOCH * epoch + step)
-                train_step(method, subject, batch)
+                train_on(method, subject, batch)
         subject.network.eval()
         torch.manual_seed(0)
         found = []
@@ -227,7 +227,7 @@ def test_on_digits_the_gradients_agree_better_than_after_fgsm_at() -> None:
 
 def test_the_running_statistics_see_the_image_the_example_and_the_probe() -> None:
     method, subject = set_up(GradAlign()), learner()
-    train_step(method, subject, batches()[0])
+    train_on(method, subject, batches()[0])
     counts = [value for name, value in subject.network.state_dict().items() if name.endswith("num_batches_tracked")]
     assert counts == [3] * 4
 
@@ -245,7 +245,7 @@ def test_a_budget_replaces_the_radius_and_the_step_size() -> None:
     method, batch = set_up(GradAlign()), middle()
     eps, alpha = torch.linspace(0.01, 0.2, 16), torch.linspace(0.2, 0.01, 16)
     torch.manual_seed(0)
-    found = method.perturb(Linear(-32.0), batch, Budget(eps, alpha, torch.arange(16) % 3, rounds=2))
+    found = method.perturb(Linear(-32.0), batch, budget=Budget(eps, alpha, torch.arange(16) % 3, rounds=2))
     torch.manual_seed(0)
     reach = torch.minimum(eps, alpha).view(-1, 1, 1, 1)
     torch.testing.assert_close(found.delta, -reach.expand(16, 1, 8, 8), rtol=0, atol=1e-12)

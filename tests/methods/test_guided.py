@@ -13,8 +13,8 @@ from sparring.errors import BadInput
 from sparring.methods import GAT, Method, NuAT, Perturbation
 from sparring.schedule import Constant, MultiStep, Piecewise
 from sparring.threat import Budget
-from sparring.training import train_step
 from tests.methods import harness
+from tests.methods.harness import train_on
 from tests.methods.test_empirical import (
     CLASSES,
     EPS,
@@ -82,11 +82,10 @@ def test_guided_training_steps_as_its_card_says(
     subject, plain, count = learner(), Plain(), 0
     size = EPS if getattr(method, "alpha", None) else EPS / steps
     for epoch, factor in ((1, 1.0), (3, 2.0)):
-        method.begin_epoch(epoch)
         for batch in batches(epoch):
             x, y = batch.x, batch.y
             torch.manual_seed(count)
-            loss = train_step(method, subject, batch).loss
+            loss = train_on(method, subject, batch, epoch).loss
 
             torch.manual_seed(count)
             x_adv = (x + EPS / 2 * signs(x)).clamp(0, 1)
@@ -121,8 +120,7 @@ def test_guided_training_steps_as_its_card_says(
 def attacked(method: Method, batch: int, budget: Budget | None = None) -> Perturbation:
     """What the method finds for the same images at the same network, as the batch of that number."""
     torch.manual_seed(0)
-    method.begin_step(batch)
-    return method.perturb(network(), batches()[0], budget)
+    return method.perturb(network(), batches()[0], method.phase(0, batch), budget)
 
 
 @pytest.mark.parametrize("make", [GAT, NuAT])
@@ -146,8 +144,8 @@ def test_the_guide_enters_the_first_of_several_steps_in_every_batch() -> None:
 def test_the_run_s_steps_are_what_is_counted() -> None:
     method, subject = set_up(GAT()), learner()
     for number, batch in enumerate(batches()):
-        train_step(method, subject, batch)
-        assert method._second == (number % 2 == 1)
+        train_on(method, subject, batch)
+        assert method.phase(0, subject.steps).second == (number % 2 == 0)  # of the step after it
 
 
 @pytest.mark.parametrize("make", [GAT, NuAT])
@@ -164,7 +162,7 @@ def test_the_running_statistics_see_both_batches_once_where_the_released_code_sh
     """Its clean prediction for the guide is made in training mode too, but moves the statistics."""
     method, subject = set_up(make(ramp=Constant())), learner()
     for done, batch in enumerate(batches(), start=1):
-        train_step(method, subject, batch)
+        train_on(method, subject, batch)
         counts = [v for name, v in subject.network.state_dict().items() if name.endswith("num_batches_tracked")]
         assert counts == [2 * done] * 4
 
@@ -175,7 +173,7 @@ def test_a_budget_replaces_the_radius_and_the_step_size(make) -> None:
     method = set_up(make())
     eps, alpha = torch.linspace(0.02, 0.2, 16), torch.linspace(0.2, 0.01, 16)
     torch.manual_seed(0)
-    found = method.perturb(Linear(-32.0), middle(), Budget(eps, alpha, torch.arange(16) % 3, rounds=2))
+    found = method.perturb(Linear(-32.0), middle(), budget=Budget(eps, alpha, torch.arange(16) % 3, rounds=2))
     torch.manual_seed(0)
     eps, alpha = eps.view(-1, 1, 1, 1), alpha.view(-1, 1, 1, 1)
     start = eps / 2 * signs(found.delta)
@@ -245,8 +243,8 @@ def weights(method: Method, *epochs: int) -> list[float]:
     method.setup(replace(harness.task(), epochs=100))
     found = []
     for epoch in epochs:
-        method.begin_epoch(epoch)
-        loss = method.loss(Table(*predictions()), batch, Perturbation(torch.zeros_like(batch.x)))
+        none = Perturbation(torch.zeros_like(batch.x))
+        loss = method.loss(Table(*predictions()), batch, none, method.phase(epoch, 0))
         found.append(((loss.total - loss.terms["natural"]) / loss.terms["distance"]).item())
     return found
 
@@ -287,8 +285,7 @@ def test_logits_that_are_not_finite_make_a_loss_that_is_not_and_no_error(bad: fl
     with torch.no_grad():
         next(reversed(list(model.parameters()))).fill_(bad)
     assert not method.loss(model, batch, perturbation).total.isfinite()
-    method.begin_step(1)
-    assert method.perturb(model, batch).delta.shape == batch.x.shape
+    assert method.perturb(model, batch, method.phase(0, 1)).delta.shape == batch.x.shape
 
 
 def test_an_attack_without_steps_is_refused() -> None:

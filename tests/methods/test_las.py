@@ -30,8 +30,8 @@ from sparring.methods import (
 )
 from sparring.methods.policy import Distribution
 from sparring.threat import Budget, Threat
-from sparring.training import train_step
 from tests.methods import harness
+from tests.methods.harness import train_on
 from tests.methods.test_empirical import (
     CLASSES,
     EPS,
@@ -184,7 +184,7 @@ def test_a_step_is_the_card_s(official: bool, drawn: list) -> None:
     plain = PlainLAS(method.network, 1 - smoothing * (CLASSES - 1) / CLASSES, official)
     for step, batch in enumerate(batches()[:3]):
         drawn_before = len(drawn)
-        train_step(method, subject, batch)
+        train_on(method, subject, batch)
         choices = drawn[drawn_before:]
         assert len(choices) == (2 if step % 2 == 0 else 1)
         if step % 2 == 0:
@@ -218,7 +218,9 @@ class _Given(Wrapper):
     def __init__(self, inner: Method, delta: Tensor) -> None:
         self.inner, self.delta = inner, delta
 
-    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
+    def perturb(
+        self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
+    ) -> Perturbation:
         return Perturbation(self.delta)
 
 
@@ -235,8 +237,8 @@ def test_awp_shifts_the_weights_of_the_step_ahead_too(drawn: list) -> None:
         set_up(method).adapt(learner(), batch)
         ends.append(torch.cat([w.flatten() for w in method._ahead.network.parameters()]))
     subject = learner()
-    perturbation = set_up(without)._attacked(subject.bare, batch, drawn[0])
-    train_step(_Given(set_up(AWP(AdversarialTraining(ATTACK), gamma=0.1)), perturbation.delta), subject, batch)
+    perturbation = set_up(without)._attacked(subject.attack_model, batch, drawn[0], None)
+    train_on(_Given(set_up(AWP(AdversarialTraining(ATTACK), gamma=0.1)), perturbation.delta), subject, batch)
     ahead = torch.cat([w.flatten() for w in subject.network.parameters()])  # the first step has no momentum yet
     torch.testing.assert_close(ends[0], ahead, rtol=0, atol=1e-12)
     assert (ends[1] - ahead).abs().max() > 1e-6
@@ -292,7 +294,7 @@ def test_hardness_can_be_the_inner_objective(drawn: list) -> None:
     choice = {head: torch.zeros(len(batch.y), dtype=torch.long) for head in ("eps", "steps", "alpha")}
     found = method.judge(subject, batch, choice)[0]
     torch.manual_seed(3)
-    perturbation = method._attacked(subject.bare, batch, choice)
+    perturbation = method._attacked(subject.attack_model, batch, choice, None)
     model = subject.network.eval()
     torch.testing.assert_close(found, inner.loss(model, batch, perturbation).total.expand(len(batch.y)))
 
@@ -389,7 +391,7 @@ def test_the_greedy_baseline_is_the_return_of_the_likeliest_strategies() -> None
     subject, batch = learner(), batches()[0]
     policy = method.strategies(batch.x)
     terms = method.judge(subject, batch, policy.likeliest())
-    torch.testing.assert_close(method._baseline(subject, batch, policy, terms + 1), terms[3])
+    torch.testing.assert_close(method._baseline(subject, batch, policy, terms + 1, method.phase(0, 0)), terms[3])
 
 
 def test_the_policy_finds_the_best_action() -> None:
@@ -419,8 +421,8 @@ def test_the_uniform_policy_takes_every_action_alike_and_has_no_network() -> Non
     subject = learner()
     for epoch in range(8):
         for batch in batches(epoch):
-            train_step(method, subject, batch)
-    report = method.report()
+            train_on(method, subject, batch)
+    report = method.metrics()
     assert method.network is None
     assert report["actions_eps"].tolist() == pytest.approx([1 / 3] * 3, abs=0.08)
     assert report["eps_entropy"].item() == pytest.approx(torch.log(torch.tensor(3.0)).item())
@@ -444,11 +446,11 @@ def test_a_report_counts_an_epoch_once_also_after_a_resume() -> None:
     )
     subject = learner()
     for batch in batches():
-        train_step(method, subject, batch)
+        train_on(method, subject, batch)
     method.begin_epoch(0)  # as a resumed run does
     assert method.counts.sum() == 3 * harness.BATCH * harness.STEPS_PER_EPOCH
     assert method.rewards[-1] == 2
-    report = method.report()
+    report = method.metrics()
     assert report["reward"].item() == pytest.approx(sum(report[f"reward_l{i}"].item() for i in (1, 2, 3)))
     method.begin_epoch(1)
     assert method.counts.sum() == 0

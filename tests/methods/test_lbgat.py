@@ -16,8 +16,8 @@ from sparring.errors import BadInput
 from sparring.learner import Learner, Optimisation
 from sparring.methods import AWP, LAS, LBGAT, Perturbation
 from sparring.schedule import Constant, Cyclic, MultiStep
-from sparring.training import train_step
 from tests.methods import harness
+from tests.methods.harness import train_on
 from tests.methods.test_empirical import (
     CLASSES,
     DECAY,
@@ -106,7 +106,7 @@ def test_lbgat_steps_as_its_card_says(beta: float, options: dict, factors: list,
     pair = Pair(method.network, decay_norms=options.get("decay_norms", True))
     for step, batch in enumerate((batches() + batches(1))[:6]):
         torch.manual_seed(step)
-        loss = train_step(method, subject, batch).loss
+        loss = train_on(method, subject, batch).loss
 
         torch.manual_seed(step)
         adversarial, boundary, natural, gap = pair.terms(batch, pair.example(batch))
@@ -131,7 +131,7 @@ def test_around_lbgat_awp_shifts_the_student_and_the_teacher_takes_one_step_a_st
     pair = Pair(inner.network)
     for step, batch in enumerate(batches()):
         torch.manual_seed(step)
-        loss = train_step(method, subject, batch).loss
+        loss = train_on(method, subject, batch).loss
 
         torch.manual_seed(step)
         x_adv = pair.example(batch)
@@ -191,7 +191,7 @@ def test_the_teacher_is_not_detached_and_the_student_has_no_label(beta: float) -
 @pytest.mark.parametrize("beta", [0.0, 6.0])
 def test_the_student_s_running_statistics_see_the_clean_images_whatever_beta(beta: float) -> None:
     method, subject = set_up(lbgat(beta)), learner(100)
-    train_step(method, subject, batches()[0])
+    train_on(method, subject, batches()[0])
     counts = [value for name, value in subject.network.state_dict().items() if name.endswith("num_batches_tracked")]
     assert counts == [2] * 4
 

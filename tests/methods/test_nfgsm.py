@@ -12,8 +12,8 @@ from torch import Tensor
 from sparring.errors import BadInput
 from sparring.methods import LAS, NFGSM
 from sparring.threat import Budget
-from sparring.training import train_step
 from tests.methods import harness
+from tests.methods.harness import train_on
 from tests.methods.test_empirical import (
     CLASSES,
     EPS,
@@ -52,7 +52,7 @@ def test_nfgsm_steps_as_its_formula_says(noise: float, alpha: float | None, kept
     for step, batch in enumerate([*batches(0), *batches(1)]):
         x, y = batch.x, batch.y
         torch.manual_seed(step)
-        loss = train_step(method, subject, batch).loss
+        loss = train_on(method, subject, batch).loss
 
         torch.manual_seed(step)
         noisy = x + noise * EPS * (2 * torch.rand(x.shape) - 1)
@@ -124,7 +124,7 @@ def test_a_budget_replaces_the_radius_of_the_noise_and_the_step_size() -> None:
         (Budget(0.02, 0.03, 1), torch.full((16,), 0.02)),
     ):
         torch.manual_seed(0)
-        found = method.perturb(Linear(-32.0), batch, budget)
+        found = method.perturb(Linear(-32.0), batch, budget=budget)
         torch.manual_seed(0)
         drawn = 2 * radius.view(-1, 1, 1, 1) * (2 * torch.rand(batch.x.shape) - 1)
         torch.testing.assert_close(found.start, drawn, rtol=0, atol=1e-12)
@@ -143,7 +143,7 @@ def test_the_attack_ignores_the_smoothing_of_the_loss() -> None:
 @pytest.mark.parametrize(("bn", "moved"), [("train", 2), ("eval", 1), ("train_frozen_stats", 1)])
 def test_the_running_statistics_see_the_attack_only_in_training_mode(bn, moved: int) -> None:
     method, subject = set_up(NFGSM(bn=bn)), learner()
-    train_step(method, subject, batches()[0])
+    train_on(method, subject, batches()[0])
     counts = [value for name, value in subject.network.state_dict().items() if name.endswith("num_batches_tracked")]
     assert counts == [moved] * 4
 

@@ -18,9 +18,9 @@ from sparring.memory import Kind
 from sparring.methods import AWP, BP, EP, MEP, Method
 from sparring.methods.prior import GuidedPerturbation
 from sparring.threat import Budget, Threat, box
-from sparring.training import train_step
 from tests.methods import harness
 from tests.methods.cases import released_mep
+from tests.methods.harness import NO_LOSS, train_on
 from tests.methods.test_empirical import (
     CLASSES,
     EPS,
@@ -135,7 +135,7 @@ def run(method: Method, follow: Callable[[Plain, Batch], Tensor], subject, plain
     for epoch in range(epochs):
         method.begin_epoch(epoch)
         for batch in batches(epoch):
-            loss = train_step(method, subject, batch).loss
+            loss = train_on(method, subject, batch).loss
             torch.testing.assert_close(loss.total, follow(plain, batch), rtol=0, atol=1e-9)
     assert_same(subject, plain)
 
@@ -236,8 +236,8 @@ def test_the_gradient_momentum_is_not_degenerate() -> None:
     subject = learner()
     for epoch in range(2):
         for batch in batches(epoch):
-            perturbation = method.perturb(subject.bare, batch)
-            train_step(method, subject, batch)
+            perturbation = method.perturb(subject.attack_model, batch)
+            train_on(method, subject, batch)
     gradient, momentum = perturbation.gradient, method.momenta.read(batch.index)
     share = (gradient.sign() != momentum.sign()).double().mean().item()
     assert 0.05 < share < 0.95
@@ -261,7 +261,7 @@ def test_an_aligned_perturbation_stays_with_its_pixel(make) -> None:
     batch = batches()[0]
     first, second = views(len(batch.y))
     perturbation = method.perturb(network(), replace(batch, view=first))
-    method.commit(replace(batch, view=first), perturbation)
+    method.commit(replace(batch, view=first), perturbation, NO_LOSS)
     start = method.perturb(network(), replace(batch, view=second)).start
 
     met = 0
@@ -287,7 +287,7 @@ def test_in_crop_coordinates_the_perturbation_stays_with_the_crop(make) -> None:
     batch = batches()[0]
     first, second = views(len(batch.y))
     perturbation = method.perturb(network(), replace(batch, view=first))
-    method.commit(replace(batch, view=first), perturbation)
+    method.commit(replace(batch, view=first), perturbation, NO_LOSS)
     assert torch.equal(method.perturb(network(), replace(batch, view=second)).start, perturbation.delta)
 
 
@@ -298,7 +298,7 @@ def test_each_sample_remembers_its_own(make) -> None:
     first, other = batches()[0], batches()[1]
     before = method.perturb(network(), other).start
     perturbation = method.perturb(network(), first)
-    method.commit(first, perturbation)
+    method.commit(first, perturbation, NO_LOSS)
     order = torch.randperm(len(first.y), generator=torch.Generator().manual_seed(0))
     shuffled = Batch(first.x[order], first.y[order], first.index[order], first.view)
     assert torch.equal(method.perturb(network(), shuffled).start, perturbation.delta[order])
@@ -310,7 +310,7 @@ def test_bp_hands_the_perturbations_to_the_next_batch_by_position() -> None:
     first, other = batches()[0], batches()[1]
     perturbation = method.perturb(network(), first)
     start = perturbation.start.clone()
-    method.commit(first, perturbation)
+    method.commit(first, perturbation, NO_LOSS)
     assert torch.equal(method.perturb(network(), other).start, perturbation.delta)
     assert torch.equal(perturbation.start, start)  # what was handed out does not change with the memory
 
@@ -321,13 +321,13 @@ def test_a_smaller_last_batch_replaces_only_the_first_rows_of_bp() -> None:
     last = beginning(batch, 5)
     perturbation = method.perturb(network(), last)
     assert torch.equal(perturbation.start, before[:5])
-    method.commit(last, perturbation)
+    method.commit(last, perturbation, NO_LOSS)
     assert torch.equal(method.buffer[:5], perturbation.delta)
     assert torch.equal(method.buffer[5:], before[5:])
     assert not torch.equal(perturbation.delta, before[:5])
     subject = learner()
-    train_step(method, subject, last)
-    train_step(method, subject, batch)
+    train_on(method, subject, last)
+    train_on(method, subject, batch)
 
 
 # Beginning and resetting -----------------------------------------------------------------------------------------------
@@ -405,7 +405,7 @@ def test_beginning_an_epoch_twice_keeps_the_memory(make) -> None:
 def test_a_new_run_begins_with_an_empty_memory(make) -> None:
     method = set_up(make())
     first = stored(method).clone()
-    train_step(method, learner(), batches()[0])
+    train_on(method, learner(), batches()[0])
     assert torch.equal(stored(set_up(method)), first)
 
 
@@ -455,8 +455,8 @@ def test_int8_holds_every_perturbation_exactly(make) -> None:
             small.momenta = deepcopy(whole.momenta)
         for batch in harness.batches(epoch):
             expected, found = whole.perturb(model, batch), small.perturb(model, batch)
-            whole.commit(batch, expected)
-            small.commit(batch, found)
+            whole.commit(batch, expected, NO_LOSS)
+            small.commit(batch, found, NO_LOSS)
             torch.testing.assert_close(found.start, expected.start, rtol=0, atol=1e-6)
             torch.testing.assert_close(found.delta, expected.delta, rtol=0, atol=1e-6)
     if isinstance(small, MEP):
@@ -477,7 +477,7 @@ def test_momenta_in_fp16_have_the_signs_of_those_in_single_precision() -> None:
         for batch in harness.batches(epoch):
             perturbation = whole.perturb(model, batch)
             for method in (whole, small):
-                method.commit(batch, perturbation)
+                method.commit(batch, perturbation, NO_LOSS)
             expected, found = (method.momenta.read(batch.index) for method in (whole, small))
             gradient = perturbation.gradient.abs()
             size[batch.index] = 0.3 * size[batch.index] + gradient / gradient.sum()
@@ -497,7 +497,7 @@ def test_the_momenta_are_stored_in_half_precision_where_the_perturbations_are_no
     method = set_up(MEP(memory=kind, momentum=form))
     assert method.momenta.rows.dtype == momenta
     batch, gradient = middle(), torch.ones(16, 1, 8, 8)
-    method.commit(batch, GuidedPerturbation(0 * gradient, 0 * gradient, gradient=gradient, alpha=EPS, eps=EPS))
+    method.commit(batch, GuidedPerturbation(0 * gradient, 0 * gradient, gradient=gradient, alpha=EPS, eps=EPS), NO_LOSS)
     expected = 1.0 if form == "sign" else 1 / gradient.numel()
     torch.testing.assert_close(
         batch.view.show(method.momenta.read(batch.index)), gradient * expected, rtol=1e-3, atol=0
@@ -580,7 +580,7 @@ def test_the_box_binds_where_it_is_switched_on(which) -> None:
     method = set_up(MEP(initial="rademacher", alpha=0.03, box=which))
     batch = batches()[0]  # digits are black at the edges
     perturbation = method.perturb(network(), batch)
-    method.commit(batch, perturbation)
+    method.commit(batch, perturbation, NO_LOSS)
     remembered = batch.view.show(method.perturbations.read(batch.index))
     deltas = {"start": perturbation.start, "delta": perturbation.delta, "next": remembered}
     found = {
@@ -602,7 +602,7 @@ def test_the_momentum_accumulates_what_it_is_told_to(form) -> None:
     one, other = torch.randn(2, *batch.x.shape, generator=generator)
     start = torch.zeros_like(batch.x)
     for gradient in (one, other):
-        method.commit(batch, GuidedPerturbation(start, start, gradient=gradient, alpha=0.03, eps=EPS))
+        method.commit(batch, GuidedPerturbation(start, start, gradient=gradient, alpha=0.03, eps=EPS), NO_LOSS)
     expected = {
         "sign": 0.4 * one.sign() + other.sign(),
         "gradient": 0.4 * one / one.abs().sum() + other / other.abs().sum(),  # over the L1 norm of the whole batch
@@ -616,7 +616,7 @@ def test_the_first_epoch_s_momentum_is_its_gradient() -> None:
     method = set_up(MEP(alpha=ALPHA))
     for batch in batches():
         perturbation = method.perturb(network(), batch)
-        method.commit(batch, perturbation)
+        method.commit(batch, perturbation, NO_LOSS)
         assert torch.equal(batch.view.show(method.momenta.read(batch.index)), perturbation.gradient.sign())
         torch.testing.assert_close(batch.view.show(method.perturbations.read(batch.index)), perturbation.delta)
 
@@ -624,7 +624,7 @@ def test_the_first_epoch_s_momentum_is_its_gradient() -> None:
 def test_a_zero_gradient_leaves_the_gradient_momentum_finite() -> None:
     method, batch = set_up(MEP(momentum="gradient")), batches()[0]
     zero = torch.zeros_like(batch.x)
-    method.commit(batch, GuidedPerturbation(zero, zero, gradient=zero, alpha=EPS, eps=EPS))
+    method.commit(batch, GuidedPerturbation(zero, zero, gradient=zero, alpha=EPS, eps=EPS), NO_LOSS)
     assert not method.momenta.read(batch.index).any()
 
 
@@ -676,7 +676,7 @@ def test_without_a_weight_the_regulariser_costs_nothing_and_counts_nothing(make)
 @pytest.mark.parametrize(("bn", "moved"), [("train_frozen_stats", 2), ("eval", 2), ("train", 3)])
 def test_the_running_statistics_see_the_prior_and_the_adversarial_batch(make, bn, moved: int) -> None:
     method, subject = set_up(make(bn=bn)), learner()
-    train_step(method, subject, batches()[0])
+    train_on(method, subject, batches()[0])
     assert subject.network.state_dict()["network.stage1.1.num_batches_tracked"] == moved
 
 
@@ -696,10 +696,10 @@ def test_a_budget_replaces_the_radius_and_the_step_size(make) -> None:
     stored(method).zero_()
     eps = torch.linspace(0.05, 0.2, 16)
     alpha = torch.linspace(0.2, 0.01, 16)
-    perturbation = method.perturb(Linear(-32.0), batch, Budget(eps, alpha, torch.zeros(16).long(), rounds=9))
+    perturbation = method.perturb(Linear(-32.0), batch, budget=Budget(eps, alpha, torch.zeros(16).long(), rounds=9))
     reach = torch.minimum(eps, alpha).view(-1, 1, 1, 1)
     torch.testing.assert_close(perturbation.delta, -reach.expand(16, 1, 8, 8))
-    method.commit(batch, perturbation)
+    method.commit(batch, perturbation, NO_LOSS)
     torch.testing.assert_close(method.perturb(Linear(-32.0), batch).start, perturbation.delta)
 
 
@@ -707,7 +707,7 @@ def test_a_budget_replaces_the_radius_and_the_step_size(make) -> None:
 def test_the_start_is_no_part_of_the_radius_but_the_result_is(make) -> None:
     """A smaller radius than the one the memory was filled with."""
     method, batch = set_up(make(box="none")), batches()[0]
-    perturbation = method.perturb(network(), batch, Budget(0.01, 0.002, 1))
+    perturbation = method.perturb(network(), batch, budget=Budget(0.01, 0.002, 1))
     assert perturbation.start.abs().max() > 0.09
     assert perturbation.delta.abs().max() <= 0.01 + 1e-15
 
@@ -748,7 +748,7 @@ def test_a_momentum_of_signs_below_a_half_is_no_momentum(switches: dict, same: b
         for epoch in range(5):
             method.begin_epoch(epoch)
             for batch in batches(epoch):
-                train_step(method, subject, batch)
+                train_on(method, subject, batch)
         ends.append(torch.cat([weight.detach().flatten() for weight in subject.network.parameters()]))
     assert torch.equal(ends[0], ends[1]) is same
 
@@ -758,7 +758,7 @@ def test_a_momentum_of_signs_below_a_half_is_no_momentum(switches: dict, same: b
 
 def repeating(method: Method) -> Method:
     """The same, with an attack that keeps nothing for the loss."""
-    method.perturb_before_loss = method.perturb
+    method.perturb_and_loss = partial(Method.perturb_and_loss, method)
     return method
 
 
@@ -784,10 +784,15 @@ def test_in_16_bits_a_kept_forward_trains_as_a_repeated_one(make) -> None:
 
 @all_three
 def test_a_forward_is_kept_only_where_the_loss_would_repeat_it(make) -> None:
-    def kept(method: Method, change: Callable[[nn.Module], object] = lambda model: None) -> bool:
-        model = network().train()
+    def forwards(method: Method, change: Callable[[nn.Module], object]) -> int:
+        model, seen = network().train(), []
         change(model)
-        return set_up(method).perturb_before_loss(model, batches()[0]).prior is not None
+        model.register_forward_hook(lambda *_: seen.append(None))
+        set_up(method).perturb_and_loss(model, model, batches()[0])
+        return len(seen)
+
+    def kept(method: Method, change: Callable[[nn.Module], object] = lambda model: None) -> bool:
+        return forwards(method, change) < forwards(repeating(deepcopy(method)), change)
 
     assert kept(make())
     assert not kept(make(weight=0.0))
@@ -797,16 +802,15 @@ def test_a_forward_is_kept_only_where_the_loss_would_repeat_it(make) -> None:
     norms = [name for name, module in network().named_modules() if isinstance(module, nn.BatchNorm2d)]
     assert not kept(make(), lambda model: model.get_submodule(norms[-1]).eval())
     assert not kept(AWP(make()))
-    assert set_up(make()).perturb(network().train(), batches()[0]).prior is None
 
 
 def test_what_is_kept_does_not_outlive_the_step() -> None:
     """The backward pass frees it, so that two steps' graphs are never in memory together."""
     method = set_up(MEP())
-    step = train_step(method, learner(), batches()[0])
-    assert step.perturbation.prior.requires_grad
+    step = train_on(method, learner(), batches()[0])
+    assert step.loss.total.requires_grad
     with pytest.raises(RuntimeError, match="second time"):
-        step.perturbation.prior.sum().backward()
+        step.loss.total.backward()
 
 
 # FGSM-RS's `previous` --------------------------------------------------------------------------------------------------
@@ -824,7 +828,7 @@ def test_bp_without_a_regulariser_is_fgsm_rs_from_the_previous_perturbation() ->
         first, second, third, last = batches(epoch)
         for batch in (first, second, beginning(third, 5), last):
             x, y, start = batch.x, batch.y, kept[: len(batch.y)].clone()
-            loss = train_step(method, subject, batch).loss
+            loss = train_on(method, subject, batch).loss
 
             gradient = pixel_gradient(plain.network, x + start, lambda z, y=y: smoothed_cross_entropy(z, y).mean())
             delta = boxed(x, clip(start + 1.25 * EPS * gradient.sign()))

@@ -15,8 +15,8 @@ from sparring.errors import BadInput
 from sparring.methods import FAT, GAIRAT, LAS, MART, AdversarialTraining, Perturbation
 from sparring.methods.reweighted import CountedPerturbation
 from sparring.threat import Threat
-from sparring.training import train_step
 from tests.methods import harness
+from tests.methods.harness import train_on
 from tests.methods.test_empirical import (
     CLASSES,
     EPS,
@@ -105,7 +105,7 @@ def test_mart_steps_as_its_card_says(beta: float, padding: bool, terms) -> None:
     subject, plain = learner(), Plain()
     for step, batch in enumerate(batches()):
         torch.manual_seed(step)
-        loss = train_step(method, subject, batch).loss
+        loss = train_on(method, subject, batch).loss
 
         torch.manual_seed(step)
         adversarial, boosted, gap = terms(plain.network, batch, mart_example(plain, batch))
@@ -190,7 +190,7 @@ def test_a_weight_of_the_perturbation_replaces_mart_s_beta_image_by_image() -> N
     torch.testing.assert_close(found, boosted + (weight * values).mean(), rtol=0, atol=1e-10)
     same = method.loss(model, batch, replace(perturbation, weight=torch.full_like(weight, method.beta))).total
     torch.testing.assert_close(same, method.loss(model, batch, perturbation).total, rtol=0, atol=1e-12)
-    assert method.weighted()
+    assert method.traits().weighted
 
 
 def test_mart_learns_nothing_from_the_divergence_of_an_image_that_it_is_sure_of() -> None:
@@ -258,9 +258,8 @@ def test_gairat_steps_as_its_card_says(shift: float) -> None:
     seen: set[int] = set()
     for step, epoch in enumerate((0, 1, 2, 2, 3)):
         batch = batches(epoch)[step % 4]
-        method.begin_epoch(epoch)
         torch.manual_seed(step)
-        loss = train_step(method, subject, batch).loss
+        loss = train_on(method, subject, batch, epoch).loss
 
         torch.manual_seed(step)
         start = _uniform(batch.x, EPS)
@@ -285,7 +284,7 @@ def test_before_it_begins_gairat_is_adversarial_training_bit_for_bit() -> None:
     for step, batch in enumerate(batches()):
         for each, trained in ((method, one), (plain, other)):
             torch.manual_seed(step)
-            train_step(each, trained, batch)
+            train_on(each, trained, batch)
     assert harness.identical(one.state_dict(), other.state_dict())
 
 
@@ -299,8 +298,7 @@ def test_gairat_begins_at_its_fraction_of_the_run(begin: str, first: int) -> Non
     even = smoothed_cross_entropy(model(batch.x), batch.y).mean()
     weighted = []
     for epoch in range(120):
-        method.begin_epoch(epoch)
-        if (method.loss(model, batch, perturbation).total - even).abs() > 1e-3:
+        if (method.loss(model, batch, perturbation, method.phase(epoch, 0)).total - even).abs() > 1e-3:
             weighted.append(epoch)
     assert weighted == list(range(first, 120))
 
@@ -356,7 +354,7 @@ def _midranks(values: Tensor) -> Tensor:
 
 
 def test_kappa_needs_attacks_of_one_length() -> None:
-    assert set_up(gairat()).budgeted() is None
+    assert not set_up(gairat()).traits().budgeted
     for wrapper in (FAT(gairat()), LAS(gairat())):
         with pytest.raises(BadInput, match="GAIRAT"):
             wrapper.setup(harness.task())

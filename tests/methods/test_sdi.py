@@ -13,8 +13,8 @@ from sparring.losses import cross_entropy, smoothing_from_kept
 from sparring.methods import SDI
 from sparring.methods.generator import StartGenerator
 from sparring.threat import Threat
-from sparring.training import train_step
 from tests.methods import harness
+from tests.methods.harness import train_on
 from tests.methods.test_empirical import (
     CLASSES,
     EPS,
@@ -138,7 +138,7 @@ def test_a_step_is_the_card_s(switches: dict) -> None:
         switches.get("bn", "train"),
     )
     for step, batch in enumerate(batches()[:3]):
-        train_step(method, subject, batch)
+        train_on(method, subject, batch)
         plain.step(batch.x, batch.y, switches.get("iterations", 1) if step % 2 == 0 else 0)
     assert_same(subject, plain.target)
     for own, expected in zip(
@@ -153,7 +153,7 @@ def test_the_generator_moves_only_when_its_interval_is_over() -> None:
     moved = []
     for batch in batches() + batches(1):
         before = [weight.clone() for weight in method.generator.parameters()]
-        train_step(method, subject, batch)
+        train_on(method, subject, batch)
         moved.append(any((a != b).any() for a, b in zip(before, method.generator.parameters(), strict=True)))
     assert moved == [True, False, False, True, False, False, True, False]
 
@@ -172,15 +172,15 @@ def test_what_is_known_of_other_weights_is_not_used_again() -> None:
     subject = learner()
     batch = batches()[0]
     method.adapt(subject, batch)
-    first = method.perturb(subject.bare, batch)
+    first = method.perturb(subject.attack_model, batch)
     with torch.no_grad():
         for weight in subject.network.parameters():
             weight.neg_()
-    again = method.perturb(subject.bare, batch)
+    again = method.perturb(subject.attack_model, batch)
     expected = set_up(SDI(interval=1))
     expected.generator.load_state_dict(method.generator.state_dict())
     assert (first.delta != again.delta).any()
-    torch.testing.assert_close(again.delta, expected.perturb(subject.bare, batch).delta)
+    torch.testing.assert_close(again.delta, expected.perturb(subject.attack_model, batch).delta)
 
 
 # Learning --------------------------------------------------------------------------------------------------------------
@@ -196,17 +196,17 @@ def test_the_generator_learns_starts_that_hurt_more_than_noise() -> None:
     pretrained = harness.bench(SDI(), width=8)
     for _ in range(4):
         for batch in shown:
-            train_step(pretrained.method, pretrained.learner, batch)
+            train_on(pretrained.method, pretrained.learner, batch)
     subject, model = target.method, pretrained.learner
 
     def loss(start: Tensor) -> float:
-        delta = subject._step(model.bare, unseen, start)
+        delta = subject._step(model.attack_model, unseen, start)
         with torch.no_grad():
-            return cross_entropy(model.bare(unseen.x + delta), unseen.y).mean().item()
+            return cross_entropy(model.attack_model(unseen.x + delta), unseen.y).mean().item()
 
     def learnt() -> float:
         with torch.no_grad():
-            return loss(subject._start(unseen, subject._sign(model.bare, unseen)))
+            return loss(subject._start(unseen, subject._sign(model.attack_model, unseen)))
 
     noise = sum(loss(harness.LINF.draw(unseen.x)) for _ in range(5)) / 5
     before = learnt()

@@ -10,7 +10,7 @@ from sparring.attacks import PGD
 from sparring.errors import BadInput
 from sparring.methods import TRADES, Perturbation
 from sparring.threat import Budget
-from sparring.training import train_step
+from tests.methods.harness import train_on
 from tests.methods.test_empirical import (
     CLASSES,
     EPS,
@@ -42,7 +42,7 @@ def test_trades_steps_as_its_card_says(beta: float, bn, kept: float) -> None:
     for step, batch in enumerate(batches()[:3]):
         x, y = batch.x, batch.y
         torch.manual_seed(step)
-        loss = train_step(method, subject, batch).loss
+        loss = train_on(method, subject, batch).loss
 
         torch.manual_seed(step)
         noise = 1e-3 * torch.randn(x.shape)
@@ -95,7 +95,7 @@ def test_a_budget_replaces_radius_step_size_and_steps() -> None:
     alpha = torch.linspace(0.2, 0.01, len(batch.y))
     steps = 1 + torch.arange(len(batch.y)) % 4
     torch.manual_seed(0)
-    delta = method.perturb(model, batch, Budget(eps, alpha, steps, rounds=4)).delta
+    delta = method.perturb(model, batch, budget=Budget(eps, alpha, steps, rounds=4)).delta
     torch.manual_seed(0)
     noise = 1e-3 * torch.randn(batch.x.shape)
     model.eval()
@@ -110,7 +110,7 @@ def test_a_budget_replaces_radius_step_size_and_steps() -> None:
 
 def test_the_running_statistics_see_the_clean_and_the_adversarial_batch_once_each() -> None:
     method, subject = set_up(TRADES(attack=PGD(steps=3, alpha=0.04, start="normal", bn="eval"))), learner()
-    train_step(method, subject, batches()[0])
+    train_on(method, subject, batches()[0])
     counts = [value for name, value in subject.network.state_dict().items() if name.endswith("num_batches_tracked")]
     assert counts == [2] * 4
 

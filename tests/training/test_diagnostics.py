@@ -20,11 +20,10 @@ from sparring.experiment import Experiment, train
 from sparring.learner import Learner
 from sparring.methods import AWP, BP, EP, MEP, TRADES, AdversarialTraining, Standard
 from sparring.threat import Threat
-from sparring.training import Diagnostics, Interrupted, Run, Selection, checkpoint, stepper, train_step
+from sparring.training import Diagnostics, Interrupted, Run, Selection, checkpoint, session, train_step
 from sparring.training.diagnostics import Observer
 from sparring.training.progress import Silent
-from sparring.training.step import turn
-from sparring.training.tally import Looks
+from sparring.training.statistics import StepStatistics
 from tests.methods.cases import CASES, Case
 from tests.methods.harness import AUGMENT, BATCH, LINF, batches, bench, digits, identical
 from tests.syncs import NoHostSync
@@ -42,7 +41,7 @@ class Talkative(AdversarialTraining):
 
     name: str = "calm"
 
-    def report(self) -> Mapping[str, Tensor]:
+    def metrics(self) -> Mapping[str, Tensor]:
         return {self.name: torch.tensor(0.5), "shares": torch.tensor([0.25, 0.75]), "none": torch.tensor(torch.nan)}
 
     def inspect(self, batch: Batch) -> Mapping[str, Tensor]:
@@ -58,16 +57,16 @@ def witnessed(monkeypatch) -> Iterator[dict[str, list]]:
     seen: dict[str, list] = {"steps": [], "gradients": []}
     backward = Learner.backward
 
-    def watched_step(method, target, batch):
-        step = turn(method, target, batch)
+    def watched_step(method, target, batch, phase):
+        step = train_step(method, target, batch, phase)
         seen["steps"].append(step.perturbation)
         return step
 
-    def watched_backward(self, loss):
-        backward(self, loss)
+    def watched_backward(self, loss, **how):
+        backward(self, loss, **how)
         seen["gradients"].append([p.grad.clone() for p in self.network.parameters()])
 
-    monkeypatch.setattr(stepper, "turn", watched_step)
+    monkeypatch.setattr(session, "train_step", watched_step)
     monkeypatch.setattr(Learner, "backward", watched_backward)
     return seen
 
@@ -335,4 +334,4 @@ def test_the_section_is_read_from_yaml() -> None:
 
 def test_looks_start_at_nothing() -> None:
     with pytest.raises(ZeroDivisionError):
-        Looks(LINF, torch.device("cpu")).row()
+        StepStatistics(LINF, torch.device("cpu")).row()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import pytest
@@ -10,14 +11,11 @@ import torch
 from torch import Tensor
 
 from sparring.averaging import EMA
-from sparring.data import Resident
-from sparring.learner import Learner, Optimisation
 from sparring.methods import Method, Standard
-from sparring.models import foldable
-from sparring.training.step import steer, turn
+from sparring.training import train_step
 from tests.methods.cases import CASES, Case
-from tests.methods.harness import AUGMENT, BATCH, SHAPE, STEPS_PER_EPOCH, digits, network, task
-from tests.training.elsewhere import ELSEWHERE, fabric, nothing_on_the_host, settled
+from tests.methods.harness import session
+from tests.training.elsewhere import fabric, nothing_on_the_host, settled
 
 
 @pytest.fixture(autouse=True)
@@ -28,20 +26,15 @@ def _settled() -> Iterator[None]:
 
 def steps(method: Method) -> None:
     """An epoch on the device; from the third step on, when optimizers have their state, nothing touches the host."""
-    method.setup(replace(task(), device=ELSEWHERE))
-    model = network()
-    options = Optimisation(batch_size=BATCH, clip=1.0, average=EMA(0.9))
-    learner = Learner(model, options, fabric(), total=STEPS_PER_EPOCH, folds=foldable(model, SHAPE))
-    learner.steer_on_device()
-    data = Resident(digits(), AUGMENT, BATCH, seed=0, device=ELSEWHERE)
-    method.begin_epoch(0)
-    for number, draw in enumerate(data.draws(0)):
-        steer(method, learner)
-        if number < 2:
-            turn(method, learner, data.show(draw))
-        else:
-            with nothing_on_the_host():
-                turn(method, learner, data.show(draw))
+    elsewhere = session(method, fabric=fabric(), clip=1.0, average=EMA(0.9))
+    learner = elsewhere.learner
+    learner.keep_rate_on_device()
+    elsewhere.begin_epoch()
+    for number, draw in enumerate(elsewhere.draws()):
+        learner.set_rate()
+        phase = method.phase(0, learner.steps)
+        with nothing_on_the_host() if number >= 2 else nullcontext():
+            train_step(method, learner, elsewhere.data.show(draw), phase)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -55,8 +48,8 @@ class Careless(Standard):
 
     kind: str = ""
 
-    def loss(self, model, batch, perturbation):
-        found = super().loss(model, batch, perturbation)
+    def loss(self, model, batch, perturbation, phase=None):
+        found = super().loss(model, batch, perturbation, phase)
         return replace(found, total=found.total * self._factor(batch.x))
 
     def _factor(self, x: Tensor) -> Tensor | float:

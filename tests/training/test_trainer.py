@@ -27,7 +27,7 @@ from sparring.learner import Optimisation
 from sparring.methods import AWP, MEP, TRADES, Method, Standard
 from sparring.schedule import Cyclic
 from sparring.threat import Threat
-from sparring.training import Diagnostics, Interrupted, Run, Runtime, Selection, checkpoint, stepper, trainer
+from sparring.training import Diagnostics, Interrupted, Run, Runtime, Selection, checkpoint, session, trainer
 from sparring.training.progress import Silent
 from tests.syncs import NoHostSync
 
@@ -266,14 +266,14 @@ def test_checkpoints_can_be_rarer_than_epochs_and_resume_exactly(tmp_path) -> No
 def test_a_loss_that_is_not_finite_ends_the_run_with_advice_and_keeps_the_last_good_epoch(
     tmp_path, monkeypatch
 ) -> None:
-    trained = stepper.turn
+    trained = session.train_step
 
-    def diverges(method, target, batch):
-        step = trained(method, target, batch)
+    def diverges(method, target, batch, phase):
+        step = trained(method, target, batch, phase)
         lost = replace(step, loss=replace(step.loss, total=step.loss.total * float("nan")))
         return lost if target.steps > 6 else step
 
-    monkeypatch.setattr(stepper, "turn", diverges)
+    monkeypatch.setattr(session, "train_step", diverges)
     with pytest.raises(BadInput, match="loss became nan in epoch 1: lower optimisation.lr"):
         train(experiment(Standard()), tmp_path, report=Silent())
     assert checkpoint.load(Run(tmp_path).last)["epoch"] == 1
@@ -286,8 +286,8 @@ def test_checkpoints_are_as_rare_as_they_were_asked_to_be(tmp_path, monkeypatch)
     monkeypatch.setattr(Run, "save", lambda self, state: saved.append(state["epoch"]) or save(self, state))
     monkeypatch.setattr(Run, "export", lambda self, *parts: exported.append(1) or export(self, *parts))
     rising = iter(range(1, 9))
-    judged = trainer.Trainer._judge
-    monkeypatch.setattr(trainer.Trainer, "_judge", lambda self: judged(self) | {"robust": next(rising) / 10})
+    evaluated = trainer.Trainer._evaluate
+    monkeypatch.setattr(trainer.Trainer, "_evaluate", lambda self: evaluated(self) | {"robust": next(rising) / 10})
     run = train(experiment(Standard(), epochs=8, runtime=Runtime(checkpoint_every=3)), tmp_path, report=Silent())
     assert saved == [3, 6, 8]
     assert len(exported) == 8

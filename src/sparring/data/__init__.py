@@ -4,5 +4,19 @@ from sparring.data.augment import Augment, View
 from sparring.data.batch import Batch, Images
 from sparring.data.resident import Resident, batches
 from sparring.data.sources import KNOWN, Data, Splits, load
+from sparring.data.training_data import Draw, TrainingData
 
-__all__ = ["KNOWN", "Augment", "Batch", "Data", "Images", "Resident", "Splits", "View", "batches", "load"]
+__all__ = [
+    "KNOWN",
+    "Augment",
+    "Batch",
+    "Data",
+    "Draw",
+    "Images",
+    "Resident",
+    "Splits",
+    "TrainingData",
+    "View",
+    "batches",
+    "load",
+]

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
+from typing_extensions import override
 
 from sparring.data.augment import Augment, View
 from sparring.data.batch import Batch, Images
+from sparring.data.training_data import Draw, TrainingData
 from sparring.errors import BadInput
 from sparring.randomness import seed_from
 
 _ORDER, _VIEWS = 0, 1  # what a seed is for
-Draw: TypeAlias = Int64[Tensor, "4 B"]  # of each sample of a batch its row, and of its view top, left and flip
 
 
-class Resident:
+class Resident(TrainingData):
     """A training split that lives on the device as padded uint8 canvases.
 
     Epoch e of a given seed consists of the same batches wherever it is entered, on every device: a run that is
@@ -37,38 +37,43 @@ class Resident:
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool = False,
+        classes: int | None = None,
     ) -> None:
-        """Moves the split to `device`; `batch_size` counts the samples of one rank.
+        """Move the split to `device`; `batch_size` counts the samples of one rank, `classes` None is the largest label + 1.
 
         Raises BadInput where there is no whole batch or the padding does not fit the images.
         """
         self._share = math.ceil(len(images) / world_size)  # samples per rank and epoch
         _check_batch_size(batch_size, self._share if drop_last else None)
-        self._augment, self._batch_size, self._seed = augment, batch_size, seed
+        self._augment, self._seed, self.batch_size = augment, seed, batch_size
+        self.classes = int(images.labels.max()) + 1 if classes is None else classes
         self._rank, self._world_size = rank, world_size
-        self._size = (images.pixels.shape[2], images.pixels.shape[3])
-        self._canvas = augment.canvas(images.pixels.to(device))
+        self.samples, channels, *size = images.pixels.shape
+        self._size = (size[0], size[1])
+        self._pixels = augment.canvas(images.pixels.to(device))
+        self.shape, self.canvas = (channels, *self._size), (channels, self._pixels.shape[2], self._pixels.shape[3])
         self._labels = images.labels.to(device)
         self._index = images.index.to(device)
         self.steps_per_epoch = self._share // batch_size if drop_last else math.ceil(self._share / batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from step `start` on."""
+        """Yield the batches of an epoch from step `start` on."""
         return map(self.show, self.draws(epoch, start))
 
+    @override
     def draws(self, epoch: int, start: int = 0) -> Iterator[Draw]:
-        """What `show` needs for each of these batches: one small tensor, on the device since the epoch began."""
         views = self._views(epoch)
-        drawn = torch.stack([self._order(epoch), views.top, views.left, views.flip.long()]).to(self._canvas.device)
+        drawn = torch.stack([self._order(epoch), views.top, views.left, views.flip.long()]).to(self._pixels.device)
         for step in range(start, self.steps_per_epoch):
-            yield drawn[:, step * self._batch_size : (step + 1) * self._batch_size]
+            yield drawn[:, step * self.batch_size : (step + 1) * self.batch_size]
 
+    @override
     def show(self, draw: Draw) -> Batch:
-        """The batch: gathered, cropped and flipped on the device, in a few operations whatever its size."""
+        """Gather, crop and flip on the device, in a few operations whatever the batch's size."""
         rows, top, left, flip = draw.unbind(0)
         view = View(top, left, flip.bool(), self._augment.pad, self._size)
         return Batch(
-            x=_unit(view.show(self._canvas.index_select(0, rows))),
+            x=_unit(view.show(self._pixels.index_select(0, rows))),
             y=self._labels.index_select(0, rows),
             index=self._index.index_select(0, rows),
             view=view,

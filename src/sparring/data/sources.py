@@ -84,6 +84,12 @@ class Splits:
     mean: tuple[float, ...]  # of the training pixels in [0, 1], per channel
     std: tuple[float, ...]
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        channels, height, width = self.test.pixels.shape[1:]
+        return channels, height, width
+
 
 def load(data: Data) -> Splits:
     """The data set that `data` describes; the same configuration gives the same images in the same order.

@@ -1,7 +1,7 @@
 """Training methods. A new one is a class in a file here, a line below, a recipe, and a row in the contract suite."""
 
 from sparring.methods.awp import AWP
-from sparring.methods.base import Loss, Method, Perturbation, Review, Task, Wrapper, state
+from sparring.methods.base import Loss, Method, Perturbation, Phase, Review, Task, Traits, state
 from sparring.methods.cat import CAT
 from sparring.methods.ckpt import CKPT
 from sparring.methods.curriculum import DART, FAT, SAT
@@ -18,6 +18,7 @@ from sparring.methods.reward import Reward
 from sparring.methods.reweighted import GAIRAT, MART
 from sparring.methods.sdi import SDI
 from sparring.methods.trades import TRADES
+from sparring.methods.wrapper import Wrapper
 
 __all__ = [
     "AWP",
@@ -45,11 +46,13 @@ __all__ = [
     "Method",
     "NuAT",
     "Perturbation",
+    "Phase",
     "Review",
     "Reward",
     "Standard",
     "Strategist",
     "Task",
+    "Traits",
     "Wrapper",
     "state",
 ]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sparring import ranks
 from sparring.attacks import frozen_statistics
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
-from sparring.methods.base import Perturbation, Task, Wrapper
+from sparring.methods.base import Perturbation, Phase, Task, Traits
+from sparring.methods.wrapper import Layered, Wrapper, within
 
 
 @dataclass
@@ -36,7 +38,6 @@ class AWP(Wrapper):
 
     gamma: float = 0.01
     warmup: int = 0
-    _perturbs: bool = field(init=False, repr=False, compare=False, default=True)  # in this epoch
 
     def __post_init__(self) -> None:
         if self.gamma <= 0:
@@ -44,9 +45,13 @@ class AWP(Wrapper):
         if self.warmup < 0:
             raise BadInput(f"AWP needs warmup >= 0 epochs, not {self.warmup}.")
 
+    @override
+    def traits(self) -> Traits:
+        return replace(super().traits(), shifts_weights=True)
+
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
-        if self.inner.one_pass:
+        if self.inner.traits().one_pass:
             raise BadInput(
                 f"AWP takes the loss at other weights, and {type(self.inner).__name__} takes its attack from the loss's own "
                 "backward pass, which would then be of those weights: put AWP around a method that has an attack of its "
@@ -54,21 +59,23 @@ class AWP(Wrapper):
             )
         super().setup(task)
 
-    def begin_epoch(self, epoch: int) -> None:
-        """See `Method`."""
-        self._perturbs = epoch >= self.warmup
-        super().begin_epoch(epoch)
+    @override
+    def own_phase(self, epoch: int, step: int) -> bool:
+        """Return whether the weights are perturbed in this epoch."""
+        return epoch >= self.warmup
 
     @contextmanager
-    def shifted_weights(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Iterator[None]:
-        """The weights w + v inside, bit for bit w again outside."""
-        with super().shifted_weights(model, batch, perturbation):
-            if not self._perturbs:
+    def shifted_weights(
+        self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Layered | None = None
+    ) -> Iterator[None]:
+        """Hold the weights at w + v inside, bit for bit at w again outside."""
+        with super().shifted_weights(model, batch, perturbation, phase):
+            if not (self.phase(0, 0) if phase is None else phase).own:
                 yield
                 return
             weights: list[Tensor] = [w for w in model.parameters() if w.requires_grad and w.ndim > 1]
             saved = [weight.detach().clone() for weight in weights]
-            shift = self._shift(model, batch, perturbation, weights)
+            shift = self._shift(model, batch, perturbation, within(phase), weights)
             try:
                 with torch.no_grad():
                     torch._foreach_add_(weights, shift)
@@ -77,10 +84,12 @@ class AWP(Wrapper):
                 with torch.no_grad():
                     torch._foreach_copy_(weights, saved)
 
-    def _shift(self, model: nn.Module, batch: Batch, perturbation: Perturbation, weights: list[Tensor]) -> list[Tensor]:
-        """v_l for each weight tensor; the running statistics of BatchNorm do not move."""
+    def _shift(
+        self, model: nn.Module, batch: Batch, perturbation: Perturbation, inner: Phase, weights: list[Tensor]
+    ) -> list[Tensor]:
+        """Return v_l for each weight tensor; the running statistics of BatchNorm do not move."""
         with frozen_statistics(model):
-            total = self.inner.loss(model, batch, perturbation).total
+            total = self.inner.loss(model, batch, perturbation, inner).total
             gradients = torch.autograd.grad(total, weights, materialize_grads=True)
         ranks.average_(gradients)  # the bare network's: no wrapper does it
         lengths = torch._foreach_norm(weights)

@@ -7,10 +7,10 @@ perturb and what to minimise; it appears in the configuration, in checkpoints an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,8 @@ from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.learner import Learner
 from sparring.threat import Budget, Threat
+
+Phase: TypeAlias = Any  # a frozen, hashable value; each method that has phases names the type of its own
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,22 @@ class Task:
     compact: bool = False  # whether finished samples may leave an attack's batch, which makes the host read tensors
     optimizer: str = "sgd"  # the target's, a name of `Optimisation`
     held_out: int = 0  # images outside the training set that `Review.accuracy` is of
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the rest of the library must know of a method. A wrapper's are the wrapped method's, changed where it differs."""
+
+    replays: int = 1  # optimizer steps a batch
+    attack: PGD | None = None  # the attack that training examples come from, if it is one of this form
+    budgeted: bool = False  # a `Budget` replaces that attack's radius, steps and step size, sample by sample
+    weighted: bool = False  # `Perturbation.weight` replaces a weight in the loss (TRADES's beta)
+    diverges: bool = False  # the attack drives predictions apart: what it ascends is flat at the image itself
+    shifts_weights: bool = False  # the loss is taken at other weights than the attack
+    one_pass: bool = False  # the loss's backward pass is the attack's too: other weights will not do
+    double_backward: bool = False  # the loss holds a gradient of the network, and is differentiated
+    shrinks: bool = False  # images whose attack has ended may leave the batch (`Task.compact`)
+    host_waits: bool = False  # a step makes the host wait for a GPU, and cannot be recorded there
 
 
 @dataclass(frozen=True)
@@ -62,8 +80,9 @@ class Loss:
 
 @dataclass(frozen=True)
 class Review:
-    """How the network does after an epoch, for a method whose curriculum depends on it."""
+    """How the network did in the epoch before, for a method whose curriculum depends on it."""
 
+    learner: Learner  # whose weights the method may put back
     train_accuracy: float  # of the epoch, on its training examples
     # On held-out images, under the worst of these attacks; the clean images count as one.
     accuracy: Callable[[Sequence[Attack]], float]
@@ -74,102 +93,95 @@ class Stateful(Protocol):
     """A memory, a module or an optimizer that a method keeps between steps."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What to put into a checkpoint."""
+        """Return what goes into a checkpoint."""
 
     def load_state_dict(self, state: dict[str, Any]) -> Any:
         """Take it back."""
 
 
-def state(*, steers: bool = True) -> Any:
-    """A field that the method sets up itself: absent from the configuration and the repr, always in the checkpoint.
-
-    `steers` is False for a number that no step's operations depend on, such as the epoch of which sums are kept: it may
-    change without a recorded step being recorded anew.
-    """
-    return field(init=False, repr=False, compare=False, default=None, metadata={"state": True, "steers": steers})
+def state() -> Any:
+    """A field that the method sets up itself: absent from the configuration and the repr, always in the checkpoint."""
+    return field(init=False, repr=False, compare=False, default=None, metadata={"state": True})
 
 
 @dataclass
 class Method(ABC):
     """A way to train a robust classifier. Init fields are its configuration, `state()` fields what it remembers.
 
-    The step calls, in this order: `begin_step`, `adapt`, `perturb_before_loss` (for most, `perturb`), `shifted_weights`
-    around `loss` and the backward pass, and after the optimizer's step `commit`. None of them may read a tensor's value on
-    the host. But for `begin_step`, they may be recorded once and replayed without Python: as long as no number, flag or
-    object that the method holds in an attribute has changed.
+    A step calls `adapt`, `perturb`, `loss` (within `shifted_weights`) and, after the optimizer's step, `commit`. None of
+    them reads a tensor's value on the host or sets an attribute: what a step depends on besides tensors is its `phase`.
+    Steps of the same phase may be recorded once and replayed without Python.
     """
 
-    one_pass: ClassVar[bool] = False  # the loss's backward pass is the attack's too: other weights will not do
-    twice_differentiated: ClassVar[bool] = False  # the loss holds a gradient of the network, and is differentiated
-    shrinks: ClassVar[bool] = False  # images whose attack has ended may leave the batch (`Task.compact`)
-    waits: ClassVar[bool] = False  # a step makes the host wait for a GPU, and cannot be recorded there
-
-    @property
-    def replays(self) -> int:
-        """Optimizer steps per batch."""
-        return 1
+    def traits(self) -> Traits:
+        """Return what the rest of the library must know of this method."""
+        return Traits()
 
     def setup(self, task: Task) -> None:  # noqa: B027 - most methods keep no state
         """Allocate the state for a run and refuse combinations that cannot work (BadInput)."""
 
-    def begin_epoch(self, epoch: int) -> None:  # noqa: B027
-        """Schedules and curricula; epochs count from 0. Called again for the same epoch after a resume."""
+    def begin_epoch(self, epoch: int, review: Review | None = None) -> None:  # noqa: B027
+        """Prepare what lasts for an epoch, such as a memory to be filled anew; epochs count from 0.
 
-    def begin_step(self, step: int) -> None:  # noqa: B027
-        """What is due at optimizer step `step` of the run, from 0: plain numbers and flags, nothing of tensors."""
+        `review` is how the epoch before went; None in the first epoch, and where a run resumes within an epoch, for which
+        this is then the second call.
+        """
 
-    def review(self, target: Learner, last: Review) -> None:  # noqa: B027
-        """Comes before every epoch but the first, with how the network did in the last one; may put weights back."""
+    def phase(self, epoch: int, step: int) -> Phase:
+        """Return all that optimizer step `step` of the run, from 0, depends on besides tensors; frozen and hashable.
 
-    def adapt(self, target: Learner, batch: Batch) -> None:  # noqa: B027
-        """Train networks of the method's own, before the attack."""
+        Numbers that change with the epoch and flags of what is due now and then. The step's verbs are handed this value;
+        None stands for the first step's.
+        """
+        return None
+
+    def adapt(self, target: Learner, batch: Batch, phase: Phase = None) -> Batch:
+        """Train networks of the method's own, before the attack; return the batch, with what the attack can use again."""
+        return batch
 
     @abstractmethod
-    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
-        """The inner maximisation on the network's current weights; `budget` replaces the configured efforts."""
-
-    def perturb_before_loss(self, model: nn.Module, batch: Batch) -> Perturbation:
-        """`perturb`, where `loss` and its backward pass follow at these very weights: may keep what both compute.
-
-        Running statistics are moved as often as by `perturb` and `loss` together. Wrappers do not pass it on: they may
-        change the weights or the budget in between.
-        """
-        return self.perturb(model, batch)
+    def perturb(
+        self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
+    ) -> Perturbation:
+        """Solve the inner maximisation on the network's current weights; `budget` replaces the configured efforts."""
 
     def shifted_weights(
-        self, model: nn.Module, batch: Batch, perturbation: Perturbation
+        self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None
     ) -> AbstractContextManager[None]:
-        """The weights at which the loss is evaluated; on leaving they are the original ones again."""
+        """Put the weights where the loss is evaluated; on leaving they are the original ones again."""
         return nullcontext()
 
     @abstractmethod
-    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
-        """The outer minimisation's objective, a batch mean."""
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
+        """Compute the outer minimisation's objective, a batch mean."""
 
-    def commit(self, batch: Batch, perturbation: Perturbation) -> None:  # noqa: B027
+    def perturb_and_loss(
+        self, attacked: nn.Module, model: nn.Module, batch: Batch, phase: Phase = None
+    ) -> tuple[Perturbation, Loss]:
+        """Return `perturb` on `attacked` and `loss` on `model`, two forms of the same weights.
+
+        A method whose loss repeats a forward pass of its attack makes it once here. Wrappers do not pass this on: they may
+        change the weights or the budget in between.
+        """
+        perturbation = self.perturb(attacked, batch, phase)
+        return perturbation, self.loss(model, batch, perturbation, phase)
+
+    def commit(self, batch: Batch, perturbation: Perturbation, loss: Loss) -> None:  # noqa: B027
         """Remember what the next step or epoch needs, after the weights moved."""
 
-    def budgeted(self) -> PGD | None:
-        """The attack whose radius, steps and step size a `Budget` replaces, sample by sample; None if there is none."""
-        return None
-
-    def weighted(self) -> bool:
-        """Whether `Perturbation.weight` replaces a weight in the loss (TRADES's beta)."""
-        return False
-
-    def report(self) -> Mapping[str, Tensor]:
-        """What the method says of the epoch that just ended, by name: numbers, and vectors for a file of their own.
+    def metrics(self) -> Mapping[str, Tensor]:
+        """Return figures of the epoch that just ended, by name: numbers, and vectors for a file of their own.
 
         The names are the same in every epoch; a number that an epoch has none of is NaN.
         """
         return {}
 
     def inspect(self, batch: Batch) -> Mapping[str, Tensor]:
-        """What the method would do to each of these images, (B,) by name, without changing anything."""
+        """Return what the method would do to each of these images, (B,) by name, without changing anything."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The class's name and everything in the `state()` fields, by field name."""
+        """Return the class's name and everything in the `state()` fields, by field name."""
         contents = {name: _saved(getattr(self, name)) for name in self._state_fields()}
         return {"method": type(self).__name__, **contents}
 
@@ -193,87 +205,5 @@ class Method(ABC):
         return [f.name for f in fields(self) if f.metadata.get("state")]
 
 
-def layers(method: Method) -> Iterator[Method]:
-    """The method and what it wraps, from the outside in."""
-    yield method
-    if isinstance(method, Wrapper):
-        yield from layers(method.inner)
-
-
 def _saved(value: Any) -> Any:
     return value.state_dict() if isinstance(value, Stateful) else value
-
-
-@dataclass
-class Wrapper(Method):
-    """A method that changes another one and leaves the rest to it: AWP(TRADES(beta=6))."""
-
-    inner: Method
-
-    @property
-    def replays(self) -> int:
-        """See `Method`."""
-        return self.inner.replays
-
-    def setup(self, task: Task) -> None:
-        """See `Method`."""
-        self.inner.setup(task)
-
-    def begin_epoch(self, epoch: int) -> None:
-        """See `Method`."""
-        self.inner.begin_epoch(epoch)
-
-    def begin_step(self, step: int) -> None:
-        """See `Method`."""
-        self.inner.begin_step(step)
-
-    def review(self, target: Learner, last: Review) -> None:
-        """See `Method`."""
-        self.inner.review(target, last)
-
-    def adapt(self, target: Learner, batch: Batch) -> None:
-        """See `Method`."""
-        self.inner.adapt(target, batch)
-
-    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
-        """See `Method`."""
-        return self.inner.perturb(model, batch, budget)
-
-    def shifted_weights(
-        self, model: nn.Module, batch: Batch, perturbation: Perturbation
-    ) -> AbstractContextManager[None]:
-        """See `Method`."""
-        return self.inner.shifted_weights(model, batch, perturbation)
-
-    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
-        """See `Method`."""
-        return self.inner.loss(model, batch, perturbation)
-
-    def commit(self, batch: Batch, perturbation: Perturbation) -> None:
-        """See `Method`."""
-        self.inner.commit(batch, perturbation)
-
-    def budgeted(self) -> PGD | None:
-        """See `Method`."""
-        return self.inner.budgeted()
-
-    def weighted(self) -> bool:
-        """See `Method`."""
-        return self.inner.weighted()
-
-    def report(self) -> Mapping[str, Tensor]:
-        """See `Method`."""
-        return self.inner.report()
-
-    def inspect(self, batch: Batch) -> Mapping[str, Tensor]:
-        """See `Method`."""
-        return self.inner.inspect(batch)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The wrapper's own state and, under `inner`, the wrapped method's."""
-        return {**super().state_dict(), "inner": self.inner.state_dict()}
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """See `Method`."""
-        super().load_state_dict(saved)
-        self.inner.load_state_dict(saved["inner"])

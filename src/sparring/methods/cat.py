@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sparring.attacks import PGD, BatchNormMode
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
-from sparring.learner import Learner
 from sparring.losses import cross_entropy
-from sparring.methods.base import Loss, Method, Perturbation, Review, Task, state
+from sparring.methods.base import Loss, Method, Perturbation, Phase, Review, Task, state
 from sparring.randomness import uniform
 from sparring.threat import Budget, Ratio, Threat
 
@@ -60,30 +60,39 @@ class CAT(Method):
         if not 0 <= self.mastery < 1:
             raise BadInput(f"CAT's mastery is an accuracy in [0, 1), not {self.mastery}.")
 
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
         if self.steps and task.held_out == 0:
             raise BadInput(
                 "CAT goes on by accuracy on images held out of the training set: set data.validation above 0."
             )
         self._threat, self.level, self.record, self.waited, self.best = task.threat, 0, -1.0, 0, {}
 
-    def review(self, target: Learner, last: Review) -> None:
+    @override
+    def begin_epoch(self, epoch: int, review: Review | None = None) -> None:
         """Note an improvement, or go back to the last one and on to the next level."""
-        if self.level == self.steps:
+        if review is None or self.level == self.steps:
             return
-        accuracy = last.accuracy([self._attack(j, "eval") for j in range(1, self.level + 1)])
+        target = review.learner
+        accuracy = review.accuracy([self._attack(j, "eval") for j in range(1, self.level + 1)])
         if accuracy > self.record:
             self.record, self.waited, self.best = accuracy, 0, deepcopy(target.state_dict())
             return
         self.waited += 1
-        if self.waited >= self.patience and last.train_accuracy > self.mastery:
+        if self.waited >= self.patience and review.train_accuracy > self.mastery:
             # The schedule goes on: only what was learnt is taken back.
             target.load_state_dict({**self.best, "steps": target.steps})
             # The optimizer now owns the copy's tensors, and moves them.
             self.level, self.record, self.waited, self.best = self.level + 1, -1.0, 0, {}
 
-    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
+    @override
+    def phase(self, epoch: int, step: int) -> int:
+        """Return the level."""
+        return self.level
+
+    def perturb(
+        self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
+    ) -> Perturbation:
         """Share j after j steps; a budget's radius applies, its steps and step sizes do not."""
         eps: float | Tensor = budget.eps if budget else self._threat.eps
         share = len(batch.y) // (self.level + 1)
@@ -102,12 +111,12 @@ class CAT(Method):
             delta[part] = attack.climb(model, x, objective, self._threat, budget=effort, start=start[part])
         return Perturbation(delta, start)
 
-    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
         """CE(f(x + delta), y)."""
         logits = model(batch.x + perturbation.delta)
         return Loss(cross_entropy(logits, batch.y).mean(), logits)
 
-    def report(self) -> Mapping[str, Tensor]:
+    def metrics(self) -> Mapping[str, Tensor]:
         """The level."""
         return {"level": torch.tensor(float(self.level))}
 

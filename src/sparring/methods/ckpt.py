@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sparring.attacks import PGD, Ascent, BatchNormMode, attackable
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
-from sparring.methods.base import Loss, Method, Perturbation, Task
+from sparring.methods.base import Loss, Method, Perturbation, Phase, Task
 from sparring.threat import Budget, Ratio, Threat, spread
 
 
@@ -43,13 +44,15 @@ class CKPT(Method):
         self._attack = PGD(steps=1, alpha=self.alpha, bn=self.bn)
         self.alpha = self._attack.alpha
 
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
         self._threat = task.threat
         if self.alpha is None:
             self._attack = replace(self._attack, alpha=Ratio(str(task.threat.eps.exact * 5 / 4)))
 
-    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
+    def perturb(
+        self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
+    ) -> Perturbation:
         """The shortest of the points that fools the network; a budget's steps do not apply to a one-step method."""
         x, y = batch.x, batch.y
         astray = torch.zeros_like(y, dtype=torch.bool)
@@ -69,7 +72,7 @@ class CKPT(Method):
         delta = spread(torch.where(astray, 0.0, part), x) * whole
         return Perturbation(delta, start)
 
-    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
         """CE(f(x + delta), y)."""
         logits = model(batch.x + perturbation.delta)
         return Loss(cross_entropy(logits, batch.y).mean(), logits)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sparring import ranks
-from sparring.attacks import Ascent, KeepGoing
+from sparring.attacks import PGD, Ascent, KeepGoing
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
-from sparring.methods.base import Perturbation, Task, Wrapper, state
-from sparring.methods.trades import Diverging
+from sparring.methods.base import Loss, Perturbation, Review, Task, Traits, state
+from sparring.methods.wrapper import Layered, Wrapper, within
 from sparring.schedule import Piecewise, Schedule
 from sparring.threat import Budget, Ratio, Threat
 
@@ -28,18 +29,20 @@ class _Curriculum(Wrapper):
         BadInput: in `setup`, an inner method without an attack.
     """
 
-    shrinks: ClassVar[bool] = True
     taken: Tensor = state()  # (2,), this epoch's sums over this rank's images: attack steps, images
-    epoch: int = state(steers=False)
+    epoch: int = state()
     _threat: Threat = field(init=False, repr=False, compare=False)
     _epochs: int = field(init=False, repr=False, compare=False)
     _compact: bool = field(init=False, repr=False, compare=False)
-    _bound: float = field(init=False, repr=False, compare=False)  # the rule's number in this epoch
 
+    @override
+    def traits(self) -> Traits:
+        return replace(super().traits(), shrinks=True)
+
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
         super().setup(task)
-        attack = self.inner.budgeted()
+        attack = self._attack()
         if attack is None:
             raise BadInput(
                 f"{type(self).__name__} ends attacks early, and {type(self.inner).__name__} has none to end: put it around "
@@ -50,20 +53,28 @@ class _Curriculum(Wrapper):
         self._compact = task.compact and attack.bn == "eval"
         self.taken = torch.zeros(2, device=task.device)
 
-    def begin_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int, review: Review | None = None) -> None:
         """Count anew; once an epoch, also after a resume."""
-        super().begin_epoch(epoch)
-        self._bound = self.bound(epoch)
+        super().begin_epoch(epoch, review)
         if epoch != self.epoch:
             self.epoch = epoch
             self.taken.zero_()
 
-    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
-        """The inner method's attack, in which an image that has stopped once does not go on."""
-        attack = self.inner.budgeted()
+    @override
+    def own_phase(self, epoch: int, step: int) -> float:
+        """Return the rule's bound in this epoch."""
+        return self.bound(epoch)
+
+    @override
+    def perturb(
+        self, model: nn.Module, batch: Batch, phase: Layered | None = None, budget: Budget | None = None
+    ) -> Perturbation:
+        """Run the inner method's attack, in which an image that has stopped once does not go on."""
+        attack = self._attack()
         assert attack is not None
         budget = budget or replace(attack.budget(self._threat), compact=self._compact)
-        rule, outer = self.rule(batch, budget), budget.keep_going
+        phase = phase or self.phase(0, 0)
+        rule, outer = self.rule(batch, budget, phase.own), budget.keep_going
         moving = torch.ones_like(batch.y, dtype=torch.bool)
         steps = torch.zeros_like(batch.x[:, 0, 0, 0])
 
@@ -74,29 +85,34 @@ class _Curriculum(Wrapper):
             steps.add_(moving & (ascent.step < budget.steps))
             return moving
 
-        found = self.inner.perturb(model, batch, replace(budget, keep_going=going))
+        found = self.inner.perturb(model, batch, within(phase), replace(budget, keep_going=going))
         # A curriculum inside has asked this rule and its own: it knows the steps that were taken.
         return found if found.steps is not None else replace(found, steps=steps)
 
-    def commit(self, batch: Batch, perturbation: Perturbation) -> None:
+    def commit(self, batch: Batch, perturbation: Perturbation, loss: Loss) -> None:
         """Count the steps."""
-        super().commit(batch, perturbation)
+        super().commit(batch, perturbation, loss)
         if perturbation.steps is not None:
             self.taken[0] += perturbation.steps.sum()
             self.taken[1] += len(batch.y)
 
-    def report(self) -> Mapping[str, Tensor]:
+    def metrics(self) -> Mapping[str, Tensor]:
         """The mean number of attack steps an image."""
         steps, images = ranks.total(self.taken)
-        return {**super().report(), "attack_steps": steps / images}
+        return {**super().metrics(), "attack_steps": steps / images}
+
+    def _attack(self) -> PGD | None:
+        """Return the attack that is ended early."""
+        traits = self.inner.traits()
+        return traits.attack if traits.budgeted else None
 
     @abstractmethod
     def bound(self, epoch: int) -> float:
-        """What the rule compares with in this epoch."""
+        """Return what the rule compares with in this epoch."""
 
     @abstractmethod
-    def rule(self, batch: Batch, budget: Budget) -> KeepGoing:
-        """Which images of this batch take the attack's next step; asked before each."""
+    def rule(self, batch: Batch, budget: Budget, bound: float) -> KeepGoing:
+        """Say which images of this batch take the attack's next step; asked before each."""
 
 
 @dataclass
@@ -123,12 +139,12 @@ class FAT(_Curriculum):
                 raise BadInput(f"FAT's milestone {milestone} is not a fraction of the run in [0, 1]: write 50/120.")
 
     def bound(self, epoch: int) -> int:
-        """tau: how many misclassified iterates are passed."""
+        """Return tau: how many misclassified iterates are passed."""
         return sum(epoch >= milestone.exact * self._epochs for milestone in self.milestones)
 
-    def rule(self, batch: Batch, budget: Budget) -> KeepGoing:
-        """See `_Curriculum`."""
-        left = torch.full_like(batch.y, int(self._bound))
+    @override
+    def rule(self, batch: Batch, budget: Budget, bound: float) -> KeepGoing:
+        left = torch.full_like(batch.y, int(bound))
 
         def not_yet(ascent: Ascent) -> Tensor:
             left.sub_((ascent.logits.argmax(1) != batch.y).long())
@@ -155,25 +171,26 @@ class SAT(_Curriculum):
 
     gap: Schedule = field(default_factory=lambda: Piecewise(((Ratio(0), 0.0), (Ratio("1/2"), 1.0), (Ratio(1), 1.0))))
 
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
         super().setup(task)
         for epoch in range(task.epochs):
             if not -1 <= (gap := self.gap.factor(epoch, task.epochs)) <= 1:
                 raise BadInput(f"SAT's gap is a difference of probabilities in [-1, 1], not {gap} as in epoch {epoch}.")
 
     def bound(self, epoch: int) -> float:
-        """The gap."""
+        """Return the gap."""
         return self.gap.factor(epoch, self._epochs)
 
-    def rule(self, batch: Batch, budget: Budget) -> KeepGoing:
-        """See `_Curriculum`."""
+    @override
+    def rule(self, batch: Batch, budget: Budget, bound: float) -> KeepGoing:
+        pass
 
         def not_too_wrong(ascent: Ascent) -> Tensor:
             probabilities = ascent.logits.softmax(1)
             own = probabilities.gather(1, batch.y[:, None])[:, 0]
             others = probabilities.scatter(1, batch.y[:, None], 0.0).amax(1)
-            return others - own <= self._bound
+            return others - own <= bound
 
         return not_too_wrong
 
@@ -209,30 +226,28 @@ class DART(_Curriculum):
         if not 0 < self.until <= 1:
             raise BadInput(f"DART's until is a fraction of the run in (0, 1], not {self.until}: write 100/120.")
 
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
         super().setup(task)
-        inner = self.inner
-        while isinstance(inner, Wrapper):
-            inner = inner.inner
-        if isinstance(inner, Diverging) and inner.attack.start == "normal":
+        traits = self.traits()
+        if traits.diverges and traits.attack is not None and traits.attack.start == "normal":
             raise BadInput(
-                f"DART would end every attack at once: {type(inner).__name__}'s divergence is flat near the image, which "
+                "DART would end every attack at once: the inner method's divergence is flat near the image, which "
                 "counts as converged. Set its attack.start to uniform, or put DART around AdversarialTraining or MART."
             )
 
     def bound(self, epoch: int) -> float:
-        """c_t."""
+        """Return c_t."""
         return self.threshold * max(1 - float(epoch / (self.until.exact * self._epochs)), 0.0)
 
-    def rule(self, batch: Batch, budget: Budget) -> KeepGoing:
-        """See `_Curriculum`."""
+    @override
+    def rule(self, batch: Batch, budget: Budget, bound: float) -> KeepGoing:
         origin = torch.zeros_like(batch.x)
 
         def not_converged(ascent: Ascent) -> Tensor:
             if self.origin == "start" and ascent.step == 0:
                 origin.copy_(ascent.delta)
-            return self.fosc(ascent.delta - origin, ascent.gradient, budget.eps) > self._bound
+            return self.fosc(ascent.delta - origin, ascent.gradient, budget.eps) > bound
 
         return not_converged
 

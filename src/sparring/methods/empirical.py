@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from sparring.attacks import PGD
 from sparring.data.batch import Batch
 from sparring.losses import cross_entropy
-from sparring.methods.base import Loss, Method, Perturbation, Task
+from sparring.methods.base import Loss, Method, Perturbation, Phase, Task, Traits
 from sparring.threat import Budget, Threat
 
 
@@ -24,11 +25,13 @@ class Standard(Method):
 
     smoothing: float = 0.0
 
-    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
-        """No perturbation."""
+    def perturb(
+        self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
+    ) -> Perturbation:
+        """Return no perturbation."""
         return Perturbation(torch.zeros_like(batch.x))
 
-    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
         """CE(f(x), y)."""
         logits = model(batch.x)
         return Loss(cross_entropy(logits, batch.y, self.smoothing).mean(), logits)
@@ -45,20 +48,22 @@ class Attacked(Method):
     attack: PGD = field(default_factory=PGD)
     _threat: Threat = field(init=False, repr=False, compare=False)
 
+    @override
+    def traits(self) -> Traits:
+        return Traits(attack=self.attack, budgeted=True)
+
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
         self._threat = task.threat
 
-    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
-        """max_delta CE(f(x + delta), y) by projected gradient ascent."""
+    def perturb(
+        self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
+    ) -> Perturbation:
+        """Solve max_delta CE(f(x + delta), y) by projected gradient ascent."""
         start = self.attack.begin(batch.x, self._threat, budget)
         objective = self.attack.goal(batch.y)
         delta = self.attack.climb(model, batch.x, objective, self._threat, budget=budget, start=start)
         return Perturbation(delta, start)
-
-    def budgeted(self) -> PGD | None:
-        """See `Method`."""
-        return self.attack
 
 
 @dataclass
@@ -76,7 +81,7 @@ class AdversarialTraining(Attacked):
     attack: PGD = field(default_factory=lambda: PGD(bn="train"))
     smoothing: float = 0.0
 
-    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
         """CE(f(x + delta), y), label-smoothed."""
         logits = model(batch.x + perturbation.delta)
         return Loss(cross_entropy(logits, batch.y, self.smoothing).mean(), logits)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
-from sparring.methods.base import Loss, Method, Perturbation, Task, state
+from sparring.methods.base import Loss, Method, Perturbation, Phase, Task, Traits, state
 from sparring.threat import Budget, Threat, box
+
+
+@dataclass(frozen=True)
+class FreeLoss(Loss):
+    """A loss whose backward pass reaches the pixels too."""
+
+    point: Tensor = field(kw_only=True)  # (B, C, H, W), x + delta, which collects the gradient
 
 
 @dataclass
@@ -35,40 +43,37 @@ class Free(Method):
     m: int = 8
     box: Literal["all", "final"] = "all"
     buffer: Tensor = state()  # (batch size, C, H, W), what the last step ended with
-    one_pass: ClassVar[bool] = True
     _threat: Threat = field(init=False, repr=False, compare=False)
-    # x + delta of this step, which collects its gradient
-    _point: Tensor | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.m < 1:
             raise BadInput(f"Free-AT needs m >= 1 replays of each batch, not {self.m}.")
 
-    @property
-    def replays(self) -> int:
-        """m."""
-        return self.m
+    @override
+    def traits(self) -> Traits:
+        return Traits(replays=self.m, one_pass=True)
 
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
-        self._threat, self._point = task.threat, None
+        self._threat = task.threat
         self.buffer = torch.zeros((task.batch_size, *task.shape), device=task.device)
 
-    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
+    def perturb(
+        self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
+    ) -> Perturbation:
         """What the last step left behind; a budget does not apply, as nothing is attacked here."""
         kept = self.buffer[: len(batch.y)].to(batch.x.dtype, copy=True)
         return Perturbation(box(batch.x, kept) if self.box == "all" else kept)
 
-    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
-        """CE(f(x + delta), y), whose backward pass reaches the pixels too."""
-        self._point = (batch.x + perturbation.delta).requires_grad_()
-        logits = model(self._point)
-        return Loss(cross_entropy(logits, batch.y).mean(), logits)
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> FreeLoss:
+        """Compute CE(f(x + delta), y), whose backward pass reaches the pixels too."""
+        point = (batch.x + perturbation.delta).requires_grad_()
+        logits = model(point)
+        return FreeLoss(cross_entropy(logits, batch.y).mean(), logits, point=point)
 
-    def commit(self, batch: Batch, perturbation: Perturbation) -> None:
+    def commit(self, batch: Batch, perturbation: Perturbation, loss: Loss) -> None:
         """One step of size eps along the gradient of the pass that just moved the weights."""
-        assert self._point is not None
-        assert self._point.grad is not None
-        step = self._threat.eps * self._threat.steepest(self._point.grad)
+        assert isinstance(loss, FreeLoss)
+        assert loss.point.grad is not None
+        step = self._threat.eps * self._threat.steepest(loss.point.grad)
         self.buffer[: len(batch.y)] = box(batch.x, self._threat.project(perturbation.delta + step))
-        self._point = None

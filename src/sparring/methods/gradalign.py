@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from lightning_fabric.wrappers import is_wrapped
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sparring import ranks
 from sparring.attacks import BatchNormMode, attackable, input_gradient
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
-from sparring.methods.base import Loss, Method, Perturbation, Task
+from sparring.methods.base import Loss, Method, Perturbation, Phase, Task, Traits
 from sparring.threat import Budget, Ratio, Threat, box, spread
 
 
@@ -48,9 +47,7 @@ class GradAlign(Method):
     weight: float = 0.2
     alpha: Ratio | None = None
     bn: BatchNormMode = "train"
-    twice_differentiated: ClassVar[bool] = True
     _threat: Threat = field(init=False, repr=False, compare=False)
-    _bare: nn.Module = field(init=False, repr=False, compare=False)  # in mixed precision Fabric's wrapper refuses it
 
     def __post_init__(self) -> None:
         if self.weight < 0:
@@ -60,31 +57,36 @@ class GradAlign(Method):
             if self.alpha <= 0:
                 raise BadInput(f"The step size alpha must be positive, not {self.alpha}.")
 
+    @override
+    def traits(self) -> Traits:
+        return Traits(double_backward=True)
+
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
         self._threat = task.threat
 
-    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> AlignedPerturbation:
+    def perturb(
+        self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
+    ) -> AlignedPerturbation:
         """One step of size alpha from the image."""
         eps: float | Tensor = budget.eps if budget else self._threat.eps
         alpha: float | Tensor = budget.alpha if budget else (self._threat.eps if self.alpha is None else self.alpha)
-        x, self._bare = batch.x, model
+        x = batch.x
         with attackable(model, self.bn):
             gradient, _ = input_gradient(model, x, partial(cross_entropy, y=batch.y))
         delta = box(x, self._threat.project(spread(alpha, x) * self._threat.steepest(gradient), eps))
         probe = self._threat.draw(x, eps)
         return AlignedPerturbation(delta, torch.zeros_like(x), gradient=gradient, probe=probe)
 
-    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
         """The penalised loss above."""
         assert isinstance(perturbation, AlignedPerturbation)
         logits = model(batch.x + perturbation.delta)
         adversarial = cross_entropy(logits, batch.y).mean()
         if self.weight == 0:
             return Loss(adversarial, logits)
-        network = self._bare if is_wrapped(model) else model
         point = (batch.x + perturbation.probe).requires_grad_()
-        (gradient,) = torch.autograd.grad(cross_entropy(network(point), batch.y).sum(), point, create_graph=True)
+        (gradient,) = torch.autograd.grad(cross_entropy(model(point), batch.y).sum(), point, create_graph=True)
         misaligned = _misalignment(perturbation.gradient, gradient)
         terms = {"adversarial": adversarial.detach(), "misaligned": misaligned.detach()}
         return Loss(adversarial + self.weight * misaligned, logits, terms)

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sparring import ranks
 from sparring.attacks import PGD, BatchNormMode, Objective, attackable
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
-from sparring.methods.base import Loss, Method, Perturbation, Task
+from sparring.methods.base import Loss, Method, Perturbation, Task, Traits
 from sparring.schedule import MultiStep, Piecewise, Schedule
 from sparring.threat import Budget, Ratio, Threat
+
+
+class GuidedPhase(NamedTuple):
+    """What a step of GAT and NuAT depends on."""
+
+    weight: float  # lambda in this epoch
+    second: bool  # whether this is a second batch, whose attack is guided
 
 
 @dataclass
@@ -41,15 +49,13 @@ class _Guided(Method):
     clean_bn: BatchNormMode = "train_frozen_stats"
     _threat: Threat = field(init=False, repr=False, compare=False)
     _epochs: int = field(init=False, repr=False, compare=False)
-    _weight: float = field(init=False, repr=False, compare=False)  # in this epoch
-    _second: bool = field(init=False, repr=False, compare=False, default=False)  # whether this is a second batch
 
     def __post_init__(self) -> None:
         if self.weight < 0:
             raise BadInput(f"{type(self).__name__} needs a weight of at least 0, not {self.weight}.")
 
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
         self._threat, self._epochs = task.threat, task.epochs
         for epoch in range(task.epochs):
             if (factor := self.ramp.factor(epoch, task.epochs)) < 0:
@@ -57,31 +63,40 @@ class _Guided(Method):
                     f"The ramp must keep the weight at 0 or above, not multiply it by {factor} as in epoch {epoch}."
                 )
 
-    def begin_epoch(self, epoch: int) -> None:
-        """See `Method`."""
-        self._weight = self.weight * self.ramp.factor(epoch, self._epochs)
+    @override
+    def phase(self, epoch: int, step: int) -> GuidedPhase:
+        return GuidedPhase(self.weight * self.ramp.factor(epoch, self._epochs), step % 2 == 1)
 
-    def begin_step(self, step: int) -> None:
-        """See `Method`."""
-        self._second = step % 2 == 1
-
-    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
+    def perturb(
+        self, model: nn.Module, batch: Batch, phase: GuidedPhase | None = None, budget: Budget | None = None
+    ) -> Perturbation:
         """One step of eps from +-eps / 2; a budget's steps do not apply to a one-step method."""
-        return self._climb(model, batch, budget, 1, None, guided=self._second)
+        phase = phase or self.phase(0, 0)
+        weight = phase.weight if phase.second else None
+        return self._climb(model, batch, budget, 1, None, weight)
 
-    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
-        """The guided loss above."""
+    def loss(
+        self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: GuidedPhase | None = None
+    ) -> Loss:
+        """Compute the guided loss above."""
+        phase = phase or self.phase(0, 0)
         clean = model(batch.x)
         adversarial = model(batch.x + perturbation.delta)
         natural = cross_entropy(clean, batch.y).mean()
         distance = self._distance(clean, adversarial)
         terms = {"natural": natural.detach(), "distance": distance.detach()}
-        return Loss(natural + self._weight * distance, adversarial, terms)
+        return Loss(natural + phase.weight * distance, adversarial, terms)
 
     def _climb(
-        self, model: nn.Module, batch: Batch, budget: Budget | None, steps: int, alpha: Ratio | None, guided: bool
+        self,
+        model: nn.Module,
+        batch: Batch,
+        budget: Budget | None,
+        steps: int,
+        alpha: Ratio | None,
+        weight: float | None,
     ) -> Perturbation:
-        """`steps` steps of alpha, or such that they add up to eps, the first of them guided or not."""
+        """Take steps of alpha, or such that they add up to eps; the first is guided with this weight, unless it is None."""
         eps: float | Tensor = budget.eps if budget else self._threat.eps
         size: float | Tensor = eps / steps if alpha is None else alpha
         once = Budget(eps, budget.alpha if budget else size, steps=1, start=eps / 2)
@@ -89,16 +104,16 @@ class _Guided(Method):
         delta = start = attack.begin(batch.x, self._threat, once)
         for step in range(steps):
             objective = attack.goal(batch.y)
-            if guided and step == 0:
-                objective = self._guided(model, batch, objective)
+            if weight is not None and step == 0:
+                objective = self._guided(model, batch, objective, weight)
             delta = attack.climb(model, batch.x, objective, self._threat, budget=once, start=delta)
         return Perturbation(delta, start)
 
-    def _guided(self, model: nn.Module, batch: Batch, objective: Objective) -> Objective:
+    def _guided(self, model: nn.Module, batch: Batch, objective: Objective, weight: float) -> Objective:
         with torch.no_grad(), attackable(model, self.clean_bn):
             clean = model(batch.x)
         # Values are summed over the batch, and the distance is a mean over it.
-        return lambda logits: objective(logits) + self._weight * self._distance(clean, logits)
+        return lambda logits: objective(logits) + weight * self._distance(clean, logits)
 
     @abstractmethod
     def _distance(self, clean: Tensor, adversarial: Tensor) -> Tensor:
@@ -141,7 +156,6 @@ class NuAT(_Guided):
     )
     steps: int = 1
     alpha: Ratio | None = None
-    waits: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,10 +166,17 @@ class NuAT(_Guided):
             if self.alpha <= 0:
                 raise BadInput(f"The step size alpha must be positive, not {self.alpha}.")
 
-    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
+    def perturb(
+        self, model: nn.Module, batch: Batch, phase: GuidedPhase | None = None, budget: Budget | None = None
+    ) -> Perturbation:
         """Steps from +-eps / 2, which add up to eps unless alpha says otherwise."""
-        guided = self.steps > 1 or self._second
-        return self._climb(model, batch, budget, self.steps, self.alpha, guided=guided)
+        phase = phase or self.phase(0, 0)
+        weight = phase.weight if self.steps > 1 or phase.second else None
+        return self._climb(model, batch, budget, self.steps, self.alpha, weight)
+
+    @override
+    def traits(self) -> Traits:
+        return Traits(host_waits=True)
 
     def _distance(self, clean: Tensor, adversarial: Tensor) -> Tensor:
         difference = ranks.rows_with_gradient(clean - adversarial)

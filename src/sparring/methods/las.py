@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sparring import ranks
 from sparring.attacks import PGD
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.learner import Learner, LookAhead
-from sparring.methods.base import Perturbation, Task, Wrapper, state
+from sparring.methods.base import Loss, Perturbation, Phase, Review, Task, Traits, state
 from sparring.methods.policy import Actions, Choice, Distribution, Strategist
 from sparring.methods.reward import Reward
+from sparring.methods.wrapper import Layered, Wrapper, within
 from sparring.threat import Budget, Ratio, Threat, box
 
 REPORTED = ("reward_l1", "reward_l2", "reward_l3", "reward")
@@ -29,6 +31,13 @@ class StrategicPerturbation(Perturbation):
 
     choice: Choice = field(kw_only=True)
     entropy: Float[Tensor, "heads B"] = field(kw_only=True)  # of the policy, in nats
+
+
+class LASPhase(NamedTuple):
+    """What LAS's own part of a step depends on."""
+
+    due: bool  # whether the policy moves in this step
+    first: bool  # whether it is the run's first
 
 
 @dataclass
@@ -67,16 +76,13 @@ class LAS(Wrapper):
     entropy_bonus: float = 0.0
     init_radius: Ratio | None = None
     clip_final: bool = False
-    shrinks: ClassVar[bool] = True
     network: nn.Module = state()
     optimizer: torch.optim.Optimizer = state()
-    epoch: int = state(steers=False)
+    epoch: int = state()
     usual_return: Tensor = state()  # (), a moving average over the updates
     counts: Tensor = state()  # (actions,), how often each was taken in this epoch by this rank, head after head
     entropies: Tensor = state()  # (heads,), sums over this epoch's images
     rewards: Tensor = state()  # (5,), sums over this epoch's updates: L1, L2, L3, return, updates
-    _due: bool = field(init=False, repr=False, compare=False, default=True)  # whether the policy moves in this step
-    _first: bool = field(init=False, repr=False, compare=False, default=True)  # whether it is the run's first
     _ahead: LookAhead | None = field(init=False, repr=False, compare=False, default=None)
     _threat: Threat = field(init=False, repr=False, compare=False)
     _compact: bool = field(init=False, repr=False, compare=False)
@@ -98,8 +104,12 @@ class LAS(Wrapper):
         self._chosen_from = self.actions.means() if self.policy == "fixed" else self.actions
         self._sizes = self._chosen_from.sizes
 
+    @override
+    def traits(self) -> Traits:
+        return replace(super().traits(), budgeted=False, shrinks=True)  # the attack is chosen already
+
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
         attack = self._attack_to_choose(task.threat)
         super().setup(task)
         self._threat, self._ahead = task.threat, None
@@ -116,62 +126,64 @@ class LAS(Wrapper):
         self.entropies = torch.zeros(len(self._sizes), device=task.device)
         self.rewards = torch.zeros(len(REPORTED) + 1, device=task.device)
 
-    def begin_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int, review: Review | None = None) -> None:
         """Count anew; once an epoch, also after a resume."""
-        super().begin_epoch(epoch)
+        super().begin_epoch(epoch, review)
         if epoch != self.epoch:
             self.epoch = epoch
             for sums in (self.counts, self.entropies, self.rewards):
                 sums.zero_()
 
-    def begin_step(self, step: int) -> None:
-        """See `Method`."""
-        super().begin_step(step)
-        self._due, self._first = step % self.interval == 0, step == 0
+    @override
+    def own_phase(self, epoch: int, step: int) -> LASPhase:
+        return LASPhase(step % self.interval == 0, step == 0)
 
-    def adapt(self, target: Learner, batch: Batch) -> None:
-        """Every `interval` steps: one step of REINFORCE up the return of strategies drawn for this batch."""
-        super().adapt(target, batch)
-        if self.policy == "learned" and self._due:
+    @override
+    def adapt(self, target: Learner, batch: Batch, phase: Layered | None = None) -> Batch:
+        """Every `interval` steps, take one step of REINFORCE up the return of strategies drawn for this batch."""
+        phase = phase or self.phase(0, 0)
+        batch = super().adapt(target, batch, phase)
+        if self.policy == "learned" and phase.own.due:
             self.network.train()
             policy = self.strategies(batch.x)
             choice = policy.sample()
-            terms = self.judge(target, batch, choice)
+            terms = self.judge(target, batch, choice, phase)
             self.rewards += torch.cat([terms.mean(1), torch.ones_like(terms[0, :1])])
-            advantage = self._credited(terms) - self._baseline(target, batch, policy, terms)
+            advantage = self._credited(terms) - self._baseline(target, batch, policy, terms, phase)
             gain = (advantage * policy.log_probability(choice)).mean()
             gain = gain + self.entropy_bonus * policy.entropy().sum(0).mean()
             self.strategist.ascend(self.network, self.optimizer, gain)
             self.network.eval()
+        return batch
 
-    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
-        """The inner method's attack with a strategy drawn for each image; a budget from outside goes before the policy."""
+    @override
+    def perturb(
+        self, model: nn.Module, batch: Batch, phase: Layered | None = None, budget: Budget | None = None
+    ) -> Perturbation:
+        """Attack as the inner method with a strategy drawn for each image; a budget from outside goes before the policy."""
         if budget is not None:
-            return super().perturb(model, batch, budget)
+            return super().perturb(model, batch, phase, budget)
         with torch.no_grad():
             policy = self.strategies(batch.x)
         choice = policy.sample()
-        found = self._attacked(model, batch, choice)
+        found = self._attacked(model, batch, choice, within(phase))
         return StrategicPerturbation(
             found.delta, found.start, found.weight, found.steps, choice=choice, entropy=policy.entropy()
         )
 
-    def commit(self, batch: Batch, perturbation: Perturbation) -> None:
+    def commit(self, batch: Batch, perturbation: Perturbation, loss: Loss) -> None:
         """Count the actions."""
-        super().commit(batch, perturbation)
+        super().commit(batch, perturbation, loss)
         if isinstance(perturbation, StrategicPerturbation):
             for counts, choice in zip(self._by_head(self.counts), perturbation.choice.values(), strict=True):
                 counts.index_add_(0, choice, torch.ones_like(choice, dtype=counts.dtype))
             self.entropies += perturbation.entropy.sum(1)
 
-    def budgeted(self) -> None:
-        """None: the attack has been chosen already."""
-
-    def report(self) -> Mapping[str, Tensor]:
+    def metrics(self) -> Mapping[str, Tensor]:
         """Of each head the shares of its actions, their mean, and the policy's entropy; then the mean return and its
         terms, NaN in an epoch without an update.
         """
-        found = dict(super().report())
+        found = dict(super().metrics())
         counts, entropies, rewards = (ranks.total(sums) for sums in (self.counts, self.entropies, self.rewards))
         for head, taken, entropy in zip(self._sizes, self._by_head(counts), entropies, strict=True):
             shares = taken / taken.sum()
@@ -198,8 +210,8 @@ class LAS(Wrapper):
         weight = next(self.network.parameters())
         return Distribution.of(self.network(x.to(weight.dtype)), self._sizes)
 
-    def _attacked(self, model: nn.Module, batch: Batch, choice: Choice) -> Perturbation:
-        """The inner method's perturbation under the chosen strategies."""
+    def _attacked(self, model: nn.Module, batch: Batch, choice: Choice, inner: Phase) -> Perturbation:
+        """Return the inner method's perturbation under the chosen strategies."""
         taken = {head: table.to(batch.x.dtype)[choice[head]] for head, table in self._tables.items()}  # (B,) each
         budget = Budget(
             taken["eps"],
@@ -209,30 +221,33 @@ class LAS(Wrapper):
             start=self.init_radius,
             compact=self._compact,
         )
-        found = self.inner.perturb(model, batch, budget)
+        found = self.inner.perturb(model, batch, inner, budget)
         delta = box(batch.x, self._threat.project(found.delta)) if self.clip_final else found.delta
         return Perturbation(delta, found.start, taken.get("beta"), found.steps)
 
-    def judge(self, target: Learner, batch: Batch, choice: Choice) -> Float[Tensor, "4 B"]:
-        """L1, L2, L3 and the return of strategies for this batch."""
+    def judge(
+        self, target: Learner, batch: Batch, choice: Choice, phase: Layered | None = None
+    ) -> Float[Tensor, "4 B"]:
+        """Return L1, L2, L3 and the return of strategies for this batch."""
+        inner = within(phase)
         if self._ahead is None:
             self._ahead = target.look_ahead()
-        perturbation = self._attacked(target.bare, batch, choice)
-        return self.reward.of(perturbation, batch, self.inner, target, self._ahead, self._threat)
+        perturbation = self._attacked(target.attack_model, batch, choice, inner)
+        return self.reward.of(perturbation, batch, self.inner, inner, target, self._ahead, self._threat)
 
     def _credited(self, terms: Float[Tensor, "4 B"]) -> Float[Tensor, " B"]:
         """The return that each image's choice answers for: its own, or the batch's."""
         return terms[3] if self.returns == "sample" else _mean(terms[3]).expand_as(terms[3])
 
-    def _baseline(self, target: Learner, batch: Batch, policy: Distribution, terms: Tensor) -> Tensor:
-        """What was to be returned anyway, () or (B,)."""
+    def _baseline(self, target: Learner, batch: Batch, policy: Distribution, terms: Tensor, phase: Layered) -> Tensor:
+        """Return what was to be returned anyway, () or (B,)."""
         if self.baseline == "none":
             return torch.zeros_like(terms[3, 0])
         if self.baseline == "greedy":
-            return self._credited(self.judge(target, batch, policy.likeliest()))
+            return self._credited(self.judge(target, batch, policy.likeliest(), phase))
         mean = _mean(terms[3])
         # The first step is the first update.
-        usual = mean if self._first else self.usual_return.to(mean.dtype, copy=True)
+        usual = mean if phase.own.first else self.usual_return.to(mean.dtype, copy=True)
         self.usual_return.copy_(0.9 * usual + 0.1 * mean)
         return usual
 
@@ -241,9 +256,10 @@ class LAS(Wrapper):
         return torch.split(values, list(self._sizes.values()))
 
     def _attack_to_choose(self, threat: Threat) -> PGD:
-        """The inner method's attack; raises BadInput if it cannot take these strategies."""
-        attack = self.inner.budgeted()
-        if attack is None:
+        """Return the inner method's attack; raises BadInput if it cannot take these strategies."""
+        traits = self.inner.traits()
+        attack = traits.attack
+        if attack is None or not traits.budgeted:
             raise BadInput(
                 f"LAS chooses every image's attack, and {type(self.inner).__name__} leaves it nothing to choose: put it "
                 "around AdversarialTraining, TRADES, or AWP around one of them."
@@ -253,7 +269,7 @@ class LAS(Wrapper):
                 f"The table of actions allows {max(self._chosen_from.steps)} steps, more than the {attack.steps} of the "
                 "inner attack: raise its steps, or leave longer strategies out."
             )
-        if self.actions.beta and not self.inner.weighted():
+        if self.actions.beta and not traits.weighted:
             raise BadInput("A table of beta needs an inner method that has one: TRADES, or AWP around it.")
         if threat.norm == "Linf" and max(self._chosen_from.eps) >= 1:
             raise BadInput(

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from sparring import ranks
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.learner import Learner
 from sparring.losses import cross_entropy, kl_divergence
-from sparring.methods.base import Loss, Perturbation, Task, state
+from sparring.methods.base import Loss, Perturbation, Phase, Task, state
 from sparring.methods.trades import Diverging
 from sparring.models import create
 from sparring.randomness import initialised
@@ -49,8 +50,8 @@ class LBGAT(Diverging):
             raise BadInput(f"LBGAT needs beta >= 0, not {self.beta}.")
         super().__post_init__()
 
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
         super().setup(task)
         if task.optimizer != "sgd":
             raise BadInput(
@@ -64,7 +65,7 @@ class LBGAT(Diverging):
         groups = [{"params": [w for w in weights if w.ndim > 1]}, {"params": [w for w in weights if w.ndim <= 1]}]
         self.optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True)
 
-    def adapt(self, target: Learner, batch: Batch) -> None:
+    def adapt(self, target: Learner, batch: Batch, phase: Phase = None) -> Batch:
         """Take over the target's rate, momentum and decay: one optimizer moves both."""
         options = target.optimisation
         scheduled = target.momentum
@@ -72,8 +73,9 @@ class LBGAT(Diverging):
             group["lr"], group["nesterov"] = target.rate, options.nesterov
             group["momentum"] = options.momentum if scheduled is None else scheduled
             group["weight_decay"] = options.weight_decay if decays else 0.0
+        return batch
 
-    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
         """The joint loss above."""
         # BatchNorm sees the clean images last, as in the released code; without a divergence they move it and nothing else.
         adversarial = model(batch.x + perturbation.delta)
@@ -87,7 +89,7 @@ class LBGAT(Diverging):
         terms = {"boundary": boundary.detach(), "natural": natural.detach(), "divergence": divergence.detach()}
         return Loss(boundary + natural + self.beta * divergence, adversarial, terms)
 
-    def commit(self, batch: Batch, perturbation: Perturbation) -> None:
+    def commit(self, batch: Batch, perturbation: Perturbation, loss: Loss) -> None:
         """The teacher's step."""
         ranks.average_([p.grad for p in self.network.parameters() if p.grad is not None])
         self.optimizer.step()

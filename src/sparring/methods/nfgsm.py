@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sparring.attacks import BatchNormMode, attackable, input_gradient
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
-from sparring.methods.base import Loss, Method, Perturbation, Task
+from sparring.methods.base import Loss, Method, Perturbation, Phase, Task
 from sparring.threat import Budget, Ratio, Threat, box, spread
 
 
@@ -51,11 +52,13 @@ class NFGSM(Method):
             if self.alpha <= 0:
                 raise BadInput(f"The step size alpha must be positive, not {self.alpha}.")
 
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
         self._threat = task.threat
 
-    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
+    def perturb(
+        self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
+    ) -> Perturbation:
         """One step of size alpha from noise; a budget's steps do not apply to a one-step method."""
         eps: float | Tensor = self._threat.eps
         alpha: float | Tensor = self._threat.eps if self.alpha is None else self.alpha
@@ -67,7 +70,7 @@ class NFGSM(Method):
         delta = eta + spread(alpha, eta) * self._threat.steepest(gradient)
         return Perturbation(self._boxed(batch.x, delta), eta)
 
-    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
         """CE(f(x + delta), y), label-smoothed."""
         logits = model(batch.x + perturbation.delta)
         return Loss(cross_entropy(logits, batch.y, self.smoothing).mean(), logits)

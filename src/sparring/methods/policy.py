@@ -110,9 +110,12 @@ class Strategist:
         return network.to(task.device).eval()
 
     def optimiser(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Fused, so that nothing is read on the host."""
+        """Return a fused optimizer, so that nothing is read on the host, which may be recorded on a GPU."""
         if self.optimizer == "adam":
-            return torch.optim.Adam(network.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
+            weights = list(network.parameters())
+            return torch.optim.Adam(
+                weights, lr=self.lr, weight_decay=self.weight_decay, fused=True, capturable=weights[0].is_cuda
+            )
         return torch.optim.SGD(
             network.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=True
         )

@@ -10,12 +10,13 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sparring import ranks
 from sparring.attacks import BatchNormMode, Objective, attackable, input_gradient
@@ -23,7 +24,7 @@ from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
 from sparring.memory import Kind, SampleMemory
-from sparring.methods.base import Loss, Method, Perturbation, Task, state
+from sparring.methods.base import Loss, Method, Perturbation, Phase, Review, Task, state
 from sparring.randomness import rademacher, seed_from
 from sparring.threat import Budget, Ratio, Threat, box, spread
 
@@ -36,9 +37,6 @@ class GuidedPerturbation(Perturbation):
     gradient: Tensor = field(kw_only=True)  # (B, C, H, W), of the loss at x + start
     alpha: float | Tensor = field(kw_only=True)  # the step's size
     eps: float | Tensor = field(kw_only=True)  # the radius
-    prior: Tensor | None = field(
-        kw_only=True, default=None
-    )  # (B, K), the logits of x + start where the loss may use them
 
 
 @dataclass
@@ -74,7 +72,7 @@ class _PriorGuided(Method):
     reset: int | None = None
     box: Literal["all", "final", "none"] = "all"
     bn: BatchNormMode = "train_frozen_stats"
-    last_reset: int = state(steers=False)
+    last_reset: int = state()
     _threat: Threat = field(init=False, repr=False, compare=False)
     _seed: int = field(init=False, repr=False, compare=False)
 
@@ -88,49 +86,57 @@ class _PriorGuided(Method):
         if self.reset is not None and self.reset < 1:
             raise BadInput(f"reset must be at least 1 epoch, not {self.reset}: leave it out to never reset.")
 
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
         self._threat, self._seed, self.last_reset = task.threat, task.seed, -1
 
-    def begin_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int, review: Review | None = None) -> None:
         """Fill an empty memory, and a used one when the reset period is over; once an epoch, also after a resume."""
         due = epoch == 0 or (self.reset is not None and epoch % self.reset == 0)
         if due and self.last_reset != epoch:
             self._forget(epoch)
             self.last_reset = epoch
 
-    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> GuidedPerturbation:
+    def perturb(
+        self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
+    ) -> GuidedPerturbation:
         """One step of size alpha from the remembered start; a budget's steps do not apply to a one-step method."""
         start = self._start(batch)
         with attackable(model, self.bn):
             gradient, _ = input_gradient(model, batch.x + start, self._objective(batch))
         return self._guided(batch, start, gradient, budget)
 
-    def perturb_before_loss(self, model: nn.Module, batch: Batch) -> GuidedPerturbation:
-        """See `Method`: the loss needs f(x + start), too, and gets it from here: 7 units a step in place of 8."""
-        in_training = all(module.training for module in model.modules())
+    @override
+    def perturb_and_loss(
+        self, attacked: nn.Module, model: nn.Module, batch: Batch, phase: Phase = None
+    ) -> tuple[GuidedPerturbation, Loss]:
+        """Make the forward pass at the start once for both: 7 units a step in place of 8."""
+        in_training = all(module.training for module in attacked.modules())
         if self.weight == 0 or self.bn != "train_frozen_stats" or not in_training:  # the loss's forward is another one
-            return self.perturb(model, batch)
+            perturbation = self.perturb(attacked, batch, phase)
+            return perturbation, self.loss(model, batch, perturbation, phase)
         start = self._start(batch)
         point = (batch.x + start).requires_grad_()
-        prior = model(point)
+        prior = attacked(point)
         value = self._objective(batch)(prior).sum()
         (gradient,) = torch.autograd.grad(value, point, retain_graph=not self.detach_start)
-        return replace(self._guided(batch, start, gradient), prior=prior.detach() if self.detach_start else prior)
+        perturbation = self._guided(batch, start, gradient)
+        return perturbation, self._regularised(
+            model, batch, perturbation, prior.detach() if self.detach_start else prior
+        )
 
-    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
-        """The regularised loss above.
-
-        The start's forward is made here, so that the loss holds at any weights, unless `perturb_before_loss` has kept it.
-        """
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
+        """Compute the regularised loss above; the start's forward is made here, so that it holds at any weights."""
         assert isinstance(perturbation, GuidedPerturbation)
         if self.weight == 0:
             logits = model(batch.x + perturbation.delta)
             return Loss(cross_entropy(logits, batch.y, self.smoothing).mean(), logits)
-        prior = perturbation.prior
-        if prior is None:
-            with torch.no_grad() if self.detach_start else nullcontext():
-                prior = model(batch.x + perturbation.start)
+        with torch.no_grad() if self.detach_start else nullcontext():
+            prior = model(batch.x + perturbation.start)
+        return self._regularised(model, batch, perturbation, prior)
+
+    def _regularised(self, model: nn.Module, batch: Batch, perturbation: GuidedPerturbation, prior: Tensor) -> Loss:
+        """Compute the loss from the logits (B, K) at the start."""
         logits = model(batch.x + perturbation.delta)
         natural = cross_entropy(logits, batch.y, self.smoothing).mean()
         square = (logits - prior).square()
@@ -184,12 +190,12 @@ class BP(_PriorGuided):
 
     buffer: Tensor = state()
 
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
         super().setup(task)
         self.buffer = torch.zeros((task.batch_size, *task.shape), device=task.device)
 
-    def commit(self, batch: Batch, perturbation: Perturbation) -> None:
+    def commit(self, batch: Batch, perturbation: Perturbation, loss: Loss) -> None:
         """A smaller last batch replaces the first rows only."""
         self.buffer[: len(batch.y)] = perturbation.delta
 
@@ -219,13 +225,13 @@ class EP(_PriorGuided):
     memory: Kind = "fp32"
     perturbations: SampleMemory = state()
 
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
         super().setup(task)
         self.perturbations = _perturbations(self, task)
 
-    def commit(self, batch: Batch, perturbation: Perturbation) -> None:
-        """See `Method`."""
+    @override
+    def commit(self, batch: Batch, perturbation: Perturbation, loss: Loss) -> None:
         _write(self.perturbations, batch, self.aligned, perturbation.delta)
 
     def _recall(self, batch: Batch) -> Tensor:
@@ -266,8 +272,8 @@ class MEP(_PriorGuided):
         if not 0 <= self.decay <= 1:
             raise BadInput(f"The momentum's decay must lie in [0, 1], not {self.decay}.")
 
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
         super().setup(task)
         self.perturbations = _perturbations(self, task)
         kind: Kind = "fp32" if self.memory == "fp32" else "fp16"
@@ -275,8 +281,8 @@ class MEP(_PriorGuided):
         scaled = kind == "fp16" and self.momentum == "gradient"
         self.momenta = _memory(self, task, kind, float(task.batch_size * math.prod(task.shape)) if scaled else 1.0)
 
-    def commit(self, batch: Batch, perturbation: Perturbation) -> None:
-        """See `Method`."""
+    @override
+    def commit(self, batch: Batch, perturbation: Perturbation, loss: Loss) -> None:
         assert isinstance(perturbation, GuidedPerturbation)
         gradient = perturbation.gradient
         if self.momentum == "sign":

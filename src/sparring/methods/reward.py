@@ -15,7 +15,7 @@ from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.learner import Learner, LookAhead
 from sparring.losses import cross_entropy
-from sparring.methods.base import Method, Perturbation
+from sparring.methods.base import Method, Perturbation, Phase
 from sparring.threat import Threat, spread
 
 
@@ -62,27 +62,33 @@ class Reward:
         perturbation: Perturbation,
         batch: Batch,
         inner: Method,
+        phase: Phase,
         target: Learner,
         ahead: LookAhead,
         threat: Threat,
     ) -> Float[Tensor, "4 B"]:
-        """L1, L2, L3 (0 where it does not count) and the return, for each image; `ahead` is moved, the target is not."""
+        """Return L1, L2, L3 (0 where it does not count) and the return, for each image; `ahead` moves, the target does not.
+
+        `phase` is the inner method's.
+        """
         none = torch.zeros_like(batch.x[:, 0, 0, 0])
-        l1 = self._hardness(perturbation, batch, inner, target.bare) if "L1" in self.terms else none
+        l1 = self._hardness(perturbation, batch, inner, phase, target.attack_model) if "L1" in self.terms else none
         l2 = l3 = none
         if "L2" in self.terms or "L3" in self.terms:
-            _go_ahead(ahead, inner, batch, perturbation)
+            _go_ahead(ahead, inner, phase, batch, perturbation)
         if "L2" in self.terms:
             l2 = self._rightness(ahead.model, batch.x + self._other_attack(ahead.model, batch, threat), batch.y)
         if "L3" in self.terms:
             l3 = self._rightness(ahead.model, batch.x, batch.y)
         return torch.stack([l1, l2, l3, l1 + self.l2_weight * l2 + self.l3_weight * l3])
 
-    def _hardness(self, perturbation: Perturbation, batch: Batch, inner: Method, model: nn.Module) -> Tensor:
-        """L1, (B,), with BatchNorm in evaluation mode."""
+    def _hardness(
+        self, perturbation: Perturbation, batch: Batch, inner: Method, phase: Phase, model: nn.Module
+    ) -> Tensor:
+        """Return L1, (B,), with BatchNorm in evaluation mode."""
         with torch.no_grad(), attackable(model, "eval"):
             if self.hardness == "objective":
-                return inner.loss(model, batch, perturbation).total.expand(len(batch.y))
+                return inner.loss(model, batch, perturbation, phase).total.expand(len(batch.y))
             return cross_entropy(model(batch.x + perturbation.delta), batch.y)
 
     def _other_attack(self, model: nn.Module, batch: Batch, threat: Threat) -> Tensor:
@@ -110,10 +116,10 @@ class Reward:
         return -cross_entropy(logits, y) if self.measure == "neg_ce" else (logits.argmax(1) == y).to(logits.dtype)
 
 
-def _go_ahead(ahead: LookAhead, inner: Method, batch: Batch, perturbation: Perturbation) -> None:
-    """The target as its own next step on this perturbation would leave it, but for the momentum."""
+def _go_ahead(ahead: LookAhead, inner: Method, phase: Phase, batch: Batch, perturbation: Perturbation) -> None:
+    """Take the target to where its own next step on this perturbation would leave it, but for the momentum."""
     ahead.catch_up()
     model = ahead.model.train()
-    with inner.shifted_weights(model, batch, perturbation):
-        ahead.backward(inner.loss(model, batch, perturbation).total)
+    with inner.shifted_weights(model, batch, perturbation, phase):
+        ahead.backward(inner.loss(model, batch, perturbation, phase).total)
     ahead.step()

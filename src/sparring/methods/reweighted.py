@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sparring import ranks
 from sparring.attacks import PGD, Ascent
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.losses import boosted_cross_entropy, cross_entropy, kl_divergence
-from sparring.methods.base import Loss, Perturbation, Task
+from sparring.methods.base import Loss, Perturbation, Phase, Task, Traits
 from sparring.methods.empirical import Attacked
 from sparring.threat import Budget, Ratio
 
@@ -41,7 +42,7 @@ class MART(Attacked):
         if self.beta < 0:
             raise BadInput(f"MART needs beta >= 0, not {self.beta}.")
 
-    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
         """The loss above."""
         clean = model(batch.x)
         adversarial = model(batch.x + perturbation.delta)
@@ -53,9 +54,9 @@ class MART(Attacked):
         terms = {"boosted": boosted.detach(), "divergence": divergence.detach().mean()}
         return Loss(boosted + (beta * divergence).mean(), adversarial, terms)
 
-    def weighted(self) -> bool:
-        """beta."""
-        return True
+    @override
+    def traits(self) -> Traits:
+        return replace(super().traits(), weighted=True)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,6 @@ class GAIRAT(Attacked):
     shift: float = -1.0
     begin: Ratio = field(default_factory=lambda: Ratio("60/120"))
     _epochs: int = field(init=False, repr=False, compare=False)
-    _weighs: bool = field(init=False, repr=False, compare=False)  # in this epoch
 
     def __post_init__(self) -> None:
         self.begin = Ratio(self.begin)
@@ -95,16 +95,23 @@ class GAIRAT(Attacked):
         if not -20 <= self.shift <= 20:  # beyond, float32 has no weights left
             raise BadInput(f"GAIRAT's shift must lie in [-20, 20], not {self.shift}.")
 
+    @override
+    def traits(self) -> Traits:
+        return replace(super().traits(), budgeted=False)  # kappa is of attacks of one length
+
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
         super().setup(task)
         self._epochs = task.epochs
 
-    def begin_epoch(self, epoch: int) -> None:
-        """See `Method`."""
-        self._weighs = epoch >= self.begin.exact * self._epochs
+    @override
+    def phase(self, epoch: int, step: int) -> bool:
+        """Return whether images are weighted in this epoch."""
+        return epoch >= self.begin.exact * self._epochs
 
-    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> CountedPerturbation:
+    def perturb(
+        self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
+    ) -> CountedPerturbation:
         """The attack of adversarial training, which counts kappa on its way."""
         kappa = torch.zeros_like(batch.x[:, 0, 0, 0])
 
@@ -113,15 +120,15 @@ class GAIRAT(Attacked):
             return torch.ones_like(batch.y, dtype=torch.bool)
 
         budget = replace(budget or self.attack.budget(self._threat), keep_going=count)
-        found = super().perturb(model, batch, budget)
+        found = super().perturb(model, batch, phase, budget)
         return CountedPerturbation(found.delta, found.start, kappa=kappa)
 
-    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
-        """The weighted cross-entropy above."""
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: bool | None = None) -> Loss:
+        """Compute the weighted cross-entropy above."""
         assert isinstance(perturbation, CountedPerturbation)
         logits = model(batch.x + perturbation.delta)
         values = cross_entropy(logits, batch.y)
-        if self._weighs:
+        if self.phase(0, 0) if phase is None else phase:
             values = values * self.weights(perturbation.kappa)
         return Loss(values.mean(), logits)
 
@@ -130,6 +137,3 @@ class GAIRAT(Attacked):
         # (1 + tanh(a)) / 2 = sigmoid(2 a), which does not cancel where tanh is close to -1.
         weight = torch.sigmoid(2 * (self.shift + 5 * (1 - 2 * kappa / self.attack.steps)))
         return weight * ranks.count() / ranks.total(weight.mean())
-
-    def budgeted(self) -> None:
-        """None: kappa is of attacks of one length."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sparring import ranks
 from sparring.attacks import BatchNormMode, attackable, input_gradient
@@ -14,10 +15,17 @@ from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.learner import Learner
 from sparring.losses import cross_entropy
-from sparring.methods.base import Loss, Method, Perturbation, Task, state
+from sparring.methods.base import Loss, Method, Perturbation, Phase, Task, state
 from sparring.methods.generator import StartGenerator
 from sparring.randomness import initialised
 from sparring.threat import Budget, Ratio, Threat, box
+
+
+@dataclass(frozen=True, eq=False)
+class SignedBatch(Batch):
+    """A batch with the sign of its clean images' gradient at the present weights."""
+
+    sign: Tensor  # (B, C, H, W)
 
 
 @dataclass
@@ -56,8 +64,6 @@ class SDI(Method):
     generator: StartGenerator = state()
     optimizer: torch.optim.Optimizer = state()
     _threat: Threat = field(init=False, repr=False, compare=False)
-    _due: bool = field(init=False, repr=False, compare=False, default=True)  # whether the generator moves in this step
-    _known: tuple[Batch, Tensor] | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
         if self.alpha is not None:
@@ -69,44 +75,52 @@ class SDI(Method):
         if self.weight_decay < 0:
             raise BadInput(f"SDI needs weight_decay >= 0, not {self.weight_decay}.")
 
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
-        self._threat, self._known = task.threat, None
+        self._threat = task.threat
         channels = task.shape[0]
         with initialised(task.seed):
             generator = StartGenerator(2 * channels if self.inputs == "both" else channels, channels)
         self.generator = generator.to(task.device).eval()
-        # Fused, as the plain Adam reads its step counter on the host.
+        # Fused, as the plain Adam reads its step counter on the host; capturable, for the step to be recorded on a GPU.
         self.optimizer = torch.optim.Adam(
-            self.generator.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True
+            self.generator.parameters(),
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            fused=True,
+            capturable=task.device.type == "cuda",
         )
 
-    def begin_step(self, step: int) -> None:
-        """See `Method`."""
-        self._due = step % self.interval == 0
+    @override
+    def phase(self, epoch: int, step: int) -> bool:
+        """Return whether the generator moves in this step."""
+        return step % self.interval == 0
 
-    def adapt(self, target: Learner, batch: Batch) -> None:
-        """Every `interval` steps: move the generator so that its starts lead to a higher loss of the present target.
+    @override
+    def adapt(self, target: Learner, batch: Batch, phase: bool = True) -> Batch:
+        """Every `interval` steps, move the generator so that its starts lead to a higher loss of the present target.
 
         In training mode here, in evaluation mode when it serves the target, as in the released code.
         """
-        if self._due:
-            sign = self._sign(target.bare, batch)
-            self.generator.train()
-            for _ in range(self.iterations):
-                self._ascend(target.bare, batch, sign)
-            self.generator.eval()
-            self._known = batch, sign  # of weights that have not moved when `perturb` follows
+        if not phase:
+            return batch
+        sign = self._sign(target.attack_model, batch)
+        self.generator.train()
+        for _ in range(self.iterations):
+            self._ascend(target.attack_model, batch, sign)
+        self.generator.eval()
+        return SignedBatch(batch.x, batch.y, batch.index, batch.view, sign)  # the weights stay until the attack
 
-    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
-        """One step from the generator's start; a budget does not apply."""
-        known, self._known = self._known, None
-        sign = known[1] if known and known[0] is batch else self._sign(model, batch)
+    def perturb(
+        self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
+    ) -> Perturbation:
+        """Take one step from the generator's start; a budget does not apply."""
+        sign = batch.sign if isinstance(batch, SignedBatch) else self._sign(model, batch)
         with torch.no_grad():
             start = self._start(batch, sign)
             return Perturbation(self._step(model, batch, start), start)
 
-    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
         """CE(f(x + delta), y), label-smoothed."""
         logits = model(batch.x + perturbation.delta)
         return Loss(cross_entropy(logits, batch.y, self.smoothing).mean(), logits)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from sparring.attacks import PGD, attackable
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy, kl_divergence
-from sparring.methods.base import Loss, Method, Perturbation, Task
+from sparring.methods.base import Loss, Method, Perturbation, Phase, Task, Traits
 from sparring.threat import Budget, Threat
 
 
@@ -37,12 +38,18 @@ class Diverging(Method):
         if self.attack.start == "zero":
             raise BadInput(f"{name} cannot start its attack at zero, where KL has no gradient: use start: normal.")
 
+    @override
+    def traits(self) -> Traits:
+        return Traits(attack=self.attack, diverges=True)
+
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
         self._threat = task.threat
 
-    def perturb(self, model: nn.Module, batch: Batch, budget: Budget | None = None) -> Perturbation:
-        """max_delta KL(f(x) || f(x + delta)); the clean prediction is computed once, in the attack's BatchNorm mode."""
+    def perturb(
+        self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
+    ) -> Perturbation:
+        """Solve max_delta KL(f(x) || f(x + delta)); f(x) is computed once, in the attack's BatchNorm mode."""
         start = self.attack.begin(batch.x, self._threat, budget)
         with attackable(model, self.attack.bn):
             with torch.no_grad():
@@ -73,7 +80,7 @@ class TRADES(Diverging):
             raise BadInput(f"TRADES needs beta >= 0, not {self.beta}.")
         super().__post_init__()
 
-    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation) -> Loss:
+    def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
         """CE(f(x), y) + beta KL(f(x) || f(x + delta)), with gradients through both predictions (eq. 5)."""
         clean = model(batch.x)
         adversarial = model(batch.x + perturbation.delta)
@@ -83,10 +90,6 @@ class TRADES(Diverging):
         terms = {"natural": natural.detach(), "divergence": divergence.detach().mean()}
         return Loss(natural + (beta * divergence).mean(), adversarial, terms)
 
-    def budgeted(self) -> PGD | None:
-        """See `Method`."""
-        return self.attack
-
-    def weighted(self) -> bool:
-        """beta."""
-        return True
+    @override
+    def traits(self) -> Traits:
+        return replace(super().traits(), budgeted=True, weighted=True)

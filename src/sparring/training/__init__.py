@@ -3,7 +3,9 @@
 from sparring.training.diagnostics import Diagnostics
 from sparring.training.run import Run
 from sparring.training.runtime import Runtime
+from sparring.training.selection import Selection
+from sparring.training.session import Session
 from sparring.training.step import Step, train_step
-from sparring.training.trainer import Interrupted, Selection, Trainer
+from sparring.training.trainer import Interrupted, Trainer
 
-__all__ = ["Diagnostics", "Interrupted", "Run", "Runtime", "Selection", "Step", "Trainer", "train_step"]
+__all__ = ["Diagnostics", "Interrupted", "Run", "Runtime", "Selection", "Session", "Step", "Trainer", "train_step"]

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from sparring.attacks import attackable
-from sparring.data import Augment, Batch
-from sparring.learner import Learner, Optimisation
-from sparring.methods.base import Method, Task
+from sparring.data import Batch
+from sparring.learner import Learner
+from sparring.methods.base import Method
 from sparring.training.step import train_step
 
 
-def step_cost(method: Method, learner: Learner, batch: Batch) -> float:
-    """The floating-point operations of one whole training step, in units of one forward of the batch.
+def step_cost(method: Method, learner: Learner, batch: Batch, epoch: int = 0) -> float:
+    """Return the floating-point operations of a training step, all its replays, in units of one forward of the batch.
 
     A backward to the images costs 1 unit and one to the weights 2, less the share of the first layer, whose input then
     needs no gradient. Everything that the step runs is counted, other networks of the method's included.
@@ -29,50 +26,22 @@ def step_cost(method: Method, learner: Learner, batch: Batch) -> float:
     The step is a real one: weights, optimizer and the method's memory move, so the method must have been set up and
     have begun an epoch. The network must not be compiled, as operations inside a compiled graph are not seen.
     """
-    with torch.no_grad(), attackable(learner.bare, "eval"), Operations() as forward:
-        learner.bare(batch.x)
+    model = learner.attack_model
+    with torch.no_grad(), attackable(model, "eval"), Operations() as forward:
+        model(batch.x)
     with Operations() as step:
-        train_step(method, learner, batch)
+        for _ in range(method.traits().replays):
+            train_step(method, learner, batch, method.phase(epoch, learner.steps))
     return step.total / forward.total
 
 
-_FEW = 4  # images
-
-
 def forward_operations(network: nn.Module, shape: tuple[int, int, int]) -> float:
-    """The floating-point operations of a forward pass on one image of this shape (C, H, W); the network stays as it is."""
-    x = torch.zeros((1, *shape), device=next(network.parameters()).device)
+    """Return the floating-point operations of a forward pass on one image of this shape (C, H, W)."""
+    weight = next(network.parameters())
+    x = torch.zeros((1, *shape), device=weight.device, dtype=weight.dtype)
     with torch.no_grad(), attackable(network, "eval"), Operations() as forward:
         network(x)
     return forward.total
-
-
-def operations_per_image(
-    method: Method, network: nn.Module, optimisation: Optimisation, task: Task, fabric: Fabric
-) -> float:
-    """The floating-point operations of an optimizer step on one image, counted in a step on a few.
-
-    Works on copies, of a method that has not been set up and of the network; the random generators are put back. The
-    second step is counted, as a first may train a network of the method's own that rests in most others.
-    """
-    method, few = deepcopy(method), replace(task, samples=_FEW, batch_size=_FEW)
-    height, width = task.shape[1:]
-    augment = Augment(pad=(task.canvas[1] - height) // 2)
-    devices = [fabric.device] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        # NCHW: what is computed is the same, and small batches are safe (models/layout.py).
-        plain = deepcopy(network).to(memory_format=torch.contiguous_format)
-        learner = Learner(plain, optimisation, fabric, total=2)
-        learner.network.train()
-        method.setup(few)
-        method.begin_epoch(0)
-        x = torch.rand((_FEW, *task.shape), device=fabric.device)
-        rows = torch.arange(_FEW, device=fabric.device)
-        batch = Batch(x, rows % task.classes, rows, augment.identity(_FEW, (height, width), fabric.device))
-        train_step(method, learner, batch)
-        with Operations() as step:
-            train_step(method, learner, batch)
-    return step.total / _FEW / method.replays
 
 
 class Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]

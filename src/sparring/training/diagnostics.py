@@ -22,7 +22,7 @@ from sparring.methods import Method, Perturbation
 from sparring.randomness import seed_from
 from sparring.threat import Threat
 from sparring.training.run import Row, Run
-from sparring.training.tally import Looks
+from sparring.training.statistics import StepStatistics
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Observer:
     def __init__(self, every: int, followed: Batch | None, threat: Threat, seed: int, run: Run, device: torch.device):
         self._every, self._followed = every, followed
         self._threat, self._seed, self._run, self._device = threat, seed, run, device
-        self._looks = Looks(threat, device)
+        self._looks = StepStatistics(threat, device)
         self._tables: dict[str, list[Row]] = {}  # by file, its rows
 
     def look(self, step: int, perturbation: Perturbation, target: Learner) -> None:
@@ -93,7 +93,7 @@ class Observer:
 
         Raises BadInput if the method reports a number under a name that the row has already.
         """
-        found = dict(method.report())
+        found = dict(method.metrics())
         if self._followed is not None:
             found |= self._visit(self._followed, int(row["epoch"]), method, target)
         numbers, lists = _read(found)
@@ -104,7 +104,7 @@ class Observer:
             cells = {str(column): value for column, value in enumerate(values)}
             self._tables.setdefault(name, []).append({"epoch": row["epoch"]} | cells)
             self._run.write_diagnostic(name, self._tables[name])
-        self._looks = Looks(self._threat, self._device)
+        self._looks = StepStatistics(self._threat, self._device)
         return row | notes
 
     def state_dict(self) -> dict[str, Any]:
@@ -125,10 +125,10 @@ class Observer:
 
     def _visit(self, followed: Batch, epoch: int, method: Method, target: Learner) -> Mapping[str, Tensor]:
         """Store the followed images' perturbations, and return what the method says of them; all is as it was after."""
-        devices, model = [self._device] if self._device.type == "cuda" else [], target.plain
+        devices, model = [self._device] if self._device.type == "cuda" else [], target.raw_model
         with torch.random.fork_rng(devices), frozen_statistics(model):
             torch.manual_seed(seed_from(self._seed, epoch, *b"followed"))
-            perturbation = method.perturb(model, followed)
+            perturbation = method.perturb(model, followed, method.phase(epoch, target.steps - 1))
             said = method.inspect(followed)
         start = {} if perturbation.start is None else {"start": perturbation.start}
         # Half precision errs by 2^-11 of a value, less than a display's 256 shades can show.

@@ -16,7 +16,7 @@ class Interruption:
         self.asked = False
 
     @contextmanager
-    def heeded(self) -> Iterator[None]:
+    def handled(self) -> Iterator[None]:
         """Inside, a first Ctrl-C or SIGTERM asks; a second one stops at once."""
         if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
             yield

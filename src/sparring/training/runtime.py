@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,9 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparring.errors import BadInput
 from sparring.methods import Method
-from sparring.methods.base import layers
 from sparring.models import Fold, may_be_channels_last
-from sparring.training.level import LevelName, Plan, Work, plan
+from sparring.training.acceleration.plan import LevelName, Plan, plan
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class Runtime:
         level: eager; compile (torch.compile of the network); graph (the whole step as a CUDA graph, GPUs only);
             compile+graph; or auto, the fastest that pays for its warm-up in this run, which is said when it begins.
         compact: let images whose attack is finished leave its batch, where each has its own number of steps or a rule ends
-            it (LAS, FAT, SAT, DART): less work, but the host waits for the device. None: on the CPU, where nobody waits,
-            unless the network is compiled.
+            it (LAS, FAT, SAT, DART): less work, but the host waits for the device. None: on the CPU, which does not
+            wait, unless the network is compiled.
         channels_last: keep images as NHWC in memory, which most devices' convolutions prefer.
         checkpoint_every: epochs between checkpoints, of which the best is kept; the last epoch always has one. The network
             after the best of all epochs is saved in any case.
@@ -55,7 +54,7 @@ class Runtime:
             )
 
     def fabric(self) -> Fabric:
-        """One device in the chosen precision."""
+        """Return one device in the chosen precision."""
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every precision
         accelerator = self.accelerator
         if accelerator == "auto":
@@ -65,26 +64,31 @@ class Runtime:
         )
 
     def plan(
-        self, device: torch.device, method: Method, network: nn.Module, work: Work, folds: Sequence[Fold] = ()
+        self,
+        device: torch.device,
+        method: Method,
+        network: nn.Module,
+        forward: Callable[[], float],
+        folds: Sequence[Fold] = (),
     ) -> Plan:
-        """The level that the run has, and why; raises BadInput for one that this device cannot have."""
+        """Return the level that the run has, and why ; raises BadInput for one that this device cannot have."""
         if "graph" in self.level and device.type != "cuda":
             raise BadInput(
                 f"runtime.level {self.level} needs a GPU, and the device is {device.type}: use auto or eager."
             )
-        leaving = self.compact is None and self.level == "auto" and any(layer.shrinks for layer in layers(method))
+        leaving = self.compact is None and self.level == "auto" and method.traits().shrinks
         if self.compact or (leaving and device.type == "cpu"):
             return Plan(reason="images whose attack has ended leave the batch, which saves more than compiling would")
-        return plan(self.level, device, self.precision, method, network, work, folds)
+        return plan(self.level, device, self.precision, method, network, forward, folds)
 
     def compacts(self, device: torch.device, chosen: Plan) -> bool:
-        """Whether finished images leave an attack's batch on this device."""
+        """Say whether finished images leave an attack's batch on this device."""
         if self.compact is None:
             return device.type == "cpu" and not chosen.compiled
         return self.compact
 
     def arrange(self, network: nn.Module) -> nn.Module:
-        """The network in the chosen memory format, its BatchNorms without the counters that nothing reads.
+        """Return the network in the chosen memory format, its BatchNorms without the counters that nothing reads.
 
         With a fixed momentum the count of batches has no effect, and counting costs an operation a layer and forward.
         """

@@ -1,4 +1,4 @@
-"""The training step. Every method goes through these lines; none of them knows a method's name."""
+"""The training step. Every method goes through these lines, live or recorded; none of them knows a method's name."""
 
 from __future__ import annotations
 
@@ -6,42 +6,36 @@ from dataclasses import dataclass
 
 from sparring.data.batch import Batch
 from sparring.learner import Learner
-from sparring.methods.base import Loss, Method, Perturbation
+from sparring.methods.base import Loss, Method, Perturbation, Phase
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a training step did to a batch; of several replays, the last one."""
+    """What one optimizer step did to a batch."""
 
-    loss: Loss
+    batch: Batch
     perturbation: Perturbation
+    loss: Loss
 
 
-def train_step(method: Method, target: Learner, batch: Batch) -> Step:
-    """Attack, descend, remember: one batch, `method.replays` optimizer steps."""
-    for _ in range(method.replays):
-        steer(method, target)
-        step = turn(method, target, batch)
-    return step
+def train_step(method: Method, target: Learner, batch: Batch, phase: Phase = None) -> Step:
+    """Attack, descend, remember: one optimizer step, the device's work alone, which can be recorded and replayed.
 
-
-def steer(method: Method, target: Learner) -> None:
-    """What the host decides of the next optimizer step."""
-    target.steer()
-    method.begin_step(target.steps)
-
-
-def turn(method: Method, target: Learner, batch: Batch) -> Step:
-    """One optimizer step: the device's work alone, which can be recorded and replayed.
-
-    The attack goes through the bare network, only the loss through the wrapped one (design, rule 4).
+    The attack goes through the network as it is, only the loss through the wrapped one (design, rule 4), unless the loss
+    differentiates the network twice, which wrappers refuse.
     """
-    method.adapt(target, batch)
-    perturbation = method.perturb_before_loss(target.bare, batch)
+    traits = method.traits()
+    attacked, model = target.attack_model, target.attack_model if traits.double_backward else target.model
+    batch = method.adapt(target, batch, phase)
     target.zero_grad()
-    with method.shifted_weights(target.bare, batch, perturbation):
-        loss = method.loss(target.model, batch, perturbation)
-        target.backward(loss.total)
+    if traits.shifts_weights:
+        perturbation = method.perturb(attacked, batch, phase)
+        with method.shifted_weights(attacked, batch, perturbation, phase):
+            loss = method.loss(model, batch, perturbation, phase)
+            target.backward(loss.total, around_model=traits.double_backward)
+    else:
+        perturbation, loss = method.perturb_and_loss(attacked, model, batch, phase)
+        target.backward(loss.total, around_model=traits.double_backward)
     target.step()
-    method.commit(batch, perturbation)
-    return Step(loss, perturbation)
+    method.commit(batch, perturbation, loss)
+    return Step(batch, perturbation, loss)

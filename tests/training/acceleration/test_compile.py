@@ -16,10 +16,10 @@ from sparring.learner import Learner, Optimisation
 from sparring.losses import cross_entropy
 from sparring.methods import AWP, MEP, SDI, TRADES, AdversarialTraining, Free, Method, Standard
 from sparring.threat import Threat
-from sparring.training.compiler import Compiled, Compiler, inductor
+from sparring.training.acceleration.compile import Compiled, Compiler, inductor
 from sparring.training.cost import Operations
 from sparring.training.runtime import Runtime
-from tests.methods.harness import BATCH, L2, LINF, Bench, batches, network, task
+from tests.methods.harness import BATCH, L2, LINF, STEPS_PER_EPOCH, batches, data, network, task, train_on
 
 # Of the compiler's own code.
 pytestmark = [
@@ -65,14 +65,23 @@ class Shared:
             self.network(batches()[0].x)
         self.forward = forward.total
 
-    def bench(self, method: Method) -> Bench:
+    def learner(self, method: Method) -> Learner:
         method.setup(task())
-        method.begin_epoch(0)
         fabric = Runtime(accelerator="cpu").fabric()
         options = Optimisation(epochs=4, batch_size=BATCH, lr=0.01)
-        learner = Learner(self.network, options, fabric, total=16, compiler=lambda _: self.compiled)
         self.network.train()
-        return Bench(method, learner)
+        return Learner(self.network, options, fabric, total=16, compiler=lambda _: self.compiled)
+
+
+def steps(method: Method, learner: Learner, first: int, last: int) -> list[Tensor]:
+    """The losses."""
+    losses = []
+    for number in range(first, last):
+        epoch, position = divmod(number, STEPS_PER_EPOCH)
+        method.begin_epoch(epoch)
+        torch.manual_seed(number)
+        losses.append(train_on(method, learner, list(data().epoch(epoch))[position], epoch).loss.total.detach())
+    return losses
 
 
 @cache
@@ -113,11 +122,11 @@ def _pgd(bn: str) -> AdversarialTraining:
 )
 def test_a_compiled_step_costs_the_minimum(make, units: float, attacks: int) -> None:
     """And attacks compute no gradient of a weight: 0 of the 20 that a whole backward pass computes."""
-    bench = shared().bench(make())
-    bench.steps(1, 2)
-    lowering = shared().lowering
+    method, lowering = make(), shared().lowering
+    learner = shared().learner(method)
+    steps(method, learner, 1, 2)
     lowering.operations, lowering.backward = 0, []
-    bench.steps(2, 3)
+    steps(method, learner, 2, 3)
     assert lowering.operations / shared().forward == pytest.approx(units, rel=0.01)
     assert lowering.backward.count((CONVOLUTIONS, 0)) == attacks
     for inputs, weights in lowering.backward:
@@ -160,9 +169,9 @@ def trained(
     """Losses of twenty steps in PyTorch's default precision, and the weights after them."""
     method.setup(task(threat))
     options = Optimisation(epochs=5, batch_size=BATCH, lr=0.02)
-    bench = Bench(method, Learner(plain, options, Runtime(accelerator="cpu").fabric(), total=200, compiler=compiler))
-    losses = [loss.total.detach() for loss in bench.steps(0, 20, torch.get_default_dtype())]
-    return torch.stack(losses), torch.cat([w.detach().flatten() for w in bench.learner.network.parameters()])
+    learner = Learner(plain, options, Runtime(accelerator="cpu").fabric(), total=200, compiler=compiler)
+    losses = steps(method, learner, 0, 20)
+    return torch.stack(losses), torch.cat([w.detach().flatten() for w in learner.network.parameters()])
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,10 @@ class Recording(Protocol):
 class Recorder(Protocol):
     """Makes recordings. What is recorded must not read a tensor on the host, nor allocate what outlives it unseen."""
 
-    obstacle: str  # why the work that was rehearsed last cannot be recorded; empty if nothing speaks against it
+    obstacle: str  # why the work that was warmed up last cannot be recorded; empty if nothing speaks against it
 
-    def rehearse(self, work: Callable[[], T]) -> T:
-        """Do the work as it would be done while it is recorded, so that nothing happens for the first time then."""
+    def warm_up(self, work: Callable[[], T]) -> T:
+        """Do the work as it will be recorded, so that nothing happens for the first time then."""
 
     def record(self, work: Callable[[], T]) -> tuple[Recording, T]:
         """Run the work's Python without doing it; what it returned will hold values after each replay."""
@@ -42,11 +42,11 @@ class CudaRecorder:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
-    def rehearse(self, work: Callable[[], T]) -> T:
-        """On the stream that records: autograd remembers the stream on which it first saw a tensor."""
+    def warm_up(self, work: Callable[[], T]) -> T:
+        """Do the work on the stream that records: autograd remembers the stream on which it first saw a tensor."""
         present = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(present)
-        with waits_noticed() as waits, _algorithms_tried(), torch.cuda.stream(self._stream):
+        with noticed_waits() as waits, _cudnn_benchmark(), torch.cuda.stream(self._stream):
             result = work()
         present.wait_stream(self._stream)
         self.obstacle = "it makes the host wait for the device" if waits else ""
@@ -59,7 +59,7 @@ class CudaRecorder:
         try:
             # Of this thread alone: others may allocate meanwhile.
             capture = torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local")
-            with _algorithms_tried(), capture:
+            with _cudnn_benchmark(), capture:
                 result = work()
         except RuntimeError as error:
             torch.cuda.set_stream(present)
@@ -87,11 +87,11 @@ class CudaRecorder:
 
 
 @contextmanager
-def _algorithms_tried() -> Iterator[None]:
+def _cudnn_benchmark() -> Iterator[None]:
     """cuDNN tries all algorithms for a shape that it meets for the first time and keeps the best.
 
-    That pays for the few shapes of recorded steps, not for those of judging, whose batches shrink as images are fooled. Who
-    asks for deterministic algorithms wants the same ones everywhere.
+    That pays for the few shapes of recorded steps, not for evaluation, whose batches shrink as images are fooled. It stays
+    off where deterministic algorithms are asked for.
     """
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
@@ -102,7 +102,7 @@ def _algorithms_tried() -> Iterator[None]:
 
 
 @contextmanager
-def waits_noticed() -> Iterator[list[warnings.WarningMessage]]:
+def noticed_waits() -> Iterator[list[warnings.WarningMessage]]:
     """What PyTorch notices of the host waiting for the device, a warning for each time; complete when the block is left."""
     before = torch.cuda.get_sync_debug_mode()
     waits: list[warnings.WarningMessage] = []

@@ -15,12 +15,10 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 
-from sparring.attacks import PGD
-from sparring.methods import Method
-from sparring.methods.base import layers
+from sparring.methods import Method, Traits
 from sparring.models import Fold
-from sparring.training.compiler import Compiler
-from sparring.training.recorder import CudaRecorder, Recorder
+from sparring.training.acceleration.compile import Compiler
+from sparring.training.acceleration.cuda_graph import CudaRecorder, Recorder
 
 LevelName: TypeAlias = Literal["auto", "eager", "compile", "graph", "compile+graph"]
 
@@ -40,20 +38,12 @@ class Plan:
         return "+".join(parts) or "eager"
 
     def compiler(self) -> Compiler | None:
-        """What compiles the networks, if they are to be."""
+        """Return what compiles the networks, if they are to be."""
         return Compiler() if self.compiled else None
 
     def recorder(self, device: torch.device) -> Recorder | None:
-        """What records the steps, if they are to be."""
+        """Return what records the steps, if they are to be."""
         return CudaRecorder(device) if self.recorded else None
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a run will compute, in floating-point operations; counted when asked for."""
-
-    forward: Callable[[], float]  # a forward pass of every image that a step is taken on
-    whole: Callable[[], float]  # all steps
 
 
 @dataclass(frozen=True)
@@ -69,9 +59,9 @@ class _Pace:
 # minute of compiling is worth it.
 _CPU = {32: _Pace(1.5e11, 1.08), "bf16-mixed": _Pace(3e11, 1.0)}
 _GPU = {32: _Pace(6e13, 1.25), "bf16-mixed": _Pace(2.0e14, 1.25)}
-_MOST = 100  # forward passes that a step of the costliest method is worth; no run of less is counted any closer
 # Seconds for each convolution and linear layer, all of a step's graphs together: of a ResNet-18 on two busy cores, by hand.
 _COMPILING = 3.0
+_UNITS = 6  # forward passes of a step whose attack is not of PGD's form; one-step methods take 5 to 9
 
 
 def plan(
@@ -80,11 +70,16 @@ def plan(
     precision: int | str,
     method: Method,
     network: nn.Module,
-    work: Work,
+    forward: Callable[[], float],
     folds: Sequence[Fold] = (),
 ) -> Plan:
-    """The level for a run on this device; `folds` are the network's BatchNorms that attacks may do without."""
-    no_compile, no_graph = _obstacle_to_compiling(method), _obstacle_to_recording(method, device)
+    """Return the level for a run.
+
+    `forward` counts, where the answer depends on it, the floating-point operations of one forward pass of every image that
+    an optimizer step is taken on; `folds` are the network's BatchNorms that attacks may do without.
+    """
+    traits, name = method.traits(), type(method).__name__
+    no_compile, no_graph = _obstacle_to_compiling(traits, name), _obstacle_to_recording(traits, name, device)
     if wanted != "auto":
         compiled, recorded = "compile" in wanted, "graph" in wanted
         obstacles = [reason for reason in (no_compile if compiled else "", no_graph if recorded else "") if reason]
@@ -93,20 +88,22 @@ def plan(
     if no_compile or (no_compile := _no_toolchain()):
         return Plan(False, recorded, no_compile)
     pace = _pace(device, precision)
-    if pace.gain > 1 and device.type == "cpu" and _attacks_at_rest(method) and _is_folded(network, folds):
+    if pace.gain > 1 and device.type == "cpu" and _attacks_in_eval_mode(traits) and _is_folded(network, folds):
         return Plan(False, recorded, "its attacks fold BatchNorm away, which leaves compiling little to gain")
-    compiled, reason = _weighed(pace, network, work)
+    compiled, reason = _weighed(pace, network, units(traits) * forward())
     return Plan(compiled, recorded, reason)
 
 
-def _weighed(pace: _Pace, network: nn.Module, work: Work) -> tuple[bool, str]:
-    """Whether compiling pays, and the arithmetic."""
+def units(traits: Traits) -> int:
+    """Estimate the forward passes that an optimizer step is worth; `sparring.training.cost` counts them exactly."""
+    return _UNITS if traits.attack is None else 2 * traits.attack.steps + 3
+
+
+def _weighed(pace: _Pace, network: nn.Module, operations: float) -> tuple[bool, str]:
+    """Say whether compiling pays in a run of so many floating-point operations, and give the arithmetic."""
     matrices = sum(isinstance(module, nn.modules.conv._ConvNd | nn.Linear) for module in network.modules())
-    cost, least = _COMPILING * matrices, pace.rate / (1 - 1 / pace.gain) if pace.gain > 1 else math.inf
-    if _MOST * work.forward() < cost * least:
-        return False, f"compiling, about {cost:.0f} s, does not pay in a run as short as this one"
-    operations = work.whole()
-    seconds, saved = operations / pace.rate, operations / least
+    cost, gained = _COMPILING * matrices, pace.rate / (1 - 1 / pace.gain) if pace.gain > 1 else math.inf
+    seconds, saved = operations / pace.rate, operations / gained
     verdict = "pays" if saved > cost else "does not pay"
     return saved > cost, (
         f"compiling {verdict}: it takes about {cost:.0f} s and saves about {saved:.0f} s of {seconds:.0f} s "
@@ -121,29 +118,28 @@ def _pace(device: torch.device, precision: int | str) -> _Pace:
     return _Pace(pace.rate * torch.get_num_threads(), pace.gain)
 
 
-def _attacks_at_rest(method: Method) -> bool:
-    """Whether most of a step is an attack that leaves BatchNorm in evaluation mode: one of some steps."""
-    attacks = [getattr(layer, "attack", None) for layer in layers(method)]
-    return any(isinstance(attack, PGD) and attack.bn == "eval" and attack.steps > 2 for attack in attacks)
+def _attacks_in_eval_mode(traits: Traits) -> bool:
+    """Say whether most of a step is an attack that leaves BatchNorm in evaluation mode: one of some steps."""
+    return traits.attack is not None and traits.attack.bn == "eval" and traits.attack.steps > 2
 
 
 def _is_folded(network: nn.Module, folds: Sequence[Fold]) -> bool:
-    """Whether nearly all of its BatchNorm is."""
+    """Say whether nearly all of its BatchNorm is."""
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     return 0 < 0.9 * norms <= len(folds)
 
 
-def _obstacle_to_compiling(method: Method) -> str:
-    if any(layer.twice_differentiated for layer in layers(method)):
-        return f"{type(method).__name__} differentiates the network twice, which a compiled one does not allow"
+def _obstacle_to_compiling(traits: Traits, name: str) -> str:
+    if traits.double_backward:
+        return f"{name} differentiates the network twice, which a compiled one does not allow"
     return ""
 
 
-def _obstacle_to_recording(method: Method, device: torch.device) -> str:
+def _obstacle_to_recording(traits: Traits, name: str, device: torch.device) -> str:
     if device.type != "cuda":
         return "CUDA graphs need a GPU"
-    if any(layer.waits for layer in layers(method)):
-        return f"{type(method).__name__} makes the host wait for the device, which cannot be recorded"
+    if traits.host_waits:
+        return f"{name} makes the host wait for the device, which cannot be recorded"
     return ""
 
 

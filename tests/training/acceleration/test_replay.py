@@ -11,19 +11,14 @@ import torch
 from torch import Tensor
 
 from sparring.averaging import EMA, SWA, Average
-from sparring.data import Resident
-from sparring.learner import Learner, Optimisation
 from sparring.methods import AWP, CAT, MEP, SDI, AdversarialTraining, Free, Method, NuAT, Standard
 from sparring.methods.base import state
-from sparring.models import foldable
-from sparring.randomness import seed_from
 from sparring.schedule import Cyclic, Schedule
-from sparring.training.recorder import Recorder
-from sparring.training.runtime import Runtime
-from sparring.training.stepper import Stepper
+from sparring.training.acceleration.cuda_graph import Recorder
+from sparring.training.acceleration.replay import Replayer
 from tests.methods.cases import CASES, Case
-from tests.methods.harness import AUGMENT, BATCH, SHAPE, STEPS_PER_EPOCH, digits, identical, network, task
-from tests.training.tape import TapeRecorder
+from tests.methods.harness import BATCH, STEPS_PER_EPOCH, identical, session
+from tests.training.acceleration.tape import TapeRecorder
 
 EPOCHS = 5
 TOTAL = EPOCHS * STEPS_PER_EPOCH
@@ -31,7 +26,7 @@ TOTAL = EPOCHS * STEPS_PER_EPOCH
 
 @dataclass
 class Run:
-    """A method trained through a stepper, as the trainer does it."""
+    """A method trained epoch by epoch, as the trainer does it."""
 
     method: Method
     recorder: Recorder | None = None
@@ -43,27 +38,26 @@ class Run:
     norms: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.method.setup(task())
-        options = Optimisation(
-            epochs=EPOCHS, batch_size=BATCH, lr=0.05, schedule=self.schedule, average=self.average, clip=self.clip
-        )
-        model, fabric = network(), Runtime(accelerator="cpu").fabric()
-        self.learner = Learner(model, options, fabric, TOTAL * self.method.replays, folds=foldable(model, SHAPE))
-        self.data = Resident(digits(self.samples), AUGMENT, BATCH, seed=0, device="cpu")
-        self.stepper = Stepper(self.method, self.learner, self.data, self.recorder)
+        chosen = {"epochs": EPOCHS, "schedule": self.schedule, "average": self.average, "clip": self.clip}
+        self.session = session(self.method, samples=self.samples, recorder=self.recorder, **chosen)
 
     def train(self, epochs: int = EPOCHS) -> Run:
-        for epoch in range(epochs):
-            self.method.begin_epoch(epoch)
-            for draw in self.data.draws(epoch):
-                torch.manual_seed(seed_from(0, self.learner.steps))
-                taken = self.stepper.take(draw)
-                self.losses.append(taken.step.loss.total.detach().clone())
-                self.norms.append(self.learner.gradient_norm().clone())
+        for _ in range(epochs):
+            self.session.begin_epoch()
+            for draw in self.session.draws():
+                step = self.session.step(draw)
+                self.losses.append(step.loss.total.detach().clone())
+                self.norms.append(self.session.learner.gradient_norm().clone())
+            self.session.end_epoch()
         return self
 
+    @property
+    def replayer(self) -> Replayer:
+        assert self.session.replayer is not None
+        return self.session.replayer
+
     def state(self) -> dict:
-        return _plain({"method": self.method.state_dict(), "learner": self.learner.state_dict()})
+        return _plain(self.session.state_dict())
 
 
 def _plain(tree: object) -> Any:
@@ -91,9 +85,9 @@ def test_a_recorded_run_is_bit_for_bit_a_live_one(case: Case) -> None:
 def test_most_steps_are_replayed_and_one_recording_serves_all_epochs() -> None:
     recorder = TapeRecorder()
     run = Run(MEP(), recorder).train()
-    assert run.stepper.recordings == 1
+    assert run.replayer.recordings == 1
     assert [tape.played for tape in recorder.tapes] == [TOTAL - 2]
-    assert recorder.rehearsals == 2
+    assert recorder.warm_ups == 2
 
 
 def test_a_smaller_last_batch_has_a_recording_of_its_own() -> None:
@@ -131,40 +125,19 @@ def test_weights_that_are_perturbed_from_some_epoch_on_are_recorded_anew() -> No
 
 @dataclass
 class Counting(Standard):
-    """A user's method whose loss depends on a plain counter."""
+    """A user's method whose loss depends on a plain counter that it moves in the step."""
 
     seen: int = state()
 
     def setup(self, task) -> None:
         self.seen = 0
 
-    def loss(self, model, batch, perturbation):
-        found = super().loss(model, batch, perturbation)
+    def loss(self, model, batch, perturbation, phase=None):
+        found = super().loss(model, batch, perturbation, phase)
         return type(found)(found.total * (1 + self.seen % 3), found.logits)
 
-    def commit(self, batch, perturbation) -> None:
+    def commit(self, batch, perturbation, loss) -> None:
         self.seen += 1
-
-
-def test_a_counter_that_steps_depend_on_is_noticed() -> None:
-    """Each step differs from all before: none is replayed, and the run is right."""
-    recorder = TapeRecorder()
-    assert_same(Run(Counting(), recorder).train(), Run(Counting()).train())
-    assert not recorder.tapes
-
-
-@dataclass
-class Alternating(Counting):
-    """The same with a number that comes back."""
-
-    def commit(self, batch, perturbation) -> None:
-        self.seen = (self.seen + 1) % 2
-
-
-def test_what_python_leaves_behind_is_left_behind_by_a_replay_too() -> None:
-    recorder = TapeRecorder()
-    assert_same(Run(Alternating(), recorder).train(), Run(Alternating()).train())
-    assert [tape.played for tape in recorder.tapes] == [TOTAL // 2 - 2] * 2
 
 
 @dataclass
@@ -176,16 +149,41 @@ class Replacing(Standard):
     def setup(self, task) -> None:
         self.last = torch.zeros(())
 
-    def loss(self, model, batch, perturbation):
-        found = super().loss(model, batch, perturbation)
+    def loss(self, model, batch, perturbation, phase=None):
+        found = super().loss(model, batch, perturbation, phase)
         return type(found)(found.total + 0.1 * self.last * found.logits.square().mean(), found.logits)
 
-    def commit(self, batch, perturbation) -> None:
+    def commit(self, batch, perturbation, loss) -> None:
         self.last = self.last * 0.5 + 1
 
 
-def test_a_memory_that_moves_is_noticed() -> None:
-    assert_same(Run(Replacing(), TapeRecorder()).train(), Run(Replacing()).train())
+@pytest.mark.parametrize(
+    ("method", "name"), [(Counting, "seen"), (Replacing, "last"), (lambda: AWP(Counting()), "seen")]
+)
+def test_a_step_that_sets_an_attribute_is_not_replayed(method, name: str, caplog) -> None:
+    """A replay would not set it: the run goes on live, is right, and says why."""
+    with caplog.at_level(logging.WARNING):
+        recorded = Run(method(), TapeRecorder()).train()
+    assert_same(recorded, Run(method()).train())
+    assert f"a step sets its attribute {name}" in caplog.text
+
+
+@dataclass
+class Phased(Standard):
+    """A user's method that weighs every second step and names it."""
+
+    def phase(self, epoch, step) -> int:
+        return 1 + step % 2
+
+    def loss(self, model, batch, perturbation, phase=1):
+        found = super().loss(model, batch, perturbation)
+        return type(found)(found.total * phase, found.logits)
+
+
+def test_each_phase_has_a_recording_of_its_own() -> None:
+    recorder = TapeRecorder()
+    assert_same(Run(Phased(), recorder).train(), Run(Phased()).train())
+    assert [tape.played for tape in recorder.tapes] == [TOTAL // 2 - 2] * 2
 
 
 def test_a_state_that_was_loaded_is_not_overlooked() -> None:
@@ -193,29 +191,19 @@ def test_a_state_that_was_loaded_is_not_overlooked() -> None:
 
     def run(recorder: Recorder | None) -> Run:
         half = Run(MEP(), recorder).train(3)
-        saved = torch.load(_saved(half.learner), weights_only=True)
-        half.learner.load_state_dict(saved)
+        half.session.rollback(half.session.snapshot())
         return half.train(2)
 
     assert_same(run(TapeRecorder()), run(None))
 
 
-def _saved(learner: Learner):
-    import io
-
-    file = io.BytesIO()
-    torch.save(learner.state_dict(), file)
-    file.seek(0)
-    return file
-
-
 def test_settings_that_change_with_every_step_end_the_search_for_recordings(caplog, monkeypatch) -> None:
-    monkeypatch.setattr("sparring.training.stepper._PATIENCE", 5)
+    monkeypatch.setattr("sparring.training.acceleration.replay._PATIENCE", 5)
     recorder = TapeRecorder()
     with caplog.at_level(logging.WARNING):
         recorded = Run(Standard(), recorder, schedule=Cyclic(lowest_momentum=0.8)).train()
-    assert recorder.rehearsals == 4
-    assert "its settings change with every step" in caplog.text
+    assert recorder.warm_ups == 4
+    assert "its phase changes with every step" in caplog.text
     assert_same(recorded, Run(Standard(), schedule=Cyclic(lowest_momentum=0.8)).train())
 
 
@@ -227,7 +215,7 @@ class Refusing(TapeRecorder):
         raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
 
 
-@pytest.mark.parametrize("method", [MEP, lambda: SDI(interval=2), lambda: Free(m=2), Alternating])
+@pytest.mark.parametrize("method", [MEP, lambda: SDI(interval=2), lambda: Free(m=2)])
 def test_a_step_that_cannot_be_recorded_is_taken_all_the_same(method, caplog) -> None:
     with caplog.at_level(logging.WARNING):
         recorded = Run(method(), Refusing()).train()
@@ -240,19 +228,22 @@ class Reading(Standard):
     """A user's method that looks at its loss: always, or once."""
 
     always: bool = True
-    seen: int = state(steers=False)
 
-    def setup(self, task) -> None:
-        self.seen = 0
+    def phase(self, epoch, step) -> bool:
+        return self.always
 
-    def loss(self, model, batch, perturbation):
+    def loss(self, model, batch, perturbation, phase=True):
         found = super().loss(model, batch, perturbation)
-        if self.always or self.seen == 0:
+        if phase or _read_once():
             assert found.total.item() > 0
         return found
 
-    def commit(self, batch, perturbation) -> None:
-        self.seen += 1
+
+_UNREAD = [True]
+
+
+def _read_once() -> bool:
+    return bool(_UNREAD) and _UNREAD.pop()
 
 
 def test_a_step_that_makes_the_host_wait_is_not_even_tried(caplog) -> None:
@@ -261,10 +252,10 @@ def test_a_step_that_makes_the_host_wait_is_not_even_tried(caplog) -> None:
     with caplog.at_level(logging.WARNING):
         recorded = Run(Reading(), recorder).train()
     assert_same(recorded, Run(Reading()).train())
-    assert recorder.rehearsals == 2
+    assert recorder.warm_ups == 2
     assert not recorder.tapes
-    assert recorded.stepper.refusal == "it reads a number"
-    assert f"Reading is not recorded as a CUDA graph: {recorded.stepper.refusal}." in caplog.text
+    assert recorded.replayer.refusal == "it reads a number"
+    assert f"Reading is not recorded as a CUDA graph: {recorded.replayer.refusal}." in caplog.text
 
 
 def test_what_only_the_first_step_reads_does_not_count() -> None:
@@ -274,20 +265,17 @@ def test_what_only_the_first_step_reads_does_not_count() -> None:
 
 
 def test_old_recordings_are_let_go(monkeypatch) -> None:
-    monkeypatch.setattr("sparring.training.stepper._KEPT", 1)
+    monkeypatch.setattr("sparring.training.acceleration.replay._KEPT", 1)
     recorder = TapeRecorder()
     assert_same(Run(SDI(interval=2), recorder).train(), Run(SDI(interval=2)).train())
 
 
-def test_what_a_step_found_holds_no_graph() -> None:
+def test_what_a_replayed_step_found_holds_no_graph() -> None:
     run = Run(MEP(), TapeRecorder())
-    run.method.begin_epoch(0)
-    draws = list(run.data.draws(0))
-    found = [run.stepper.take(draw) for draw in draws][-1].step
+    run.session.begin_epoch()
+    found = [run.session.step(draw) for draw in run.session.draws()][-1]
     assert not found.loss.total.requires_grad
     assert not found.loss.logits.requires_grad
-    assert found.perturbation.prior is not None
-    assert not found.perturbation.prior.requires_grad
 
 
 def test_a_tape_notices_what_a_graph_would() -> None:
@@ -312,6 +300,7 @@ def test_a_tape_notices_what_a_graph_would() -> None:
 
 
 def test_methods_that_wait_say_so() -> None:
-    assert NuAT.waits
-    assert not CAT.waits
-    assert not AdversarialTraining.waits
+    assert NuAT().traits().host_waits
+    assert AWP(NuAT()).traits().host_waits
+    assert not CAT().traits().host_waits
+    assert not AdversarialTraining().traits().host_waits

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparring.errors import BadInput
-from sparring.training.recorder import _FAILED, CudaRecorder
+from sparring.training.acceleration.cuda_graph import _FAILED, CudaRecorder
 
 
 class Stream:
@@ -111,11 +111,11 @@ def test_waits_for_the_device_are_noticed_in_the_rehearsal_that_has_them(monkeyp
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
         return 5
 
-    assert recorder.rehearse(waits) == 5
+    assert recorder.warm_up(waits) == 5
     assert recorder.obstacle == "it makes the host wait for the device"
     assert played.mode == 0
     with pytest.warns(UserWarning, match="something else") as others:
-        recorder.rehearse(lambda: warnings.warn("something else", stacklevel=1))
+        recorder.warm_up(lambda: warnings.warn("something else", stacklevel=1))
     assert len(others) == 1
     assert recorder.obstacle == ""
 
@@ -123,18 +123,18 @@ def test_waits_for_the_device_are_noticed_in_the_rehearsal_that_has_them(monkeyp
 def test_the_debug_mode_is_put_back_after_an_error(monkeypatch) -> None:
     played = Played(monkeypatch)
     with pytest.raises(RuntimeError):
-        CudaRecorder(torch.device("cpu")).rehearse(fails)
+        CudaRecorder(torch.device("cpu")).warm_up(fails)
     assert played.mode == 0
 
 
 def test_cudnn_tries_algorithms_for_steps_alone(monkeypatch) -> None:
     Played(monkeypatch)
     recorder = CudaRecorder(torch.device("cpu"))
-    assert recorder.rehearse(lambda: torch.backends.cudnn.benchmark)
+    assert recorder.warm_up(lambda: torch.backends.cudnn.benchmark)
     assert recorder.record(lambda: torch.backends.cudnn.benchmark)[1]
     assert not torch.backends.cudnn.benchmark
     with pytest.raises(RuntimeError):
         recorder.record(fails)
     assert not torch.backends.cudnn.benchmark
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    assert not recorder.rehearse(lambda: torch.backends.cudnn.benchmark)
+    assert not recorder.warm_up(lambda: torch.backends.cudnn.benchmark)

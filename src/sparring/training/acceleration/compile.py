@@ -119,8 +119,8 @@ class _Backward:
         self._whole = lowering(graph, inputs, True, False)
 
     def __call__(self, arguments: list[Any]) -> Sequence[Any]:
-        """The gradients of the graph's inputs, None for those that nobody waits for."""
-        wanted = any(_is_awaited(weight) for weight in self._weights)
+        """The gradients of the graph's inputs, None for those that are not asked for."""
+        wanted = any(_is_wanted(weight) for weight in self._weights)
         return (self._whole if wanted else self._of_pixels)(arguments)
 
     @cached_property
@@ -128,7 +128,7 @@ class _Backward:
         return self._lowering(self._narrow, self._inputs, True, False)
 
 
-def _is_awaited(weight: Tensor) -> bool:
+def _is_wanted(weight: Tensor) -> bool:
     """Whether the backward pass that is under way leads to this weight."""
     if not weight.requires_grad:
         return False

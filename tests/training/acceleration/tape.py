@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sparring.training.recorder import Recorder, Recording
+from sparring.training.acceleration.cuda_graph import Recorder, Recording
 
 T = TypeVar("T")
 
@@ -73,12 +73,12 @@ class TapeRecorder(Recorder):
 
     def __init__(self) -> None:
         self.tapes: list[Tape] = []
-        self.rehearsals = 0
+        self.warm_ups = 0
         self.obstacle = ""
 
-    def rehearse(self, work: Callable[[], T]) -> T:
+    def warm_up(self, work: Callable[[], T]) -> T:
         """See `Recorder`."""
-        self.rehearsals += 1
+        self.warm_ups += 1
         with _Reads() as reads:
             result = work()
         self.obstacle = "it reads a number" if reads.count else ""

@@ -15,7 +15,7 @@ _OF_IMAGES = ("delta_l2", "start_l2", "move_l2", "delta_saturated", "delta_zero"
 _NEAR = 1e-3  # of eps: what counts as at the radius, and as at zero, in spite of rounding
 
 
-class Tally:
+class EpochStatistics:
     """How well the network did on its training examples."""
 
     def __init__(self, device: torch.device) -> None:
@@ -32,7 +32,7 @@ class Tally:
         return {"epoch": float(epoch), "train_loss": losses / samples, "train_accuracy": correct / samples}
 
 
-class Looks:
+class StepStatistics:
     """How large perturbations and gradients were in the steps that were looked at."""
 
     def __init__(self, threat: Threat, device: torch.device) -> None:

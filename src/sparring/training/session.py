@@ -1,0 +1,150 @@
+"""Everything that takes training steps, put together on a device: method, network, data, and where the run stands.
+
+Knows nothing about files, terminals or evaluations. The trainer is a loop over a session; benchmarks and tests are others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from sparring import ranks
+from sparring.data import Draw, TrainingData
+from sparring.learner import Learner, Optimisation
+from sparring.methods import Method, Phase, Review, Task
+from sparring.models import foldable
+from sparring.randomness import seed_from
+from sparring.threat import Threat
+from sparring.training.acceleration.cuda_graph import Recorder
+from sparring.training.acceleration.replay import Replayer
+from sparring.training.cost import forward_operations
+from sparring.training.runtime import Runtime
+from sparring.training.step import Step, train_step
+
+
+class Session:
+    """A method, a network and data, ready to take steps; `epoch` and `batch` say which comes next."""
+
+    def __init__(
+        self,
+        method: Method,
+        network: nn.Module,
+        data: TrainingData,
+        threat: Threat,
+        optimisation: Optimisation,
+        runtime: Runtime | None = None,
+        *,
+        seed: int = 0,
+        held_out: int = 0,
+        fabric: Fabric | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        """Arrange the network, choose the level and set the method up.
+
+        Args:
+            method: is set up here, and owned from now on.
+            network: takes images (B, C, H, W) in [0, 1]; its memory format is the runtime's.
+            data: on the device of `fabric`.
+            threat: what the method trains against.
+            optimisation: how the weights are moved, and for how long.
+            runtime: how fast; None is the default one.
+            seed: of all that a step draws at random.
+            held_out: images outside the training set, for methods that ask for accuracies on them.
+            fabric: the device and the precision; None is the runtime's.
+            recorder: what records steps; None is the level's.
+
+        Raises:
+            BadInput: parts that do not fit together.
+        """
+        runtime = runtime or Runtime()
+        fabric = fabric or runtime.fabric()
+        self.method, self.data, self.threat, self.seed = method, data, threat, seed
+        self.device = fabric.device
+        self.epoch, self.batch = 0, 0
+        network = runtime.arrange(network)
+        folds = foldable(network, data.shape)
+        total = optimisation.epochs * data.steps_per_epoch * method.traits().replays
+
+        def forward() -> float:
+            return total * data.batch_size * forward_operations(network, data.shape)
+
+        self.plan = runtime.plan(self.device, method, network, forward, folds)
+        self.learner = Learner(network, optimisation, fabric, total, compiler=self.plan.compiler(), folds=folds)
+        method.setup(self._task(held_out, compact=runtime.compacts(self.device, self.plan)))
+        recorder = recorder or self.plan.recorder(self.device)
+        self.replayer = Replayer(method, self.learner, recorder) if recorder else None
+
+    def begin_epoch(self, review: Review | None = None) -> None:
+        """Prepare the epoch that comes next, or the rest of one; `review` is how the one before went."""
+        self.method.begin_epoch(self.epoch, review)
+        self.learner.network.train()
+
+    def draws(self) -> Iterator[Draw]:
+        """Yield what is left of the epoch, batch by batch, for `step`."""
+        return self.data.draws(self.epoch, start=self.batch)
+
+    def step(self, draw: Draw) -> Step:
+        """Train on one batch, as random as its number: all its replays, of which the last one is returned."""
+        steps = self.learner.steps
+        torch.manual_seed(seed_from(self.seed, steps, *([ranks.index()] if ranks.index() else [])))
+        for _ in range(self.method.traits().replays):
+            step = self._step(self.method.phase(self.epoch, self.learner.steps), draw)
+        self.batch += 1
+        return step
+
+    def end_epoch(self) -> None:
+        """Go on to the next one."""
+        self.epoch, self.batch = self.epoch + 1, 0
+
+    def _step(self, phase: Phase, draw: Draw) -> Step:
+        live = partial(self._live, phase)
+        return self.replayer.take(phase, draw, live) if self.replayer else live(draw)
+
+    def _live(self, phase: Phase, draw: Draw) -> Step:
+        return train_step(self.method, self.learner, self.data.show(draw), phase)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next step depends on, as it is: later steps change the tensors."""
+        return {
+            "learner": self.learner.state_dict(),
+            "method": self.method.state_dict(),
+            "epoch": self.epoch,
+            "batch": self.batch,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave, whose tensors may become this session's; raises BadInput for another method's."""
+        self.method.load_state_dict(state["method"])
+        self.learner.load_state_dict(state["learner"])
+        self.epoch, self.batch = state["epoch"], state["batch"]
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return a copy of the state, on the device, that later steps leave alone."""
+        return deepcopy(self.state_dict())
+
+    def rollback(self, snapshot: dict[str, Any]) -> None:
+        """Go back to a snapshot, as often as needed."""
+        self.load_state_dict(deepcopy(snapshot))
+
+    def _task(self, held_out: int, *, compact: bool) -> Task:
+        data, optimisation = self.data, self.learner.optimisation
+        return Task(
+            threat=self.threat,
+            samples=data.samples,
+            shape=data.shape,
+            canvas=data.canvas,
+            classes=data.classes,
+            batch_size=data.batch_size,
+            epochs=optimisation.epochs,
+            device=self.device,
+            seed=self.seed,
+            compact=compact,
+            optimizer=optimisation.optimizer,
+            held_out=held_out,
+        )
