@@ -105,7 +105,7 @@ BAD_INPUT = {
     "missing file": (["train", "missing.yaml"], "There is no file missing.yaml"),
     "option": (["train", "digits/standard", "--optimisation.epoch", "3"], "did you mean '--optimisation.epochs'?"),
     "method": (["train", "digits/standard", "--method", "TRADSE"], "did you mean 'TRADES'?"),
-    "key of a method": (["train", "digits/trades", "--method.beat", "4"], "did you mean 'beta'?"),
+    "key of a method": (["train", "digits/trades", "--method.beat", "4"], "did you mean '--method.beta'?"),
     "eps": (["train", "digits/standard", "--threat.eps", "8"], "did you mean 8/255?"),
     "negative beta": (["train", "digits/trades", "--method.beta", "-1"], "needs beta >= 0, not -1"),
     "zero start": (["train", "digits/trades", "--method.attack.start", "zero"], "KL has no gradient"),

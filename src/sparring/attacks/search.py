@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -132,14 +132,10 @@ def _scaled_gradient(network: Callable[[Tensor], Tensor], x: Tensor, objective: 
     return gradient * spread(size, x), logits.detach()
 
 
-_LANES: type[Lanes] = Lanes
-
-
 class Search(ABC):
     """An iterative attack that treats images separately."""
 
-    # What `open` returns. Not annotated, or jsonargparse gives up checking the fields of dataclasses that inherit it.
-    lanes = _LANES
+    lanes: ClassVar[type[Lanes]] = Lanes  # what `open` returns
 
     @property
     @abstractmethod
