@@ -88,10 +88,10 @@ def test_recipes_can_be_listed_shown_and_copied(capsys, tmp_path) -> None:
     assert "digits/fgsm-mep" in out
     assert "cifar10" not in out
     _, shown, _ = sparring(capsys, "recipes", "show", "cifar10/fgsm-rs")
-    assert shown == recipes.path("cifar10/fgsm-rs").read_text()
+    assert shown == recipes.text("cifar10/fgsm-rs")
     target = tmp_path / "mine.yaml"
     sparring(capsys, "recipes", "copy", "digits/standard", target)
-    assert target.read_text() == recipes.path("digits/standard").read_text()
+    assert target.read_text() == recipes.text("digits/standard")
     assert cli.main(["train", str(target), "--run", str(tmp_path / "run"), *QUICK]) == 0
     status, _, err = sparring(capsys, "recipes", "copy", "digits/standard", target)
     assert status == 2

@@ -1,0 +1,103 @@
+"""Layers of settings in YAML: read with the origin of every value, laid one over another, written with the origins.
+
+A layer is sections, numbers, words, and lists in brackets: no other YAML is needed, and none is understood.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value as it is written, such as `8/255`, and where it comes from, such as `paper` or `ours: not tuned`."""
+
+    text: str
+    origin: str
+
+
+Layer = dict[str, Any]  # of sections, which are layers, and Values
+
+
+def read(text: str, origin: str) -> Layer:
+    """Return the layer in a YAML text.
+
+    The comment behind a value is its origin, and one behind a section, or behind its key, that of all values inside
+    that have none of their own; `origin` is that of the rest.
+    """
+    return _section(yaml.compose(text, yaml.SafeLoader), text, origin)
+
+
+def _section(node: Any, text: str, origin: str) -> Layer:
+    layer: Layer = {}
+    for key, value in node.value:
+        is_section = isinstance(value, yaml.MappingNode)
+        end = (key if is_section and not value.flow_style else value).end_mark.index
+        comment = re.match(r":? +# (.+)", text[end:])
+        inside = comment[1] if comment else origin
+        written = " ".join(text[value.start_mark.index : value.end_mark.index].split())
+        layer[key.value] = _section(value, text, inside) if is_section else Value(written, inside)
+    return layer
+
+
+def over(base: Layer, layer: Layer) -> Layer:
+    """Return `base` changed by `layer`: sections key by key, values and lists whole.
+
+    A section that names another `class_path` replaces the one below it whole, whose `init_args` are another class's.
+    """
+    if len({section["class_path"].text for section in (base, layer) if "class_path" in section}) == 2:
+        return layer
+    merged = dict(base)
+    for key, new in layer.items():
+        old = merged.get(key)
+        merged[key] = over(old, new) if isinstance(old, dict) and isinstance(new, dict) else new
+    return merged
+
+
+_MULTIPLE = r"(?:(\d+) )?\beps\b(?:/(\d+))?"  # eps, eps/4, 5 eps/4
+
+
+def with_radius(layer: Layer, eps: str) -> Layer:
+    """Return the layer with numbers for multiples of the radius, such as `5 eps/4`, in the radius's own notation."""
+
+    def number(multiple: re.Match[str]) -> str:
+        return _times(Fraction(int(multiple[1] or 1), int(multiple[2] or 1)), eps)
+
+    def value(old: Value) -> Value:
+        origin = f"{old.origin} ({old.text})" if re.fullmatch(_MULTIPLE, old.text) else old.origin
+        return Value(re.sub(_MULTIPLE, number, old.text), origin)
+
+    return {key: with_radius(old, eps) if isinstance(old, dict) else value(old) for key, old in layer.items()}
+
+
+def _times(factor: Fraction, eps: str) -> str:
+    """The multiple of a radius, exactly: a quarter of 8/255 is 2/255, of 0.2 it is 0.05, of 1/255 it is 1/1020."""
+    numerator, _, denominator = eps.partition("/")
+    scaled = factor * Fraction(numerator)
+    if denominator and scaled.denominator == 1:
+        return f"{scaled}/{denominator}"
+    exact = scaled / int(denominator or 1)
+    decimal = repr(float(exact))
+    return decimal if Fraction(decimal) == exact else str(exact)
+
+
+_COLUMN, _WIDTH = 43, 110  # where the origins stand; where long lists are broken
+
+
+def write(layer: Layer, indent: str = "") -> Iterator[str]:
+    """Yield the lines of a layer in YAML, every value's origin behind it: `read` turns them into the same layer."""
+    for key, value in layer.items():
+        if isinstance(value, dict):
+            yield f"{indent}{key}:"
+            yield from write(value, indent + "  ")
+        else:
+            *first, last = textwrap.wrap(f"{indent}{key}: {value.text}", _WIDTH, subsequent_indent=indent + "  ")
+            yield from first
+            yield f"{last:{_COLUMN}}  # {value.origin}"
