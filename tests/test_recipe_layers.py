@@ -114,7 +114,7 @@ def test_a_recipe_says_what_it_is_and_where_its_values_come_from(name: str) -> N
     comments = [line for line in lines if line.startswith("#")]
     assert lines[0] == f"# {recipes.title(name)}"
     assert len(comments) <= 6
-    assert all(len(line) <= 130 for line in lines)
+    assert all(len(line) <= 125 for line in lines)
     assert "{" not in "".join(comments)
     layer = layers.read(recipes.text(name), "")
     assert list(layers.write(layer)) == lines[len(comments) :]

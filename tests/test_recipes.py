@@ -268,6 +268,13 @@ def test_the_smoothed_control_is_pgd_at_with_las_at_s_smoothing() -> None:
     assert replace(control, method=replace(control.method, smoothing=0.0)) == plain
 
 
+@pytest.mark.parametrize("data", DATA_SETS)
+def test_las_madry_at_is_las_at_in_the_protocol_of_madry_at(data: str) -> None:
+    assert load(f"{data}/las-madry-at") == replace(
+        load(f"{data}/las-at"), optimisation=load(f"{data}/madry-at").optimisation
+    )
+
+
 @pytest.mark.parametrize("method", ["fgsm-sdi", "las-at", "las-trades", "las-awp"])
 def test_learned_methods_train_on_digits(method: str, tmp_path: Path) -> None:
     few = ["--data.limit", "200", "--data.test_limit", "20"]
