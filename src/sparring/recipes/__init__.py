@@ -67,7 +67,7 @@ def copy(name: str, target: Path) -> None:
 
 @cache
 def _uppermost() -> dict[str, tuple[Path, str]]:
-    """Of every recipe its uppermost layer and the recipe below it, which is `cifar10/` where that is the protocol."""
+    """Return of every recipe its uppermost layer and the recipe below it: `cifar10/` where that is the protocol."""
     data_sets = [file.stem for file in _FOLDER.glob("protocols/*.yaml")]
     found = {}
     for file in (file for folder in ("methods", "released", "ours") for file in (_FOLDER / folder).glob("*.yaml")):
@@ -79,7 +79,7 @@ def _uppermost() -> dict[str, tuple[Path, str]]:
 
 
 def _stack(name: str) -> list[Path]:
-    """The layers of a recipe, the data set's protocol first."""
+    """Return the files of a recipe's layers, the data set's protocol first."""
     if name not in _uppermost():
         raise unknown("recipe", name, names())
     file, below = _uppermost()[name]
@@ -88,15 +88,15 @@ def _stack(name: str) -> list[Path]:
 
 
 def _layer(file: Path, data: str) -> Layer:
-    """What a file says of one data set."""
+    """Return what a file says of one data set."""
     written = layers.read(file.read_text(encoding="utf-8"), _ORIGINS.get(file.parent.name, ""))
     everywhere = {key: part for key, part in written.items() if key != "base" and not key.startswith("on ")}
-    here = [part for key, part in written.items() if data in re.split("on |, ", key)[1:]]
+    here = [part for key, part in written.items() if key.startswith("on ") and data in key[3:].split(", ")]
     return reduce(layers.over, here, everywhere)
 
 
 def _header(name: str) -> list[str]:
-    """The comments above a recipe: the protocol's are left out where a layer of released code, or of ours, changes it."""
+    """Return the comments above a recipe, the protocol's among them unless released code, or we, change it."""
     protocol, *_, file = _stack(name)
     data, *of_data = _comments(protocol)
     what, *of_method = _comments(file)

@@ -78,7 +78,7 @@ def with_radius(layer: Layer, eps: str) -> Layer:
 
 
 def _times(factor: Fraction, eps: str) -> str:
-    """The multiple of a radius, exactly: a quarter of 8/255 is 2/255, of 0.2 it is 0.05, of 1/255 it is 1/1020."""
+    """Return the multiple of a radius, exactly: a quarter of 8/255 is 2/255, of 0.2 it is 0.05, of 1/255 it is 1/1020."""
     numerator, _, denominator = eps.partition("/")
     scaled = factor * Fraction(numerator)
     if denominator and scaled.denominator == 1:
