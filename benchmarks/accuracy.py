@@ -190,7 +190,7 @@ def accuracies(
     folder: Path, epoch: Literal["best", "last"], images: Images, threat: sparring.Threat, attacks: Sequence[str]
 ) -> dict[str, float]:
     """Of the network after this epoch of the run."""
-    evaluation = sparring.evaluate(sparring.load(folder, epoch), images, threat, attacks)
+    evaluation = sparring.evaluate(sparring.load(folder, epoch), images, threat, attacks, doctor=False)
     return {attack: round(evaluation.accuracy(attack), 4) for attack in attacks}
 
 

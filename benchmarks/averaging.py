@@ -42,7 +42,7 @@ def run(seed: int, options: argparse.Namespace) -> dict[str, Any]:
     tested, threat = bench.splits.test, bench.experiment.threat
     accuracies = {}
     for name, network in networks.items():
-        evaluation = sparring.evaluate(network.eval(), tested, threat, ATTACKS)
+        evaluation = sparring.evaluate(network.eval(), tested, threat, ATTACKS, doctor=False)
         accuracies[name] = {attack: round(evaluation.accuracy(attack), 4) for attack in ATTACKS}
     return {"seed": seed, "accuracies": accuracies}
 

@@ -34,7 +34,7 @@ from evaluation_tables import OURS, REFERENCE, markdown, read, renew
 from parity import Answer, Effort, Question, alone, noted, ours, theirs
 from sparring.environment import environment
 from sparring.errors import BadInput
-from sparring.evaluation import Examination
+from sparring.evaluation import Evaluator
 from sparring.files import replacing
 from sparring.threat import Ratio
 from steps import exit_with
@@ -122,8 +122,8 @@ def compared(question: Question, options: argparse.Namespace) -> dict[str, Any]:
 
 def under_pgd(question: Question) -> float:
     """The accuracy under our PGD-20: who is robust to it and not to AutoAttack hides his gradients."""
-    examination = Examination(question.model, question.images, question.threat, question.batch_size, question.device)
-    return examination.run(["pgd-20"]).accuracy("pgd-20")
+    evaluator = Evaluator(question.model, question.images, question.threat, question.batch_size, question.device)
+    return evaluator.run(["pgd-20"]).accuracy("pgd-20")
 
 
 def others(options: argparse.Namespace) -> None:

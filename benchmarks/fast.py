@@ -171,7 +171,8 @@ def measure(setting: Setting, options: argparse.Namespace) -> dict[str, Any] | N
         "test_images": len(tested),
     }
     for name in NETWORKS:
-        evaluation = sparring.evaluate(network(folder, name), tested, experiment.threat, options.attacks)
+        model = network(folder, name)
+        evaluation = sparring.evaluate(model, tested, experiment.threat, options.attacks, doctor=False)
         result[name] = {attack: round(evaluation.accuracy(attack), 4) for attack in options.attacks}
     with replacing(found) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n")

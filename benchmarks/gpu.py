@@ -208,7 +208,7 @@ def _whole(
         tested = sparring.data.load(experiment.data).test
         tested = tested.subset(torch.arange(min(size.tested, len(tested))))
         attacks = ["clean", "pgd-50", "aa"] if device == "cuda" else ["clean", "pgd-20"]
-        evaluation = sparring.evaluate(model, tested, experiment.threat, attacks)
+        evaluation = sparring.evaluate(model, tested, experiment.threat, attacks, doctor=False)
         return {
             "recipe": f"cifar10/{name}",
             "seed": seed,

@@ -15,7 +15,7 @@ from torch import Tensor
 from parity import Question
 from sparring.attacks import PGD
 from sparring.errors import BadInput
-from sparring.evaluation import Examination
+from sparring.evaluation import Evaluator
 
 STEPS = 50
 Side = Callable[[Question], float]  # the accuracy that is left
@@ -23,8 +23,8 @@ Fools = Callable[[Tensor, Tensor], Tensor]  # images (B, C, H, W) and labels (B,
 
 
 def ours(question: Question) -> float:
-    """An examination by PGD-50."""
-    examination = Examination(
+    """An evaluation by PGD-50."""
+    evaluator = Evaluator(
         question.model,
         question.images,
         question.threat,
@@ -33,7 +33,7 @@ def ours(question: Question) -> float:
         question.seed,
         "exact",
     )
-    return examination.under([PGD(STEPS)]).accuracy("1")
+    return evaluator.under([PGD(STEPS)]).accuracy("1")
 
 
 def by_foolbox(question: Question) -> float:

@@ -85,7 +85,7 @@ def measure(setting: Setting, options: argparse.Namespace) -> dict[str, Any]:
     model = sparring.load(folder, "last").to(device)
     splits = sparring.data.load(experiment.data)
     tested = splits.test.subset(torch.arange(min(options.test_images, len(splits.test))))
-    evaluation = sparring.evaluate(model, tested, experiment.threat, options.attacks, device=device)
+    evaluation = sparring.evaluate(model, tested, experiment.threat, options.attacks, device=device, doctor=False)
     result = {
         "method": setting.method,
         "eps": f"{setting.eps}/255",

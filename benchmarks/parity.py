@@ -24,7 +24,7 @@ from sparring.attacks import Attack, Search
 from sparring.attacks.autoattack import AutoAttack
 from sparring.attacks.square import Square
 from sparring.data import Batch, Images, batches
-from sparring.evaluation import Examination, Precision, Stage
+from sparring.evaluation import Evaluator, Precision, Stage
 from sparring.evaluation.network import full_precision
 from sparring.threat import Threat
 
@@ -103,7 +103,7 @@ class Standard(Attack):
 
 def ours(question: Question, precision: Precision) -> Answer:
     """Our AutoAttack; its seconds are those of everything, from the clean images to the last stage."""
-    examination = Examination(
+    evaluator = Evaluator(
         question.model,
         question.images,
         question.threat,
@@ -114,7 +114,7 @@ def ours(question: Question, precision: Precision) -> Answer:
         keep=True,
     )
     began = time.perf_counter()
-    clean, attacked = examination.under([Standard(question.effort)]).outcomes
+    clean, attacked = evaluator.under([Standard(question.effort)]).outcomes
     seconds = time.perf_counter() - began
     assert attacked.images is not None
     return Answer(clean.correct, attacked.stages, attacked.images, seconds)

@@ -12,7 +12,7 @@ import torch
 import sparring
 from command import status
 from sparring.data import Batch, Images, Resident, Splits, batches, load
-from sparring.evaluation import Examination
+from sparring.evaluation import Evaluator
 from sparring.learner import Learner
 from sparring.methods import Method, Task
 from sparring.models import create
@@ -99,8 +99,8 @@ class Bench:
 
     def accuracies(self, attacks: tuple[str, ...]) -> dict[str, float]:
         """On the test images."""
-        examination = Examination(self.learner.judged, self.splits.test, self.experiment.threat, 256, "cpu", 0)
-        evaluation = examination.run(attacks)
+        evaluator = Evaluator(self.learner.judged, self.splits.test, self.experiment.threat, 256, "cpu", 0)
+        evaluation = evaluator.run(attacks)
         return {attack: round(evaluation.accuracy(attack), 4) for attack in attacks}
 
 

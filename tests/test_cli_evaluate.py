@@ -187,7 +187,7 @@ def test_an_evaluation_that_was_killed_goes_on(run, tmp_path) -> None:
     command = [
         sys.executable,
         "-c",
-        "import sparring.evaluation.course as c; c.Bookmark.__init__.__defaults__ = (0.0,)\n"
+        "import sparring.evaluation.progress as p; p.Checkpoint.__init__.__defaults__ = (0.0,)\n"
         "import sys; from sparring.cli import main; sys.exit(main())",
     ]
     command += ["evaluate", str(run), "--attacks", "clean,aa-fast", "--samples", "30", "--output", str(output)]

@@ -1,4 +1,4 @@
-"""What a program uses besides `train`: recipes by name, trained networks by path, and evaluations of any network."""
+"""What a program uses besides `train` and `evaluate`: recipes by name, trained networks by path, RobustBench's call."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ import torch
 from torch import nn
 
 from sparring import configuration, models, recipes
-from sparring.attacks import named as attack_named
-from sparring.data import Data, Images, Splits
+from sparring.data import Data, Splits
 from sparring.data import load as load_data
 from sparring.errors import BadInput
-from sparring.evaluation import CLEAN, Evaluation, Examination, Precision, check_fit, roomy
-from sparring.evaluation.robustness import Tick, silent
+from sparring.evaluation import CLEAN, evaluate
 from sparring.experiment import Experiment
 from sparring.results.robustbench import entry, write_entry
 from sparring.threat import Ratio, Threat
@@ -54,42 +52,6 @@ def pretrained(name: str, splits: Splits) -> nn.Module:
     return models.create(name, len(splits.classes), channels=channels, size=size, pretrained=True).eval()
 
 
-def evaluate(
-    model: nn.Module,
-    data: Data | Splits | Images,
-    threat: Threat,
-    attacks: Sequence[str] = ("clean", "fgsm", "pgd-20"),
-    *,
-    batch_size: int | None = None,
-    device: torch.device | str = "cpu",
-    seed: int = 0,
-    precision: Precision = "exact",
-    keep: bool = False,
-    bookmark: Path | None = None,
-    tick: Tick = silent,
-) -> Evaluation:
-    """Accuracy on test images, clean and under attack; see `sparring.evaluation.Examination`.
-
-    `model` returns logits of images in [0, 1] and is on `device`; `data` may be a configuration, loaded splits, of which
-    the test images are used, or images. `batch_size` None chooses one that fits. With `keep` the outcomes hold the
-    adversarial images. `bookmark` is a file beside which the course is kept, so that the same call goes on where it was
-    stopped. Raises BadInput for a model and images that do not belong together.
-    """
-    check_attacks(attacks)
-    splits = load_data(data) if isinstance(data, Data) else data
-    images = splits.test if isinstance(splits, Splits) else splits
-    classes, name = (len(splits.classes), splits.name) if isinstance(splits, Splits) else (None, "the data")
-    check_fit(model, images, classes, name, device)
-    size = batch_size if batch_size is not None else roomy(model, images, device)
-    examination = Examination(model, images, threat, size, device, seed, precision, keep)
-    if bookmark is None:
-        return examination.run(attacks, tick)
-    course = examination.bookmark(bookmark, attacks)
-    evaluation = examination.run(attacks, tick, course)
-    course.remove()
-    return evaluation
-
-
 def benchmark(
     model: nn.Module,
     n_examples: int = 10_000,
@@ -103,8 +65,9 @@ def benchmark(
     device: torch.device | str = "cpu",
     batch_size: int | None = None,
     seed: int = 0,
+    doctor: bool = True,
 ) -> tuple[float, float]:
-    """Clean accuracy and accuracy under AutoAttack on the first test images, as fractions: the call of RobustBench.
+    """Return clean accuracy and accuracy under AutoAttack on the first test images, as fractions: the call of RobustBench.
 
     `data_dir` holds the data set as in `Data.path`; None loads it from the hub. With `to_disk` the figures are written
     to model_info/<dataset>/<threat_model>/<model_name>.json in RobustBench's format; what the file says besides is kept.
@@ -116,16 +79,9 @@ def benchmark(
     first = splits.test.subset(torch.arange(min(n_examples, len(splits.test))))
     splits = replace(splits, test=first)
     threat = Threat(threat_model, Ratio(eps))
-    found = evaluate(model, splits, threat, (CLEAN, "aa"), batch_size=batch_size, device=device, seed=seed)
+    found = evaluate(
+        model, splits, threat, (CLEAN, "aa"), batch_size=batch_size, device=device, seed=seed, doctor=doctor
+    )
     if to_disk and model_name:
         write_entry(entry(found, splits, threat), model_name, threat_model, Path("model_info"))
     return found.accuracy(CLEAN), found.accuracy("aa")
-
-
-def check_attacks(attacks: Sequence[str]) -> None:
-    """Raises BadInput for the first name that is neither clean nor an attack, and if there is none at all."""
-    if not attacks:
-        raise BadInput("No attack was named: write, for example, --attacks clean,pgd-20.")
-    for name in attacks:
-        if name != CLEAN:
-            attack_named(name)

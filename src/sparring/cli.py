@@ -18,23 +18,11 @@ from sparring import api, configuration, ranks, recipes
 from sparring.data import Data, Splits
 from sparring.data import load as load_data
 from sparring.errors import BadInput, unknown
-from sparring.evaluation import (
-    Evaluation,
-    Examination,
-    Subject,
-    check_fit,
-    pays_16_bits,
-    record,
-    roomy,
-    save_examples,
-    write,
-)
-from sparring.evaluation.course import Bookmark
+from sparring.evaluation import ModelSource, evaluate, name_of, with_names
 from sparring.evaluation.doctor import Finding, diagnose
-from sparring.evaluation.masking import accuracies_of, probe_masking, suspicions
+from sparring.evaluation.masking import probe_masking
 from sparring.experiment import Experiment, train
 from sparring.files import check_writable
-from sparring.models import Normalised
 from sparring.results.tables import evaluation_table, recipe_table
 from sparring.threat import Threat
 from sparring.training import Interrupted, Run
@@ -78,47 +66,43 @@ def _train(chosen: argparse.Namespace, overrides: list[str]) -> None:
 
 def _evaluate(chosen: argparse.Namespace, overrides: list[str]) -> None:
     attacks = [name.strip() for name in chosen.attacks.split(",") if name.strip()]
-    api.check_attacks(attacks)
     output = Path(chosen.output) if chosen.output else _record_path(chosen.subject)
+    with_names(attacks)  # these are said at once; the network and the data may take a while
     for path in (output, *([Path(chosen.examples)] if chosen.examples else [])):
         check_writable(path)
     with ranks.joined(chosen.device) as device:
         model, splits, threat = _subject(chosen, overrides, device)
-        check_fit(model, splits.test, len(splits.classes), splits.name, device)
-        findings = [] if chosen.no_doctor else _examined_first(model, splits, threat, device, chosen.seed)
-        size = chosen.batch_size if chosen.batch_size is not None else roomy(model, splits.test, device)
-        keep = chosen.examples is not None
-        examination = Examination(model, splits.test, threat, size, device, chosen.seed, chosen.precision, keep)
-        if chosen.precision == "search16" and not pays_16_bits(device):
-            _OUT.print("This processor has no instructions for bf16: --precision exact would be faster.")
-        bookmark = examination.bookmark(output, attacks)
-        evaluation = _run(examination, attacks, bookmark)
-        if ranks.index() > 0:
-            bookmark.remove()
-            return
-        findings += suspicions(accuracies_of(evaluation), len(splits.test))
-        subject = Subject(_name_of(model), chosen.subject, chosen.checkpoint if Path(chosen.subject).is_dir() else "")
-        content = record(subject, splits, examination, evaluation, findings)
-    _OUT.print(evaluation_table(evaluation, threat, splits.name))
-    _print_findings(findings)
-    if chosen.examples:
-        save_examples(evaluation, splits.test, Path(chosen.examples))
-        _OUT.print(f"Adversarial images: {chosen.examples}", soft_wrap=True, highlight=False)
-    write(content, output)
-    bookmark.remove()
-    _OUT.print(f"Record: {output}", soft_wrap=True, highlight=False)
+        first = ranks.index() == 0
+        with EvaluationProgress(Console(stderr=True, quiet=not first)) as progress:
+            try:
+                evaluation = evaluate(
+                    model,
+                    splits,
+                    threat,
+                    attacks,
+                    batch_size=chosen.batch_size,
+                    device=device,
+                    seed=chosen.seed,
+                    precision=chosen.precision,
+                    doctor=not chosen.no_doctor,
+                    output=output,
+                    examples=chosen.examples,
+                    source=_source(model, chosen),
+                    progress=progress.tick,
+                    note=_OUT.print if first else lambda text: None,
+                )
+            except KeyboardInterrupt as stop:
+                raise Interrupted("Stopped: the same command goes on from half a minute ago at most.") from stop
+    if first:
+        _OUT.print(evaluation_table(evaluation, threat, splits.name))
+        _print_findings(evaluation.findings)
+        if chosen.examples:
+            _OUT.print(f"Adversarial images: {chosen.examples}", soft_wrap=True, highlight=False)
+        _OUT.print(f"Record: {output}", soft_wrap=True, highlight=False)
 
 
-def _run(examination: Examination, attacks: Sequence[str], bookmark: Bookmark) -> Evaluation:
-    """The evaluation, followed on the terminal by one of the processes; it goes on where an earlier one was stopped."""
-    first = ranks.index() == 0
-    if first and bookmark.path.exists():
-        _OUT.print("Going on with the evaluation that was stopped.")
-    with EvaluationProgress(Console(stderr=True, quiet=not first)) as progress:
-        try:
-            return examination.run(attacks, progress.tick, bookmark)
-        except KeyboardInterrupt as stop:
-            raise Interrupted("Stopped: the same command goes on from half a minute ago at most.") from stop
+def _source(model: nn.Module, chosen: argparse.Namespace) -> ModelSource:
+    return ModelSource(name_of(model), chosen.subject, chosen.checkpoint if Path(chosen.subject).is_dir() else "")
 
 
 def _subject(chosen: argparse.Namespace, overrides: list[str], device: str) -> tuple[nn.Module, Splits, Threat]:
@@ -131,17 +115,6 @@ def _subject(chosen: argparse.Namespace, overrides: list[str], device: str) -> t
     splits = load_data(question.data)
     model = (model if model is not None else api.pretrained(chosen.subject, splits)).to(device)
     return model, splits, question.threat
-
-
-def _examined_first(model: nn.Module, splits: Splits, threat: Threat, device: str, seed: int) -> list[Finding]:
-    """What the doctor says before the work begins; BadInput where it would be in vain."""
-    findings = diagnose(model, splits.test, threat, classes=len(splits.classes), device=device, seed=seed)
-    for finding in findings:
-        if finding.severity == "error":
-            raise BadInput(
-                f"{finding.seen} {finding.advice} (sparring doctor says more; --no-doctor goes on regardless.)"
-            )
-    return findings
 
 
 def _doctor(chosen: argparse.Namespace, overrides: list[str]) -> int:
@@ -161,10 +134,6 @@ _STATUS = {"note": 0, "warning": 1, "error": 3}
 def _print_findings(findings: Sequence[Finding]) -> None:
     for finding in findings:
         _OUT.print(f"{finding}\n", soft_wrap=True, highlight=False, markup=False)
-
-
-def _name_of(model: nn.Module) -> str:
-    return type(model.network if isinstance(model, Normalised) else model).__name__
 
 
 def _known_of(subject: Path, overrides: Sequence[str]) -> str | None:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sparring import api
 from sparring.data import load
-from sparring.evaluation import Evaluation
+from sparring.evaluation import Evaluation, evaluate
 from sparring.experiment import train
 from sparring.results.figures import robust_curves
 from sparring.results.tables import comparison_table
@@ -46,7 +46,7 @@ def demo(folder: Path, console: Console) -> None:
         experiment = api.recipe(f"digits/{recipe}")
         run = train(experiment, folder / recipe, resume=True)
         splits = load(experiment.data)
-        evaluation = api.evaluate(api.load(run.folder), splits, experiment.threat, ATTACKS)
+        evaluation = evaluate(api.load(run.folder), splits, experiment.threat, ATTACKS, doctor=False)
         contenders[name] = Contender(run, evaluation)
     title = f"{splits.name}: {len(splits.test)} test images, {experiment.threat.norm} eps {experiment.threat.eps}"
     seconds = {name: contender.seconds for name, contender in contenders.items()}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sparring import api
 from sparring.data import Images
 from sparring.errors import BadInput
-from sparring.evaluation import Examination, check_fit
+from sparring.evaluation import Evaluator, check_fit
 from sparring.threat import Threat
 
 
@@ -65,7 +65,7 @@ def test_no_images_are_refused() -> None:
     with pytest.raises(BadInput, match="mine has no images"):
         check_fit(Says(fails), images(()), 3, "mine", "cpu")
     with pytest.raises(BadInput, match="no images to evaluate on"):
-        Examination(Says(fails), images(()), Threat())
+        Evaluator(Says(fails), images(()), Threat())
 
 
 def test_a_model_that_fits_is_left_as_it_was() -> None:
@@ -83,4 +83,4 @@ def test_nan_that_comes_only_with_some_images_is_refused_when_it_comes() -> None
     bright = images()
     bright.pixels[2] = 255
     with pytest.raises(BadInput, match="NaN logits on clean images"):
-        api.evaluate(Says(answer), bright, Threat(), ["clean", "fgsm"])
+        api.evaluate(Says(answer), bright, Threat(), ["clean", "fgsm"], doctor=False)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sparring.attacks import PGD
 from sparring.data import Images
 from sparring.errors import BadInput
-from sparring.evaluation import Evaluation, Outcome, Stage
+from sparring.evaluation import Outcome, Outcomes, Stage
 from sparring.evaluation.doctor import Finding
 from sparring.evaluation.masking import accuracies_of, probe_masking, suspicions
 from sparring.models import Normalised
@@ -135,7 +135,7 @@ def test_the_figures_of_an_evaluation_are_those_of_its_attacks_and_of_their_sear
         Stage("aa", "apgd-ce", left(1, 2, 3), 0.0, 0, 0),
         Stage("aa", "square", left(1), 0.0, 0, 0),
     )
-    evaluation = Evaluation(
+    evaluation = Outcomes(
         (
             Outcome("clean", left(1, 2, 3, 4), 0.0, {}),
             Outcome("pgd-20", left(1, 2, 3), 0.0, {}, (Stage("pgd-20", "", left(1, 2, 3), 0.0, 0, 0),)),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparring.evaluation.network import full_precision, low_precision, quickened, roomy, rows_within
+from sparring.evaluation.network import auto_batch_size, full_precision, low_precision, optimised_copy, rows_within
 from sparring.models import create
 
 
@@ -33,7 +33,7 @@ def test_it_says_what_the_network_says(name: str) -> None:
     model = network(name, None if name.startswith("timm") else 8) if "vit" not in name else _vit()
     x = torch.rand(5, 3, 16, 16)
     before = copy.deepcopy(model.state_dict())
-    quick = quickened(model, x[:2])
+    quick = optimised_copy(model, x[:2])
     expected = copy.deepcopy(model).eval()(x).detach()
     torch.testing.assert_close(quick(x), expected, rtol=1e-4, atol=1e-4)
     x.requires_grad_()
@@ -53,7 +53,7 @@ def _vit() -> nn.Module:
 
 @pytest.mark.parametrize(("name", "left"), [("smallconv", 0), ("resnet18", 0)])
 def test_batchnorm_is_folded_where_a_convolution_comes_before_it(name: str, left: int) -> None:
-    quick = quickened(network(name), torch.rand(2, 3, 16, 16))
+    quick = optimised_copy(network(name), torch.rand(2, 3, 16, 16))
     assert sum(isinstance(module, nn.BatchNorm2d) for module in quick.modules()) == left
 
 
@@ -77,7 +77,7 @@ def test_parts_of_a_network_that_cannot_be_traced_are_folded() -> None:
     model = Stubborn().eval()
     model.body[1].running_mean.normal_()
     x = torch.rand(4, 3, 8, 8)
-    quick = quickened(model, x)
+    quick = optimised_copy(model, x)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in quick.modules())
     torch.testing.assert_close(quick(x), model(x), rtol=1e-4, atol=1e-5)
 
@@ -110,10 +110,10 @@ class Unlike(nn.Module):
 
 def test_what_cannot_be_copied_or_folded_is_used_as_it_is() -> None:
     model = Unlike()
-    assert quickened(model, torch.rand(2, 3, 2, 2)) is model
+    assert optimised_copy(model, torch.rand(2, 3, 2, 2)) is model
     counting = Counting().eval()
     x = torch.rand(3, 3, 6, 6)
-    torch.testing.assert_close(quickened(counting, x[:2])(x), counting(x))
+    torch.testing.assert_close(optimised_copy(counting, x[:2])(x), counting(x))
 
 
 def test_a_batch_size_is_a_power_of_two_that_fits() -> None:
@@ -127,7 +127,7 @@ def test_on_a_cpu_the_batch_size_is_fixed() -> None:
     from sparring.data import Images
 
     images = Images(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), torch.arange(3))
-    assert roomy(network("smallconv"), images, "cpu") == 256
+    assert auto_batch_size(network("smallconv"), images, "cpu") == 256
 
 
 def test_the_16_bit_types() -> None:

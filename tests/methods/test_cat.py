@@ -14,7 +14,7 @@ from sparring.attacks import PGD, Attack
 from sparring.averaging import EMA
 from sparring.data import load
 from sparring.errors import BadInput
-from sparring.evaluation.robustness import Examination
+from sparring.evaluation import Evaluator
 from sparring.experiment import train
 from sparring.learner import Optimisation
 from sparring.methods import AWP, CAT, LAS, Method, Review
@@ -180,8 +180,8 @@ def test_being_judged_leaves_the_network_as_it_was() -> None:
     reviewed(subject, Judge(0.5, 0.5, 0.5, 0.5), 4)
     assert (subject.method.level, subject.method.bn) == (2, "train")
     before = deepcopy(subject.learner.state_dict())
-    examination = Examination(subject.learner.eval_model, harness.digits(), harness.LINF)
-    subject.method.begin_epoch(1, Review(subject.learner, 0.95, lambda attacks: examination.under(attacks).worst))
+    evaluator = Evaluator(subject.learner.eval_model, harness.digits(), harness.LINF)
+    subject.method.begin_epoch(1, Review(subject.learner, 0.95, lambda attacks: evaluator.under(attacks).worst))
     assert 0 <= subject.method.record < 1
     assert harness.identical(before, subject.learner.state_dict())
 

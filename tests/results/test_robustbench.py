@@ -12,15 +12,15 @@ import sparring
 from sparring.attacks import APGD, AutoAttack
 from sparring.data import Data, load
 from sparring.errors import BadInput
-from sparring.evaluation import Evaluation, Outcome, robustness
+from sparring.evaluation import Outcome, Outcomes, naming
 from sparring.models import create
 from sparring.results.robustbench import entry, write_entry
 from sparring.threat import Threat
 
 
-def evaluation() -> Evaluation:
+def evaluation() -> Outcomes:
     flags = {"clean": [True, True, True], "aa": [True, False, False]}
-    return Evaluation(tuple(Outcome(name, torch.tensor(correct), 1.0, {}) for name, correct in flags.items()))
+    return Outcomes(tuple(Outcome(name, torch.tensor(correct), 1.0, {}) for name, correct in flags.items()))
 
 
 def test_an_entry_has_the_words_and_the_decimals_of_the_leaderboard() -> None:
@@ -29,7 +29,7 @@ def test_an_entry_has_the_words_and_the_decimals_of_the_leaderboard() -> None:
 
 
 def test_an_entry_without_autoattack_is_refused() -> None:
-    alone = Evaluation(evaluation().outcomes[:1])
+    alone = Outcomes(evaluation().outcomes[:1])
     with pytest.raises(BadInput, match="needs the attacks clean and aa: aa was not run"):
         entry(alone, load(Data()), Threat())
 
@@ -48,7 +48,7 @@ def test_what_a_file_says_besides_is_kept(tmp_path: Path) -> None:
 def test_the_call_returns_two_fractions_and_writes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(AutoAttack, "searches", lambda attack, classes: {"apgd-ce": APGD(steps=3)})
-    assert robustness.named("aa") == AutoAttack()
+    assert naming.named("aa") == AutoAttack()
     model = create("smallconv", 10, channels=1, size=8, width=4).eval()
     clean, robust = sparring.benchmark(model, 30, "digits", eps="1/10", to_disk=True, model_name="Ours2026First")
     assert 0 <= robust <= clean <= 1

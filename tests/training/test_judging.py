@@ -10,7 +10,7 @@ from torch import nn
 
 from sparring.attacks import attackable
 from sparring.data import Data, load
-from sparring.evaluation.robustness import CLEAN, Examination
+from sparring.evaluation import CLEAN, Evaluator
 from sparring.threat import Threat
 from sparring.training import Selection
 from sparring.training.cost import Operations, forward_operations
@@ -30,7 +30,7 @@ def units(model: nn.Module, threat: Threat, count: int = 20) -> float:
     with torch.no_grad():
         images = replace(images, labels=model(images.pixels / 255).argmax(1))
     with attackable(model, "eval"), Operations() as counted:
-        Examination(model, images, threat, batch_size=count).run([CLEAN, Selection().attack])
+        Evaluator(model, images, threat, batch_size=count).run([CLEAN, Selection().attack])
     return counted.total / count / forward_operations(model, (1, 8, 8))
 
 

@@ -110,7 +110,7 @@ def load(data: Data) -> Splits:
     validation = _images(pixels[held_out], labels[held_out])
     test = _images(test_pixels, (source.test or source.train).labels[test_rows])
     mean, std = _moments(train.pixels)
-    fingerprint = _fingerprint(train, validation, test)
+    fingerprint = images_fingerprint(train, validation, test)
     return Splits(train, validation, test, source.classes, data.name, fingerprint, mean, std)
 
 
@@ -248,7 +248,8 @@ def _moments(pixels: UInt8[Tensor, "N C H W"]) -> tuple[tuple[float, ...], tuple
     return tuple(means), tuple(deviations)
 
 
-def _fingerprint(*splits: Images) -> str:
+def images_fingerprint(*splits: Images) -> str:
+    """Return 16 hexadecimal digits that change with any pixel or label."""
     summary = hashlib.sha256()
     for images in splits:
         summary.update(str(tuple(images.pixels.shape)).encode())

@@ -1,23 +1,49 @@
 """Evaluation: how robust a network is, and a record of how that was found out."""
 
-from sparring.evaluation.course import Stage
+import warnings
+from typing import Any
+
+from sparring.evaluation.evaluate import Evaluation, evaluate
+from sparring.evaluation.evaluator import Evaluator
 from sparring.evaluation.fit import check_fit
-from sparring.evaluation.network import Precision, pays_16_bits, roomy
-from sparring.evaluation.record import Subject, record, save_examples, write
-from sparring.evaluation.robustness import CLEAN, Evaluation, Examination, Outcome
+from sparring.evaluation.naming import Attacks, with_names
+from sparring.evaluation.network import Precision, auto_batch_size, pays_16_bits
+from sparring.evaluation.outcome import CLEAN, Outcome, Outcomes, Stage
+from sparring.evaluation.record import ModelSource, name_of, record, save_examples, write_record
 
 __all__ = [
     "CLEAN",
+    "Attacks",
     "Evaluation",
-    "Examination",
+    "Evaluator",
+    "ModelSource",
     "Outcome",
+    "Outcomes",
     "Precision",
     "Stage",
-    "Subject",
+    "auto_batch_size",
     "check_fit",
+    "evaluate",
+    "name_of",
     "pays_16_bits",
     "record",
-    "roomy",
     "save_examples",
-    "write",
+    "with_names",
+    "write_record",
 ]
+
+_RENAMED = {
+    "Examination": "Evaluator",
+    "Subject": "ModelSource",
+    "roomy": "auto_batch_size",
+    "write": "write_record",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Return what a name of version 0.1 is called now, with a warning."""
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    new = _RENAMED[name]
+    warnings.warn(f"sparring.evaluation.{name} is called {new} now.", DeprecationWarning, stacklevel=2)
+    return globals()[new]

@@ -1,4 +1,4 @@
-"""The network as an evaluation uses it: a copy that answers faster, for searches, beside the original, which judges."""
+"""The network as an evaluation uses it: a copy that answers faster, for searches, beside the original, which verifies."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def pays_16_bits(device: torch.device | str) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def quickened(model: nn.Module, sample: Tensor) -> nn.Module:
-    """A frozen copy in evaluation mode, with BatchNorm folded into the convolutions before it and images as NHWC.
+def optimised_copy(model: nn.Module, sample: Tensor) -> nn.Module:
+    """Return a frozen copy in evaluation mode, with BatchNorm folded into the convolutions before it and images as NHWC.
 
-    `sample` are some of its images (B, C, H, W). Where the model cannot be copied or folded, less is done: the answer is
-    always a network that says what the model says.
+    `sample` are some of its images (B, C, H, W). Where the model cannot be copied or folded, less is done: what
+    is returned always answers as the model does.
     """
     try:
-        quick = copy.deepcopy(model).eval().requires_grad_(False)
+        optimised = copy.deepcopy(model).eval().requires_grad_(False)
     except (RuntimeError, TypeError):  # some modules refuse: those that hold tensors with a graph, or locks
         return model
-    fold(quick, foldable(quick, sample.shape[1:]))
-    fits = may_be_channels_last(quick, sample.device)
-    return quick.to(memory_format=torch.channels_last) if fits else quick
+    fold(optimised, foldable(optimised, sample.shape[1:]))
+    fits = may_be_channels_last(optimised, sample.device)
+    return optimised.to(memory_format=torch.channels_last) if fits else optimised
 
 
 _CPU_BATCH = 256  # larger ones are no faster there
@@ -49,8 +49,8 @@ _LARGEST, _SHARE = 4096, 0.5  # images; of the free memory, as searches remember
 _TRIAL = 16  # images
 
 
-def roomy(model: nn.Module, images: Images, device: torch.device | str) -> int:
-    """A batch size that fits: a power of two, from what the gradient of a few images takes of a GPU's memory."""
+def auto_batch_size(model: nn.Module, images: Images, device: torch.device | str) -> int:
+    """Return a batch size that fits: a power of two, from what the gradient of a few images takes of a GPU's memory."""
     device = torch.device(device)
     if device.type != "cuda":
         return _CPU_BATCH

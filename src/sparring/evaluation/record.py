@@ -10,50 +10,66 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from sparring import ranks
 from sparring.data import Images, Splits
+from sparring.data.sources import images_fingerprint
 from sparring.environment import environment
-from sparring.evaluation.course import Stage, fingerprint
 from sparring.evaluation.doctor.finding import Finding
-from sparring.evaluation.robustness import Evaluation, Examination, Outcome
+from sparring.evaluation.evaluator import Evaluator
+from sparring.evaluation.outcome import Outcome, Outcomes, Stage
+from sparring.evaluation.progress import fingerprint
 from sparring.files import replacing
+from sparring.models import Normalised
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What was evaluated."""
+class ModelSource:
+    """Where a network is from."""
 
     model: str  # the name of the network
-    weights: str  # the file, as the user gave it
-    checkpoint: str  # best or last; empty for a file
+    weights: str = ""  # the file, as the user gave it
+    checkpoint: str = ""  # best or last; empty for a file
+
+
+def name_of(model: nn.Module) -> str:
+    """Return the name of the network's class, without the normalisation around it."""
+    return type(model.network if isinstance(model, Normalised) else model).__name__
 
 
 def record(
-    subject: Subject,
-    splits: Splits,
-    examination: Examination,
-    evaluation: Evaluation,
+    source: ModelSource,
+    data: Splits | Images,
+    evaluator: Evaluator,
+    outcomes: Outcomes,
     findings: Sequence[Finding] = (),
 ) -> dict[str, Any]:
-    """The evaluation as plain values: accuracies are fractions, eps and alpha are written as given."""
-    parameter = next(examination.model.parameters(), torch.empty(0))
+    """Return the evaluation as plain values: accuracies are fractions, eps and alpha are written as given."""
+    parameter = next(evaluator.model.parameters(), torch.empty(0))
     return {
-        "subject": asdict(subject) | {"fingerprint": fingerprint(examination.model)[:16]},
-        "data": {"name": splits.name, "split": "test", "fingerprint": splits.fingerprint},
-        "threat": {"norm": examination.threat.norm, "eps": str(examination.threat.eps)},
-        "n": len(examination.images),
-        "seed": examination.seed,
-        "precision": examination.precision,
+        "subject": asdict(source) | {"fingerprint": fingerprint(evaluator.model)[:16]},
+        "data": _data(data),
+        "threat": {"norm": evaluator.threat.norm, "eps": str(evaluator.threat.eps)},
+        "n": len(evaluator.images),
+        "seed": evaluator.seed,
+        "precision": evaluator.precision,
         "dtype": str(parameter.dtype).removeprefix("torch."),
-        "batch_size": examination.batch_size,
+        "batch_size": evaluator.batch_size,
         "processes": ranks.count(),
-        "device": str(examination.device),
+        "device": str(evaluator.device),
         "environment": environment(),
-        "attacks": [_attack(outcome) for outcome in evaluation.outcomes],
-        "worst": evaluation.worst,
+        "attacks": [_attack(outcome) for outcome in outcomes.outcomes],
+        "worst": outcomes.worst,
         "findings": [asdict(finding) for finding in findings],
     }
+
+
+def _data(data: Splits | Images) -> dict[str, str | None]:
+    """Images by themselves have no name, and nobody says what split they are."""
+    if isinstance(data, Splits):
+        return {"name": data.name, "split": "test", "fingerprint": data.fingerprint}
+    return {"name": None, "split": None, "fingerprint": images_fingerprint(data)}
 
 
 def _attack(outcome: Outcome) -> dict[str, Any]:
@@ -82,13 +98,13 @@ def _stage(stage: Stage) -> dict[str, Any]:
     }
 
 
-def write(content: dict[str, Any], path: Path) -> None:
+def write_record(content: dict[str, Any], path: Path) -> None:
     """Replace the file by the record."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def save_examples(evaluation: Evaluation, images: Images, path: Path) -> None:
+def save_examples(evaluation: Outcomes, images: Images, path: Path) -> None:
     """Replace the file by the adversarial images of every attack, as float32 in [0, 1], the labels and the indices.
 
     Tensors are named images.ATTACK (N, C, H, W) and correct.ATTACK (N,); where an attack failed the last image that it

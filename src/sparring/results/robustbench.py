@@ -8,7 +8,7 @@ from typing import Any
 
 from sparring.data import Splits
 from sparring.errors import BadInput
-from sparring.evaluation import CLEAN, Evaluation
+from sparring.evaluation import CLEAN, Outcomes
 from sparring.files import replacing
 from sparring.threat import Threat
 
@@ -18,7 +18,7 @@ _FIELDS = (  # in the order of RobustBench's files
 )
 
 
-def entry(evaluation: Evaluation, splits: Splits, threat: Threat) -> dict[str, Any]:
+def entry(evaluation: Outcomes, splits: Splits, threat: Threat) -> dict[str, Any]:
     """What an evaluation by clean and aa says of a model, in RobustBench's words: percentages with two decimals.
 
     Raises BadInput if clean or aa is missing.

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from rich import box
 from rich.table import Table
 
-from sparring.evaluation import Evaluation
+from sparring.evaluation import Outcomes
 from sparring.threat import Threat
 
 
-def evaluation_table(evaluation: Evaluation, threat: Threat, data: str) -> Table:
+def evaluation_table(evaluation: Outcomes, threat: Threat, data: str) -> Table:
     """A row an attack with its settings, and the worst case over all of them."""
     count = len(evaluation.outcomes[0].correct)
     table = Table(
@@ -36,7 +36,7 @@ def _said(settings: Mapping[str, str | int]) -> list[str]:
     return [str(settings.get(name, "")) for name in ("alpha", "steps", "start", "restarts")]
 
 
-def comparison_table(title: str, evaluations: Mapping[str, Evaluation], seconds: Mapping[str, float]) -> Table:
+def comparison_table(title: str, evaluations: Mapping[str, Outcomes], seconds: Mapping[str, float]) -> Table:
     """A row a method: accuracy under each attack, and its training time."""
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("method")

@@ -19,7 +19,7 @@ from sparring import ranks
 from sparring.attacks import Attack
 from sparring.data import Augment, Images, Resident, Splits
 from sparring.errors import BadInput
-from sparring.evaluation.robustness import CLEAN, Examination
+from sparring.evaluation import CLEAN, Evaluator
 from sparring.learner import Optimisation
 from sparring.methods import Method, Review
 from sparring.models import ModelDescription
@@ -135,7 +135,7 @@ class Trainer:
 
         def accuracy(attacks: Sequence[Attack]) -> float:
             held_out = replace(self.selection, split="validation").pick(self.splits)  # never test images
-            return self._examination(held_out).under(attacks).worst
+            return self._evaluator(held_out).under(attacks).worst
 
         return Review(self.session.learner, self._history[-1]["train_accuracy"], accuracy)
 
@@ -202,12 +202,12 @@ class Trainer:
 
     def _accuracies(self, images: Images) -> tuple[float, float]:
         attack = self.selection.attack
-        evaluation = self._examination(images).run([CLEAN, attack])
+        evaluation = self._evaluator(images).run([CLEAN, attack])
         return evaluation.accuracy(CLEAN), evaluation.accuracy(attack)
 
-    def _examination(self, images: Images) -> Examination:
+    def _evaluator(self, images: Images) -> Evaluator:
         model, device = self.session.learner.eval_model, self.session.device
-        return Examination(model, images, self.threat, self.selection.batch_size, device, self.seed)
+        return Evaluator(model, images, self.threat, self.selection.batch_size, device, self.seed)
 
     def _state(self) -> dict[str, Any]:
         return self.session.state_dict() | {

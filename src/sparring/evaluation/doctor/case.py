@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sparring.attacks import attackable
 from sparring.data import Images
 from sparring.errors import BadInput
-from sparring.randomness import seed_from
+from sparring.randomness import repeatable, seed_from
 from sparring.threat import Threat
 
 FEW = 16  # images for what one image would show
@@ -109,24 +107,6 @@ def _put_back(tensor: Tensor, value: Tensor) -> None:
     if not torch.equal(tensor, value):  # a write would invalidate graphs that the caller may hold
         with torch.no_grad():
             tensor.copy_(value)
-
-
-@contextmanager
-def repeatable(seed: int, device: torch.device) -> Iterator[None]:
-    """Draws inside depend on the seed, and draws afterwards are as if there had been none: PyTorch, NumPy, Python."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.default_generator.manual_seed(seed)
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 def _fractions(pixels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from sparring.errors import BadInput
 from sparring.evaluation.doctor.finding import Finding, worst_first
-from sparring.evaluation.robustness import Evaluation
+from sparring.evaluation.outcome import Outcomes
 
 _DEVIATIONS = 2.0
 _FAR = 0.1  # AutoAttack and margins find up to 5 points more than PGD where nothing is masked
@@ -46,7 +46,7 @@ def suspicions(accuracies: Figures, n: int) -> list[Finding]:
     )
 
 
-def accuracies_of(evaluation: Evaluation) -> dict[str, float]:
+def accuracies_of(evaluation: Outcomes) -> dict[str, float]:
     """What `suspicions` takes: the accuracies of all attacks, and of the searches of attacks that have several."""
     found: dict[str, float] = {}
     for outcome in evaluation.outcomes:

@@ -1,4 +1,4 @@
-"""The course of an examination: what is done and where the present search stands, so that it survives its process."""
+"""How far an evaluation has come, kept in a file beside its record, so that it survives its process."""
 
 from __future__ import annotations
 
@@ -14,30 +14,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparring import ranks
+from sparring.evaluation.outcome import Stage
 from sparring.files import replacing
 
-
-@dataclass(frozen=True)
-class Stage:
-    """One search of an attack, finished."""
-
-    attack: str
-    name: str  # of the search; empty where the attack is a single one
-    correct: Tensor  # (N,) bool, on the CPU: correct after this search and all before it in the attack
-    seconds: float
-    forwards: int  # images that went through the network, the judge's included
-    backwards: int  # gradients to the pixels, of one image each
-    settings: dict[str, str | int] = field(default_factory=dict)  # what a record must state of the search
-
-    @property
-    def accuracy(self) -> float:
-        """The fraction of images that were still correct after this search."""
-        return int(self.correct.sum()) / len(self.correct)
+_NOTES = "course"  # the key of what is no tensor; files of earlier versions have it
 
 
 @dataclass
-class Course:
-    """How far an examination has come."""
+class Progress:
+    """How far an evaluation has come."""
 
     clean: Tensor | None = None  # (N, K), logits of the unperturbed images
     clean_seconds: float = 0.0
@@ -47,10 +32,10 @@ class Course:
     images: dict[str, Tensor] = field(default_factory=dict)  # by attack, (N, C, H, W)
 
 
-class Bookmark:
-    """Keeps a course in a file beside `path`: written after each search and, within one, every so many seconds.
+class Checkpoint:
+    """Keeps progress in a file beside `path`: written after each attack's search and, within one, every so many seconds.
 
-    The file's name contains the question's fingerprint, so that no evaluation goes on from another one's course. Each
+    The file's name contains the question's fingerprint, so that no evaluation goes on from another one's checkpoint. Each
     process has its own.
     """
 
@@ -59,16 +44,16 @@ class Bookmark:
         self.path = path.with_name(f".{path.name}.{question[:12]}{share}.partial")
         self._every, self._last = every, time.monotonic()
 
-    def read(self) -> Course:
-        """The course so far, or one at its beginning. A file that cannot be read counts as none."""
+    def read(self) -> Progress:
+        """Return the progress so far, which is none where the file cannot be read."""
         try:
             with safe_open(self.path, framework="pt") as file:
-                notes = json.loads(file.metadata()["course"])
+                notes = json.loads(file.metadata()[_NOTES])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         except (FileNotFoundError, SafetensorError):
-            return Course()
+            return Progress()
         _set_random_state(_part(tensors, "random."))
-        return Course(
+        return Progress(
             tensors["clean"],
             notes["clean_seconds"],
             [Stage(correct=tensors[f"correct.{place}"], **stage) for place, stage in enumerate(notes["stages"])],
@@ -82,9 +67,9 @@ class Bookmark:
         """Whether the last writing lies long enough behind."""
         return time.monotonic() - self._last >= self._every
 
-    def write(self, course: Course) -> None:
-        """Replaces what is on disk."""
-        assert course.clean is not None
+    def write(self, progress: Progress) -> None:
+        """Replace what is on disk."""
+        assert progress.clean is not None
         stages = [
             {
                 "attack": stage.attack,
@@ -94,29 +79,29 @@ class Bookmark:
                 "backwards": stage.backwards,
                 "settings": stage.settings,
             }
-            for stage in course.stages
+            for stage in progress.stages
         ]
-        notes = {"clean_seconds": course.clean_seconds, "stages": stages, "spent": course.spent}
-        tensors = {"clean": course.clean}
-        tensors |= {f"correct.{place}": stage.correct for place, stage in enumerate(course.stages)}
-        tensors |= {f"running.{name}": value for name, value in course.running.items()}
-        tensors |= {f"images.{name}": value for name, value in course.images.items()}
+        notes = {"clean_seconds": progress.clean_seconds, "stages": stages, "spent": progress.spent}
+        tensors = {"clean": progress.clean}
+        tensors |= {f"correct.{place}": stage.correct for place, stage in enumerate(progress.stages)}
+        tensors |= {f"running.{name}": value for name, value in progress.running.items()}
+        tensors |= {f"images.{name}": value for name, value in progress.images.items()}
         tensors |= {f"random.{name}": value for name, value in _random_state().items()}
         # A clone of each: safetensors refuses tensors that share memory, as an attempt's start and best point may.
         whole = {
             name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
         }
         with replacing(self.path) as temporary:
-            save_file(whole, temporary, metadata={"course": json.dumps(notes)})
+            save_file(whole, temporary, metadata={_NOTES: json.dumps(notes)})
         self._last = time.monotonic()
 
     def remove(self) -> None:
-        """The examination's result is safe."""
+        """Delete the file: the result is safe."""
         self.path.unlink(missing_ok=True)
 
 
 def fingerprint(model: nn.Module, *parts: str) -> str:
-    """A number, in hexadecimal, that stands for the model's structure and weights and for some texts."""
+    """Return hexadecimal digits that stand for the model's structure and weights and for some texts."""
     digest = hashlib.sha256(repr(model).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -18,8 +18,8 @@ from torch import nn
 
 from sparring.attacks import APGD, FAB, AutoAttack, Square
 from sparring.data import Data, Images, load
-from sparring.evaluation import Evaluation, Examination, robustness
-from sparring.evaluation.course import Bookmark, Course, Stage, fingerprint
+from sparring.evaluation import Evaluator, Outcomes, Stage, naming
+from sparring.evaluation.progress import Checkpoint, Progress, fingerprint
 from sparring.models import create
 from sparring.threat import Threat
 
@@ -54,32 +54,32 @@ def subject() -> tuple[nn.Module, Images]:
     return network.eval(), images
 
 
-def examination(**more) -> Examination:
+def evaluator(**more) -> Evaluator:
     model, images = subject()
-    return Examination(model, images, LINF, batch_size=16, precision="exact", keep=True, **more)
+    return Evaluator(model, images, LINF, batch_size=16, precision="exact", keep=True, **more)
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = robustness.named
-    monkeypatch.setattr(robustness, "named", lambda name: Short() if name == "aa" else known(name))
+    known = naming.named
+    monkeypatch.setattr(naming, "named", lambda name: Short() if name == "aa" else known(name))
 
 
 ATTACKS = ["clean", "pgd-3", "aa"]
 
 
 @pytest.fixture(scope="module")
-def whole() -> Evaluation:
+def whole() -> Outcomes:
     with pytest.MonkeyPatch.context() as patch:
-        known = robustness.named
-        patch.setattr(robustness, "named", lambda name: Short() if name == "aa" else known(name))
-        return examination().run(ATTACKS)
+        known = naming.named
+        patch.setattr(naming, "named", lambda name: Short() if name == "aa" else known(name))
+        return evaluator().run(ATTACKS)
 
 
-def same(found: Evaluation, expected: Evaluation) -> bool:
+def same(found: Outcomes, expected: Outcomes) -> bool:
     """Verdicts, images, and what each stage cost, but for the time."""
 
-    def said(evaluation: Evaluation) -> list[object]:
+    def said(evaluation: Outcomes) -> list[object]:
         return [
             (outcome.attack, outcome.correct.tolist(), outcome.settings, _stages(outcome.stages))
             for outcome in evaluation.outcomes
@@ -103,7 +103,7 @@ class Stopped(Exception):
 
 
 def stopping(stage: str, when: int):
-    """A tick that stops the examination at the stage's call of this number."""
+    """A progress callback that stops at the stage's call of this number."""
     calls = 0
 
     def tick(attack: str, done: float) -> None:
@@ -115,7 +115,7 @@ def stopping(stage: str, when: int):
     return tick
 
 
-def test_these_attacks_leave_some_images_in_every_stage(whole: Evaluation) -> None:
+def test_these_attacks_leave_some_images_in_every_stage(whole: Outcomes) -> None:
     accuracies = [stage.accuracy for stage in whole.outcome("aa").stages]
     assert whole.accuracy("clean") > 0.9
     assert whole.accuracy("clean") > accuracies[0] > accuracies[-1] > 0.1
@@ -124,25 +124,25 @@ def test_these_attacks_leave_some_images_in_every_stage(whole: Evaluation) -> No
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("when", [1, 2, 3])
-def test_it_goes_on_from_wherever_it_was_stopped(stage: str, when: int, whole: Evaluation, tmp_path: Path) -> None:
-    bookmark = examination().bookmark(tmp_path / "evaluation.json", ATTACKS)
-    bookmark._every = 0.0  # at every look
+def test_it_goes_on_from_wherever_it_was_stopped(stage: str, when: int, whole: Outcomes, tmp_path: Path) -> None:
+    checkpoint = evaluator().checkpoint(tmp_path / "evaluation.json", ATTACKS)
+    checkpoint._every = 0.0  # at every look
     with pytest.raises(Stopped):
-        examination().run(ATTACKS, stopping(stage, when), bookmark)
-    again = examination().bookmark(tmp_path / "evaluation.json", ATTACKS)
-    assert again.path == bookmark.path
+        evaluator().run(ATTACKS, stopping(stage, when), checkpoint)
+    again = evaluator().checkpoint(tmp_path / "evaluation.json", ATTACKS)
+    assert again.path == checkpoint.path
     torch.manual_seed(when)
     told: list[str] = []
-    assert same(examination().run(ATTACKS, lambda attack, done: told.append(attack), again), whole)
+    assert same(evaluator().run(ATTACKS, lambda attack, done: told.append(attack), again), whole)
     assert list(tmp_path.iterdir()) == [again.path]
-    assert same(examination().run(ATTACKS, lambda attack, done: pytest.fail("worked again"), again), whole)
+    assert same(evaluator().run(ATTACKS, lambda attack, done: pytest.fail("worked again"), again), whole)
     again.remove()
     assert list(tmp_path.iterdir()) == []
     assert list(dict.fromkeys(told)) == list(STAGES[STAGES.index(stage) :])  # what was done is not done again
 
 
-def test_another_question_has_another_bookmark(tmp_path: Path) -> None:
-    asked = examination()
+def test_another_question_has_another_checkpoint(tmp_path: Path) -> None:
+    asked = evaluator()
     other_images = replace(asked.images, labels=(asked.images.labels + 1) % 10)
     torch.manual_seed(5)
     other_model = create("smallconv", 10, channels=1, size=8, width=4).eval()
@@ -157,15 +157,15 @@ def test_another_question_has_another_bookmark(tmp_path: Path) -> None:
         (replace(asked, images=other_images), ATTACKS),
         (replace(asked, model=other_model), ATTACKS),
     ]
-    assert len({one.bookmark(path, attacks).path for one, attacks in questions}) == len(questions)
-    assert replace(asked, batch_size=7).bookmark(path, ATTACKS).path == asked.bookmark(path, ATTACKS).path
+    assert len({one.checkpoint(path, attacks).path for one, attacks in questions}) == len(questions)
+    assert replace(asked, batch_size=7).checkpoint(path, ATTACKS).path == asked.checkpoint(path, ATTACKS).path
 
 
-def test_a_bookmark_that_cannot_be_read_counts_as_none(tmp_path: Path, whole: Evaluation) -> None:
-    bookmark = examination().bookmark(tmp_path / "evaluation.json", ATTACKS)
-    bookmark.path.write_bytes(b"not safetensors")
-    assert bookmark.read() == Course()
-    assert same(examination().run(ATTACKS, bookmark=bookmark), whole)
+def test_a_checkpoint_that_cannot_be_read_counts_as_none(tmp_path: Path, whole: Outcomes) -> None:
+    checkpoint = evaluator().checkpoint(tmp_path / "evaluation.json", ATTACKS)
+    checkpoint.path.write_bytes(b"not safetensors")
+    assert checkpoint.read() == Progress()
+    assert same(evaluator().run(ATTACKS, checkpoint=checkpoint), whole)
 
 
 def test_a_fingerprint_changes_with_any_weight() -> None:
@@ -184,24 +184,24 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 from sparring import ranks
-from sparring.evaluation import robustness
-from tests.evaluation.test_course import ATTACKS, Short, examination
-known = robustness.named
-robustness.named = lambda name: Short() if name == "aa" else known(name)
+from sparring.evaluation import naming
+from tests.evaluation.test_progress import ATTACKS, Short, evaluator
+known = naming.named
+naming.named = lambda name: Short() if name == "aa" else known(name)
 target, stages, ports = Path(sys.argv[2]), sys.argv[3].split(","), sys.argv[4].split(",")
 
 def evaluate(kill_in):
     with ranks.joined("cpu"):
-        asked = examination()
-        bookmark = asked.bookmark(target, ATTACKS)
-        bookmark._every = 0.0
+        asked = evaluator()
+        checkpoint = asked.checkpoint(target, ATTACKS)
+        checkpoint._every = 0.0
         calls = 0
         def tick(attack, done):
             nonlocal calls
             calls += attack == kill_in
             if calls == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
-        found = asked.run(ATTACKS, tick, bookmark)
+        found = asked.run(ATTACKS, tick, checkpoint)
         said = {o.attack: [o.correct, o.images, [s.correct for s in o.stages]] for o in found.outcomes}
         torch.save(said, f"{target}.{ranks.index()}")
 
@@ -236,7 +236,7 @@ def free_ports(count: int) -> str:
         return ",".join(str(each.getsockname()[1]) for each in sockets)
 
 
-def results(path: Path, expected: Evaluation) -> bool:
+def results(path: Path, expected: Outcomes) -> bool:
     found = torch.load(path, weights_only=True)
     return all(
         torch.equal(found[outcome.attack][0], outcome.correct)
@@ -247,14 +247,14 @@ def results(path: Path, expected: Evaluation) -> bool:
     )
 
 
-def test_it_survives_being_killed_in_every_stage(tmp_path: Path, whole: Evaluation) -> None:
+def test_it_survives_being_killed_in_every_stage(tmp_path: Path, whole: Outcomes) -> None:
     process = start(tmp_path / "evaluation", STAGES[1:])
     _, complaint = process.communicate(timeout=300)
     assert process.returncode == 0, complaint.decode()
     assert results(tmp_path / "evaluation.0", whole)
 
 
-def test_two_processes_find_what_one_finds(tmp_path: Path, whole: Evaluation) -> None:
+def test_two_processes_find_what_one_finds(tmp_path: Path, whole: Outcomes) -> None:
     """Also if both are killed and go on, from different places."""
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "ports": free_ports(2)}
     processes = [
@@ -270,16 +270,16 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, whole: Evaluation) ->
 
 def test_a_record_of_what_was_done_survives_json(tmp_path: Path) -> None:
     stage = Stage("aa", "square", torch.tensor([True, False]), 1.5, 10, 20, {"queries": 5, "p": "0.8"})
-    course = Course(
+    progress = Progress(
         torch.rand(2, 3), 0.5, [stage], {"steps": torch.arange(3)}, (2.5, 7, 8), {"aa": torch.rand(2, 1, 2, 2)}
     )
-    bookmark = Bookmark(tmp_path / "evaluation.json", "0" * 64)
-    bookmark.write(course)
-    found = bookmark.read()
-    assert torch.equal(found.clean, course.clean)
-    assert found.spent == course.spent
+    checkpoint = Checkpoint(tmp_path / "evaluation.json", "0" * 64)
+    checkpoint.write(progress)
+    found = checkpoint.read()
+    assert torch.equal(found.clean, progress.clean)
+    assert found.spent == progress.spent
     assert torch.equal(found.running["steps"], torch.arange(3))
-    assert torch.equal(found.images["aa"], course.images["aa"])
+    assert torch.equal(found.images["aa"], progress.images["aa"])
     assert json.dumps([found.stages[0].settings, found.stages[0].seconds]) == json.dumps(
         [stage.settings, stage.seconds]
     )

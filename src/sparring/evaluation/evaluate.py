@@ -1,0 +1,162 @@
+"""The one way to a number that has a record: check, examine, attack, look for signs of masking, write down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparring import ranks
+from sparring.data import Data, Images, Splits
+from sparring.data import load as load_data
+from sparring.errors import BadInput
+from sparring.evaluation.doctor import Finding, diagnose
+from sparring.evaluation.evaluator import Evaluator
+from sparring.evaluation.fit import check_fit
+from sparring.evaluation.masking import accuracies_of, suspicions
+from sparring.evaluation.naming import Attacks, with_names
+from sparring.evaluation.network import Precision, auto_batch_size, pays_16_bits
+from sparring.evaluation.outcome import OnProgress, Outcomes, silent
+from sparring.evaluation.progress import Checkpoint
+from sparring.evaluation.record import ModelSource, name_of, record, save_examples, write_record
+from sparring.files import check_writable
+from sparring.threat import Threat
+
+_REGARDLESS = "(sparring doctor says more; --no-doctor, in Python doctor=False, goes on regardless.)"
+
+
+@dataclass(frozen=True)
+class Evaluation(Outcomes):
+    """The results of several attacks on the same images, and how they were obtained.
+
+    Args:
+        outcomes: one for each attack.
+        record: all that is needed to obtain the figures again, as plain values.
+        findings: what the doctor said before and what is suspicious about the figures, errors first in each part.
+    """
+
+    record: dict[str, Any]
+    findings: tuple[Finding, ...]
+
+    def save(self, path: str | Path) -> None:
+        """Write the record to a JSON file."""
+        write_record(self.record, Path(path))
+
+
+def evaluate(
+    model: nn.Module,
+    data: Data | Splits | Images,
+    threat: Threat,
+    attacks: Attacks = ("clean", "fgsm", "pgd-20"),
+    *,
+    batch_size: int | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    precision: Precision = "exact",
+    doctor: bool = True,
+    keep: bool = False,
+    output: str | Path | None = None,
+    examples: str | Path | None = None,
+    source: ModelSource | None = None,
+    progress: OnProgress = silent,
+    note: Callable[[str], None] = lambda text: None,
+) -> Evaluation:
+    """Return a network's accuracy on test images, clean and under attack, with the record of how it was found.
+
+    Args:
+        model: returns logits (B, K) of images (B, C, H, W) in [0, 1]; it is on `device`, and is left as it was.
+        data: a configuration, which is loaded; loaded splits, of which the test images are used; or images.
+        threat: what the adversary may do.
+        attacks: names such as `clean`, `pgd-20` and `aa`, attacks, or functions (model, x, y, threat) -> adversarial
+            images, of which those count that the network itself confirms; in a mapping they are called by its keys.
+        batch_size: images at a time; None chooses a number that fits.
+        device: where the model is.
+        seed: of the attacks' random starts.
+        precision: of the search, see `Evaluator`.
+        doctor: examine model, images and threat first, and refuse to go on where figures would be wrong.
+        keep: whether the outcomes hold the adversarial images.
+        output: the file of the record. Until it is written a checkpoint lies beside it, from which the same call goes on
+            if it was stopped; functions are called again from their first image.
+        examples: a .safetensors file for the adversarial images, see `save_examples`.
+        source: where the model is from, for the record.
+        progress: is told how far each attack is.
+        note: is told in a sentence what is worth knowing before the end.
+
+    Raises:
+        BadInput: a model and images that do not belong together, an error that the doctor finds, attacks that cannot be,
+            files that cannot be written; all before the work begins.
+    """
+    with_names(attacks)
+    record_file, examples_file = _writable(output), _writable(examples)
+    data = load_data(data) if isinstance(data, Data) else data
+    images = data.test if isinstance(data, Splits) else data
+    findings = _examined(model, data, images, threat, device, seed, doctor=doctor)
+    size = batch_size if batch_size is not None else auto_batch_size(model, images, device)
+    keep = keep or examples_file is not None
+    evaluator = Evaluator(model, images, threat, size, device, seed, precision, keep)
+    checkpoint = evaluator.checkpoint(record_file, attacks) if record_file else None
+    _announce(note, evaluator, checkpoint)
+    outcomes = evaluator.run(attacks, progress, checkpoint)
+    findings += [*_outside(outcomes), *suspicions(accuracies_of(outcomes), len(images))]
+    content = record(source or ModelSource(name_of(model)), data, evaluator, outcomes, findings)
+    evaluation = Evaluation(outcomes.outcomes, content, tuple(findings))
+    if examples_file and ranks.index() == 0:
+        save_examples(evaluation, images, examples_file)
+    if record_file and ranks.index() == 0:
+        evaluation.save(record_file)
+    if checkpoint:
+        checkpoint.remove()
+    return evaluation
+
+
+def _writable(path: str | Path | None) -> Path | None:
+    if path is None:
+        return None
+    check_writable(Path(path))
+    return Path(path)
+
+
+def _examined(
+    model: nn.Module,
+    data: Splits | Images,
+    images: Images,
+    threat: Threat,
+    device: torch.device | str,
+    seed: int,
+    *,
+    doctor: bool,
+) -> list[Finding]:
+    """What the doctor says before the work begins; BadInput where it would be in vain."""
+    classes, name = (len(data.classes), data.name) if isinstance(data, Splits) else (None, "the data")
+    check_fit(model, images, classes, name, device)
+    if not doctor:
+        return []
+    findings = diagnose(model, images, threat, classes=classes, device=device, seed=seed)
+    for finding in findings:
+        if finding.severity == "error":
+            raise BadInput(f"{finding.seen} {finding.advice} {_REGARDLESS}")
+    return findings
+
+
+def _announce(note: Callable[[str], None], evaluator: Evaluator, checkpoint: Checkpoint | None) -> None:
+    if evaluator.precision == "search16" and not pays_16_bits(evaluator.device):
+        note("This processor has no instructions for bf16: precision exact would be faster.")
+    if checkpoint and checkpoint.path.exists():
+        note("Going on with the evaluation that was stopped.")
+
+
+def _outside(outcomes: Outcomes) -> Iterator[Finding]:
+    """What functions returned that was no answer to the threat."""
+    for outcome in outcomes.outcomes:
+        if outcome.settings.get("outside"):
+            yield Finding(
+                "outside-threat",
+                "warning",
+                f"{outcome.attack} returned {outcome.settings['outside']} images outside the ball or the box.",
+                "They do not count, so the accuracy under it may be higher than what it could find.",
+                "Let it end with x + threat.project(delta), clamped to [0, 1].",
+            )

@@ -1,0 +1,386 @@
+"""The one pipeline: a number from Python has the record and the findings of one from the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import sparring
+from sparring import cli, evaluation
+from sparring.attacks import PGD
+from sparring.data import Data, load
+from sparring.errors import BadInput
+from sparring.evaluation import ModelSource, evaluate, name_of
+from sparring.evaluation.evaluator import Evaluator
+from sparring.threat import Threat
+
+EPS = Threat("Linf", "0.2")
+ATTACKS = ["clean", "fgsm", "pgd-5", "apgd-ce"]
+SAMPLES = 40
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A finished run on digits."""
+    folder = tmp_path_factory.mktemp("runs") / "pgd"
+    quick = ["--optimisation.epochs", "4", "--data.limit", "400", "--model.width", "8", "--selection.images", "10"]
+    assert cli.main(["train", "digits/pgd-at", "--run", str(folder), *quick]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> nn.Module:
+    return sparring.load(run)
+
+
+DATA = Data(limit=400, test_limit=SAMPLES)
+
+
+def without_times(record: dict[str, Any]) -> dict[str, Any]:
+    record = deepcopy(record)
+    del record["environment"]["time"]
+    for attack in record["attacks"]:
+        for part in (attack, *attack.get("stages", ())):
+            del part["seconds"]
+    return record
+
+
+class Noisy(nn.Module):
+    """A network that the doctor has something to say about."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) + 0.01 * torch.randn(len(x), 10)
+
+
+# The record ---------------------------------------------------------------------------------------------------------------
+
+
+def test_python_and_the_command_line_give_equal_records_and_images(run: Path, model, tmp_path: Path) -> None:
+    by_command, by_call = tmp_path / "command.json", tmp_path / "call.json"
+    asked = ["--attacks", ",".join(ATTACKS), "--samples", str(SAMPLES), "--seed", "3"]
+    written = ["--output", str(by_command), "--examples", str(tmp_path / "command.safetensors")]
+    assert cli.main(["evaluate", str(run), *asked, *written]) == 0
+    source = ModelSource(name_of(model), str(run), "best")
+    found = evaluate(
+        model, DATA, EPS, ATTACKS, seed=3, source=source, output=by_call, examples=tmp_path / "call.safetensors"
+    )
+    record = json.loads(by_call.read_text())
+    assert record == found.record
+    assert without_times(record) == without_times(json.loads(by_command.read_text()))
+    assert record["worst"] == found.worst
+    assert [attack["accuracy"] for attack in record["attacks"]] == [found.accuracy(name) for name in ATTACKS]
+    one, other = (load_file(tmp_path / f"{name}.safetensors") for name in ("command", "call"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert not list(tmp_path.glob(".*partial"))
+
+
+def test_a_record_can_be_saved_afterwards(model, tmp_path: Path) -> None:
+    found = evaluate(model, DATA, EPS, ["clean"])
+    found.save(tmp_path / "deep" / "record.json")
+    assert json.loads((tmp_path / "deep" / "record.json").read_text()) == found.record
+    assert found.record["subject"] | {"fingerprint": ""} == {
+        "model": "SmallConv",
+        "weights": "",
+        "checkpoint": "",
+        "fingerprint": "",
+    }
+
+
+def test_images_alone_are_recorded_by_their_fingerprint(model) -> None:
+    images = load(DATA).test
+    records = [evaluate(model, part, EPS, ["clean"]).record for part in (images, images.subset(torch.arange(20)))]
+    assert [(record["data"]["name"], record["n"]) for record in records] == [(None, SAMPLES), (None, 20)]
+    assert len({record["data"]["fingerprint"] for record in records}) == 2
+
+
+def test_an_evaluation_that_was_stopped_goes_on_and_says_so(model, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def stop(attack: str, done: float) -> None:
+        told.append(attack)
+        if attack == "pgd-5":
+            raise KeyboardInterrupt
+
+    output = tmp_path / "record.json"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, DATA, EPS, ATTACKS, output=output, progress=stop)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
+    again: list[str] = []
+    notes: list[str] = []
+    found = evaluate(
+        *(model, DATA, EPS, ATTACKS),
+        output=output,
+        progress=lambda attack, done: again.append(attack),
+        note=notes.append,
+    )
+    assert notes == ["Going on with the evaluation that was stopped."]
+    assert set(told) == {"clean", "fgsm", "pgd-5"}
+    assert set(again) == {"pgd-5", "apgd-ce"}
+    assert list(tmp_path.iterdir()) == [output]
+    assert without_times(found.record) == without_times(evaluate(model, DATA, EPS, ATTACKS).record)
+
+
+def test_what_cannot_be_is_refused_before_the_data_are_loaded(model, tmp_path: Path) -> None:
+    nowhere = Data("cifar10", path=str(tmp_path))  # an empty folder
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="did you mean 'pgd-20'"):
+        evaluate(model, nowhere, EPS, ["pgd20"])
+    with pytest.raises(BadInput, match="cannot be written"):
+        evaluate(model, nowhere, EPS, output=tmp_path / "file" / "record.json")
+    with pytest.raises(BadInput, match="cannot be written"):
+        evaluate(model, nowhere, EPS, examples=tmp_path)
+
+
+# The findings -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_error_of_the_doctor_stops_it_unless_it_is_told_not_to_look(model) -> None:
+    probabilities = nn.Sequential(model, nn.Softmax(1))
+    with pytest.raises(BadInput, match=r"probabilities, not logits.*--no-doctor, in Python doctor=False"):
+        evaluate(probabilities, DATA, EPS, ["clean"])
+    found = evaluate(probabilities, DATA, EPS, ["clean"], doctor=False)
+    assert found.accuracy("clean") == evaluate(model, DATA, EPS, ["clean"]).accuracy("clean")
+    assert found.findings == ()
+
+
+def test_warnings_of_the_doctor_and_suspicions_are_findings_and_recorded(model, monkeypatch) -> None:
+    found = evaluate(Noisy(model), DATA, EPS, ["clean"])
+    assert "random" in [finding.check for finding in found.findings]
+    assert [finding["check"] for finding in found.record["findings"]] == [each.check for each in found.findings]
+
+    class Stuck(nn.Module):
+        """Its gradients are those of a constant: PGD finds nothing, and what one step does is chance."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return model((x * 4).round() / 4) + 0 * x.sum()
+
+    suspicious = evaluate(Stuck(), DATA, EPS, ["clean", "pgd-5", "square"], doctor=False)
+    assert "black-box-beats-white-box" in [finding.check for finding in suspicious.findings]
+
+
+# The attacks --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_attack_is_called_by_its_repr_or_by_a_name_of_one_s_choice(model) -> None:
+    attack = PGD(steps=5)
+    found = evaluate(model, DATA, EPS, ["clean", attack, attack, "pgd-5"])
+    assert [outcome.attack for outcome in found.outcomes] == ["clean", repr(attack), "pgd-5"]
+    assert found.record["attacks"][1]["steps"] == 5
+    assert "definition" not in found.record["attacks"][1]
+    named = evaluate(model, DATA, EPS, {"mine": attack, "strong": "pgd-5", "natural": "clean"})
+    assert [outcome.attack for outcome in named.outcomes] == ["mine", "strong", "natural"]
+    assert [entry.get("definition") for entry in named.record["attacks"]] == [repr(attack), "pgd-5", None]
+    assert named.accuracy("natural") == found.accuracy("clean")
+
+
+def test_the_name_decides_the_noise_and_nothing_else_does(model) -> None:
+    attack = PGD(steps=1)
+    one = evaluate(model, DATA, EPS, {"mine": attack}, batch_size=7)
+    two = evaluate(model, DATA, EPS, {"other": PGD(steps=2), "mine": PGD(steps=1)})
+    assert torch.equal(one.outcome("mine").correct, two.outcome("mine").correct)
+
+
+Images = Tensor  # (B, C, H, W)
+
+
+def signed(factor: float) -> Callable[[nn.Module, Images, Tensor, Threat], Images]:
+    """FGSM by hand, with a step of so many radii."""
+
+    def attack(network: nn.Module, x: Images, y: Tensor, threat: Threat) -> Images:
+        point = x.clone().requires_grad_()
+        loss = nn.functional.cross_entropy(network(point), y, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, point)
+        return (x + factor * threat.eps * gradient.sign()).clamp(0, 1)
+
+    return attack
+
+
+def test_a_function_finds_what_the_attack_that_it_is_finds(model) -> None:
+    found = evaluate(
+        model, DATA, EPS, {"clean": "clean", "by hand": signed(1), "fgsm": "fgsm"}, keep=True, batch_size=9
+    )
+    by_hand, fgsm = found.outcome("by hand"), found.outcome("fgsm")
+    assert found.accuracy("clean") > found.accuracy("by hand") > 0
+    assert torch.equal(by_hand.correct, fgsm.correct)
+    torch.testing.assert_close(by_hand.images, fgsm.images)
+    entry = found.record["attacks"][1]
+    assert entry["function"].endswith("signed.<locals>.attack")
+    assert (
+        entry["counted"] == "images within the threat, to 1e-06, that the network itself gets wrong in single precision"
+    )
+    assert entry["outside"] == 0
+    assert "forwards" not in entry
+
+
+def test_what_lies_outside_the_ball_or_the_box_does_not_count(model) -> None:
+    """A radius and a half fools more, brighter than white too; nothing of it may be believed."""
+
+    def too_bright(network: nn.Module, x: Images, y: Tensor, threat: Threat) -> Images:
+        outside = (x + threat.eps).clamp(max=1.1)
+        assert ((outside - x).abs() <= threat.eps + 1e-6).all()
+        return outside
+
+    def nothing(network: nn.Module, x: Images, y: Tensor, threat: Threat) -> Images:
+        return x * torch.nan
+
+    attacks = {"clean": "clean", "far": signed(1.5), "bright": too_bright, "nan": nothing, "near": signed(1)}
+    found = evaluate(model, DATA, EPS, attacks, keep=True)
+    right = int(found.outcome("clean").correct.sum())
+    for name in ("far", "nan"):
+        assert torch.equal(found.outcome(name).correct, found.outcome("clean").correct)
+        assert found.outcome(name).settings["outside"] == right
+    assert 0 < found.outcome("bright").settings["outside"] <= right
+    x = load(DATA).test.pixels / 255
+    for outcome in found.outcomes[1:]:
+        assert ((outcome.images - x).abs() <= EPS.eps + 1e-6).all()
+        assert ((outcome.images >= 0) & (outcome.images <= 1)).all()
+        answers = model(outcome.images).argmax(1) == load(DATA).test.labels
+        assert torch.equal(answers, outcome.correct)
+    warned = [finding.seen for finding in found.findings if finding.check == "outside-threat"]
+    assert len(warned) == 3
+    assert warned[0] == f"far returned {right} images outside the ball or the box."
+
+
+def test_rounding_beyond_the_ball_and_the_box_is_forgiven_as_for_other_attacks(model) -> None:
+    def rounded(network: nn.Module, x: Images, y: Tensor, threat: Threat) -> Images:
+        exact = signed(1)(network, x, y, threat)
+        return exact.double() + 5e-7 * (exact - x).sign()
+
+    found = evaluate(model, DATA, EPS, {"rounded": rounded, "exact": signed(1)}, keep=True)
+    assert found.outcome("rounded").settings["outside"] == 0
+    assert found.outcome("rounded").images.dtype == torch.float32
+    assert found.outcome("rounded").images.max() <= 1
+    assert found.accuracy("rounded") == pytest.approx(found.accuracy("exact"), abs=1 / SAMPLES)
+
+
+def test_a_function_leaves_nothing_behind(model) -> None:
+    """Neither a network in training mode nor changed images, and its random numbers are repeated."""
+    draws: list[list[float]] = []
+
+    def careless(network: nn.Module, x: Images, y: Tensor, threat: Threat) -> Images:
+        assert not network.training
+        network.train()
+        draws.append([torch.rand(()).item(), *x[:, 0, 0, 0].tolist()])
+        return x.zero_()
+
+    before = torch.get_rng_state()
+    attacks = {"careless": careless, "fgsm": "fgsm"}
+    one, two = (evaluate(model, DATA, EPS, attacks, batch_size=15) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert draws[: len(draws) // 2] == draws[len(draws) // 2 :]
+    assert len({draw[0] for draw in draws}) == len(draws) // 2 > 1  # anew for every batch
+    other = evaluate(model, DATA, EPS, attacks, batch_size=15, seed=1)
+    assert draws[len(draws) // 3 * 2][0] != draws[0][0]
+    for found in (one, two, other):
+        assert torch.equal(found.outcome("fgsm").correct, evaluate(model, DATA, EPS, ["fgsm"]).outcome("fgsm").correct)
+    assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(lambda x: x[:1], r"shape \(1, 1, 8, 8\)"), (lambda x: None, "NoneType")],
+    ids=["shape", "type"],
+)
+def test_a_function_that_returns_something_else_is_refused(model, answer, said: str) -> None:
+    with pytest.raises(BadInput, match=f"returned {said} for images of shape"):
+        evaluate(model, DATA, EPS, {"mine": lambda network, x, y, threat: answer(x)})
+
+
+def test_functions_go_on_between_and_not_inside(model, tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    def first(network: nn.Module, x: Images, y: Tensor, threat: Threat) -> Images:
+        calls.append("first")
+        return signed(1)(network, x, y, threat)
+
+    def second(network: nn.Module, x: Images, y: Tensor, threat: Threat) -> Images:
+        calls.append("second")
+        if calls.count("second") == 2:
+            raise KeyboardInterrupt
+        return x
+
+    whole = evaluate(model, DATA, EPS, [first], batch_size=8)
+    batches = len(calls)
+    assert batches > 2
+    calls.clear()
+    output = tmp_path / "record.json"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, DATA, EPS, [first, second], output=output, batch_size=8)
+    assert calls == ["first"] * batches + ["second"] * 2
+    found = evaluate(model, DATA, EPS, [first, second], output=output, batch_size=8)
+    assert calls[batches + 2 :] == ["second"] * batches
+    assert [outcome.attack for outcome in found.outcomes] == ["first", "second"]
+    assert torch.equal(found.outcome("first").correct, whole.outcome("first").correct)
+
+
+def test_a_function_of_other_code_does_not_go_on_from_the_first_one_s_checkpoint(model, tmp_path: Path) -> None:
+    def one() -> Callable[..., Any]:
+        def attack(network, x, y, threat):
+            return x
+
+        return attack
+
+    def other() -> Callable[..., Any]:
+        def attack(network, x, y, threat):
+            return x * 0.99
+
+        return attack
+
+    evaluator = Evaluator(model, load(DATA).test, EPS)
+    paths = [
+        evaluator.checkpoint(tmp_path / "record.json", {"mine": attack}).path
+        for attack in (one(), one(), other(), PGD(5), PGD(6))
+    ]
+    assert paths[0] == paths[1]
+    assert len(set(paths)) == 4
+
+
+class Nameless:
+    def __call__(self, network, x, y, threat):
+        return x
+
+
+REFUSED = {
+    "none": ([], "No attack was named"),
+    "no attack": ([3], "3 is no attack"),
+    "a class": ([PGD], "PGD'> is no attack: give a name such as 'pgd-20', an attack such as PGD"),
+    "in a mapping": ({"mine": 3}, "3 is no attack"),
+    "a lambda": ([lambda network, x, y, threat: x], "<lambda> is no name for an attack: give it one"),
+    "an object without a repr": ([Nameless()], "is no name for an attack: give it one"),
+    "two of a name": ([signed(1), signed(2)], "Two attacks are called attack"),
+    "ours": ({"aa": PGD(steps=1)}, "aa is the name of an attack of Sparring's"),
+    "clean": ({"clean": PGD(steps=1)}, "clean is the name of an attack of Sparring's"),
+    "unknown in a mapping": ({"mine": "pgd20"}, "did you mean 'pgd-20'"),
+}
+
+
+@pytest.mark.parametrize(("attacks", "sentence"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_is_no_attack_or_has_no_name_is_refused(model, attacks, sentence: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        evaluate(model, DATA, EPS, attacks)
+    assert sentence in str(refused.value)
+
+
+# Names of version 0.1 -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("old", "new"), evaluation._RENAMED.items())
+def test_an_old_name_is_the_new_one_with_a_warning(old: str, new: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"{old} is called {new} now") as caught:
+        assert getattr(evaluation, old) is getattr(evaluation, new)
+    assert Path(caught[0].filename).samefile(__file__)
+    with pytest.raises(AttributeError, match="has no attribute 'judge'"):
+        evaluation.judge  # noqa: B018
