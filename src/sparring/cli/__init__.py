@@ -1,0 +1,109 @@
+"""The command line: demo, train, evaluate, doctor, recipes. Bad input is one sentence on standard error, exit status 2."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from sparring import api, recipes
+from sparring.cli import evaluation
+from sparring.errors import BadInput, unknown
+from sparring.experiment import train
+from sparring.results.tables import recipe_table
+from sparring.training import Interrupted
+
+_OUT = Console()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. The exit status: 0, 2 for bad input, 130 if stopped by Ctrl-C; of doctor, 1 and 3 for what it found."""
+    try:
+        chosen, overrides = _parser().parse_known_args(arguments)
+        if overrides and not chosen.takes_overrides:
+            raise BadInput(f"{chosen.command} does not know {overrides[0]}: see sparring {chosen.command} --help.")
+        status: int = chosen.run_command(chosen, overrides) or 0
+    except BadInput as error:
+        Console(stderr=True, soft_wrap=True).print(f"sparring: {error}", markup=False, highlight=False)
+        return 2
+    except Interrupted as stopped:
+        Console(stderr=True, soft_wrap=True).print(f"\n{stopped}", markup=False, highlight=False)
+        return 130
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _train(chosen: argparse.Namespace, overrides: list[str]) -> None:
+    experiment = api.recipe(chosen.recipe, overrides)
+    folder = Path(chosen.run or f"runs/{chosen.recipe.removesuffix('.yaml')}")
+    run = train(experiment, folder, resume=chosen.resume)
+    _OUT.print(f"Done: {run.folder}. Next: sparring evaluate {run.folder}", soft_wrap=True, highlight=False)
+
+
+def _recipes(chosen: argparse.Namespace, overrides: list[str]) -> None:
+    if chosen.action == "list":
+        _OUT.print(recipe_table({name: recipes.title(name) for name in recipes.names() if chosen.name in name}))
+    elif not chosen.name:
+        raise BadInput(f"recipes {chosen.action} needs the name of a recipe: sparring recipes list shows them.")
+    elif chosen.action == "show":
+        sys.stdout.write(recipes.path(chosen.name).read_text(encoding="utf-8"))
+    else:
+        target = Path(chosen.file or f"{Path(chosen.name).name}.yaml")
+        recipes.copy(chosen.name, target)
+        _OUT.print(f"Wrote {target}. Change it, then: sparring train {target}", soft_wrap=True, highlight=False)
+
+
+def _demo(chosen: argparse.Namespace, overrides: list[str]) -> None:
+    from sparring.demo import demo
+
+    demo(Path(chosen.run), _OUT)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence instead of printing its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        if match := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            raise unknown("command" if "command" in message else "value", match[1], re.findall(r"[\w-]+", match[2]))
+        raise BadInput(f"{message[0].upper()}{message[1:]}: see {self.prog} --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser("sparring", description="Adversarial training of image classifiers, and its honest measurement.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, action: Any, text: str, *, overrides: str = "") -> argparse.ArgumentParser:
+        child: argparse.ArgumentParser = commands.add_parser(
+            name, help=text, description=text, epilog=overrides, allow_abbrev=False
+        )
+        child.set_defaults(run_command=action, takes_overrides=bool(overrides))
+        return child
+
+    demo = command("demo", _demo, "Train four methods on embedded data and show how robust each is.")
+    demo.add_argument("--run", default="runs/demo", metavar="DIR", help="folder for the runs (default: runs/demo)")
+
+    training = command(
+        "train",
+        _train,
+        "Train a recipe, or a YAML file of your own.",
+        overrides="Any key of the experiment can be changed: --optimisation.epochs 30, --method.beta 4, --data.path DIR, "
+        "--data.limit 1000, --model.width 16, --threat.eps 4/255, --seed 1. sparring recipes show prints a recipe's keys.",
+    )
+    training.add_argument("recipe", help="such as cifar10/fgsm-mep, or my.yaml")
+    training.add_argument("--run", metavar="DIR", help="the run's folder (default: runs/RECIPE)")
+    training.add_argument("--resume", action="store_true", help="go on where the run in the folder stopped")
+
+    evaluation.add_evaluate(command)
+    evaluation.add_doctor(command)
+
+    listing = command("recipes", _recipes, "List, show or copy the recipes.")
+    listing.add_argument("action", choices=["list", "show", "copy"])
+    listing.add_argument("name", nargs="?", default="", help="a recipe's name; for list, a part of one")
+    listing.add_argument("file", nargs="?", help="where to copy to (default: METHOD.yaml here)")
+    return parser

@@ -1,0 +1,181 @@
+"""The commands about a trained network: evaluate and doctor."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from sparring import api, configuration, ranks
+from sparring.data import Data, Splits
+from sparring.data import load as load_data
+from sparring.evaluation import ModelSource, evaluate, name_of, with_names
+from sparring.evaluation.doctor import Finding, diagnose
+from sparring.evaluation.masking import probe_masking
+from sparring.experiment import Experiment
+from sparring.files import check_writable
+from sparring.results.tables import evaluation_table
+from sparring.threat import Threat
+from sparring.training import Interrupted, Run
+from sparring.training.progress import EvaluationProgress
+
+_OUT = Console()
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What an evaluation asks; the keys that `evaluate` takes, `--data.path` and `--threat.eps` among them."""
+
+    data: Data = field(default_factory=Data)
+    threat: Threat = field(default_factory=Threat)
+
+
+def _evaluate(chosen: argparse.Namespace, overrides: list[str]) -> None:
+    attacks = [name.strip() for name in chosen.attacks.split(",") if name.strip()]
+    output = Path(chosen.output) if chosen.output else _record_path(chosen.model)
+    with_names(attacks)  # these are said at once; the network and the data may take a while
+    for path in (output, *([Path(chosen.examples)] if chosen.examples else [])):
+        check_writable(path)
+    with ranks.joined(chosen.device) as device:
+        model, splits, threat = _loaded(chosen, overrides, device)
+        first = ranks.index() == 0
+        with EvaluationProgress(Console(stderr=True, quiet=not first)) as progress:
+            try:
+                evaluation = evaluate(
+                    model,
+                    splits,
+                    threat,
+                    attacks,
+                    batch_size=chosen.batch_size,
+                    device=device,
+                    seed=chosen.seed,
+                    precision=chosen.precision,
+                    doctor=not chosen.no_doctor,
+                    output=output,
+                    examples=chosen.examples,
+                    source=_source(model, chosen),
+                    progress=progress.tick,
+                    note=_OUT.print if first else lambda text: None,
+                )
+            except KeyboardInterrupt as stop:
+                raise Interrupted("Stopped: the same command goes on from half a minute ago at most.") from stop
+    if first:
+        _OUT.print(evaluation_table(evaluation, threat, splits.name))
+        _print_findings(evaluation.findings)
+        if chosen.examples:
+            _OUT.print(f"Adversarial images: {chosen.examples}", soft_wrap=True, highlight=False)
+        _OUT.print(f"Record: {output}", soft_wrap=True, highlight=False)
+
+
+def _source(model: nn.Module, chosen: argparse.Namespace) -> ModelSource:
+    return ModelSource(name_of(model), chosen.model, chosen.checkpoint if Path(chosen.model).is_dir() else "")
+
+
+def _loaded(chosen: argparse.Namespace, overrides: list[str], device: str) -> tuple[nn.Module, Splits, Threat]:
+    """The network on its device, the data and the threat that a command is about; they fit together."""
+    question = configuration.read(_Question, _known_of(Path(chosen.model), overrides), overrides)
+    if chosen.samples is not None:
+        question = replace(question, data=replace(question.data, test_limit=chosen.samples))
+    timm = chosen.model.startswith("timm:")
+    model = None if timm else api.load(chosen.model, chosen.checkpoint)
+    splits = load_data(question.data)
+    model = (model if model is not None else api.pretrained(chosen.model, splits)).to(device)
+    return model, splits, question.threat
+
+
+def _doctor(chosen: argparse.Namespace, overrides: list[str]) -> int:
+    model, splits, threat = _loaded(chosen, overrides, chosen.device)
+    findings = diagnose(model, splits.test, threat, classes=len(splits.classes), device=chosen.device, seed=chosen.seed)
+    if not chosen.quick and not any(finding.severity == "error" for finding in findings):
+        findings += probe_masking(model, splits.test, threat, chosen.device, chosen.seed)
+    _print_findings(findings)
+    if not findings:
+        _OUT.print("Nothing was found that would spoil an evaluation.")
+    return max((_STATUS[finding.severity] for finding in findings), default=0)
+
+
+_STATUS = {"note": 0, "warning": 1, "error": 3}
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        _OUT.print(f"{finding}\n", soft_wrap=True, highlight=False, markup=False)
+
+
+def _known_of(model: Path, overrides: Sequence[str]) -> str | None:
+    """The data and the threat that a run was trained with, as YAML; nothing is known of a mere file of weights."""
+    run = Run(model)
+    if not run.config.is_file():
+        return None
+    experiment = configuration.read(Experiment, run.config)
+    data = experiment.data
+    if any(option.startswith(("--data.name", "--data.path")) for option in overrides):
+        data = replace(data, limit=None, test_limit=None, validation=None)  # they were said of other images
+    return configuration.to_yaml(_Question(data, experiment.threat))
+
+
+def _record_path(model: str) -> Path:
+    """In the run, beside the file of weights, or here."""
+    if Path(model).is_dir():
+        return Run(Path(model)).evaluation
+    if Path(model).exists():
+        return Path(model).with_suffix(".evaluation.json")
+    return Path(f"{re.sub(r'[^A-Za-z0-9_.-]', '-', model)}.evaluation.json")
+
+
+_QUESTION = "Other data or threats: --data.name, --data.path, --data.limit, --threat.norm, --threat.eps."
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        help="a run's folder, a .safetensors file, timm:NAME (pretrained), or module:function, which returns a network",
+    )
+    parser.add_argument("--samples", type=int, metavar="N", help="only so many test images, drawn at random")
+    parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="which epoch (default: best)")
+    parser.add_argument("--seed", type=int, default=0, help="of the attacks' random starts (default: 0)")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: a GPU where there is one)"
+    )
+
+
+def add_evaluate(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command to the parser; `command` takes its name, its function and its help."""
+    parser = command(
+        "evaluate",
+        _evaluate,
+        "Measure a network on test images, clean and under attack. An evaluation that was stopped goes on.",
+        overrides=_QUESTION,
+    )
+    _add_model(parser)
+    parser.add_argument(
+        "--attacks", default="clean,fgsm,pgd-20", help="such as clean,fgsm,pgd-20,pgd-50-10,cw-20,aa (AutoAttack)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["exact", "search16"],
+        default="exact",
+        help="of the search: single, or 16 bits, where single precision still confirms every success (default: exact)",
+    )
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default: what fits)")
+    parser.add_argument("--output", metavar="FILE", help="the JSON record (default: evaluation.json in the run)")
+    parser.add_argument("--no-doctor", action="store_true", help="go on whatever sparring doctor would say")
+    parser.add_argument("--examples", metavar="FILE", help="save the adversarial images, as .safetensors")
+
+
+def add_doctor(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command to the parser; `command` takes its name, its function and its help."""
+    parser = command(
+        "doctor",
+        _doctor,
+        "Look for the mistakes that ruin evaluations. Exit status: 0 nothing or notes, 1 warnings, 3 errors.",
+        overrides=_QUESTION,
+    )
+    _add_model(parser)
+    parser.add_argument("--quick", action="store_true", help="without the experiments that look for masked gradients")
