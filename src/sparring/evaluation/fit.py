@@ -11,7 +11,7 @@ from sparring.errors import BadInput, first_line
 
 
 def check_fit(model: nn.Module, images: Images, classes: int | None, name: str, device: torch.device | str) -> None:
-    """Raises BadInput if the model cannot classify the images; `classes` is their number, if it is known.
+    """Raise BadInput if the model cannot classify the images; `classes` is their number, if it is known.
 
     That is: no image or fewer than two classes; a model that fails, or returns something else than finite logits
     (B, K); labels that have no logit; another number of classes than the data.

@@ -53,7 +53,7 @@ class FunctionAttack:
         return hashlib.sha256(marshal.dumps(function.__code__)).hexdigest()[:12]
 
     def describe(self, outside: int) -> dict[str, str | int]:
-        """What a record states; `outside` images were returned that lay outside the threat."""
+        """Return what a record states, with the number of images returned that lay outside the threat."""
         return {"function": self.definition, "counted": COUNTED, "outside": outside}
 
     def attempt(self, model: nn.Module, verifier: Probe, x: Tensor, y: Tensor, threat: Threat) -> Attempt:

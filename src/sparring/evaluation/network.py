@@ -18,12 +18,12 @@ Precision: TypeAlias = Literal["exact", "search16"]
 
 
 def low_precision(device: torch.device | str) -> torch.dtype:
-    """The 16-bit type to search in: fp16 on GPUs, with the mantissa of TF32; bf16 on CPUs, which have no fast fp16."""
+    """Return the 16-bit type to search in: fp16, with TF32's mantissa, on GPUs; bf16 on CPUs, which have no fast fp16."""
     return torch.float16 if torch.device(device).type == "cuda" else torch.bfloat16
 
 
 def pays_16_bits(device: torch.device | str) -> bool:
-    """Whether 16 bits are faster than 32 there: on GPUs, and on processors with instructions for bf16."""
+    """Return whether 16 bits are faster than 32 there: on GPUs, and on processors with instructions for bf16."""
     if torch.device(device).type != "cpu":
         return True
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -64,14 +64,14 @@ def auto_batch_size(model: nn.Module, images: Images, device: torch.device | str
 
 
 def rows_within(memory: float, taken: float) -> int:
-    """The largest power of two, at most 4096, whose images fit into so much memory if each takes so much of it."""
+    """Return the largest power of two, at most 4096, whose images fit into so much memory if each takes so much of it."""
     most = max(int(memory / max(taken, 1)), 1)
     return min(2 ** (most.bit_length() - 1), _LARGEST)
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Single precision means single precision: TF32, which GPUs may use in its place, is off inside."""
+    """Let single precision be single precision inside: TF32, which GPUs may use in its place, is off."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

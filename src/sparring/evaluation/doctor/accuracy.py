@@ -18,7 +18,7 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def right_answers(case: Case, logits: Tensor) -> Finding | None:
-    """Whether the network knows the images; if not, whether other names of the classes or another scale explain it."""
+    """Check whether the network knows the images; if not, whether other names of the classes or another scale explain it."""
     predicted, y = logits.argmax(1).cpu(), case.y.cpu()
     if int(y.min()) < 0:
         return None  # which the check of the labels reports
@@ -26,7 +26,7 @@ def right_answers(case: Case, logits: Tensor) -> Finding | None:
 
 
 def _class_order(predicted: Tensor, y: Tensor) -> Finding | None:
-    """Whether the predictions are right once the classes have other names, which the other half of the images suggests."""
+    """Check whether predictions are right under other names of the classes, which the other half of the images suggests."""
     classes = int(torch.maximum(predicted, y).max()) + 1
     halves = torch.arange(len(y)) % 2 == 0
     renamed = torch.where(
@@ -49,13 +49,13 @@ def _class_order(predicted: Tensor, y: Tensor) -> Finding | None:
 
 
 def _names(predicted: Tensor, y: Tensor, classes: int) -> Tensor:
-    """The label (K,) that is most frequent where each class is predicted; its own name where it never is."""
+    """Return the label (K,) that is most frequent where each class is predicted; its own name where it never is."""
     votes = torch.zeros(classes, classes).index_put_((predicted, y), torch.ones(()), accumulate=True)
     return torch.where(votes.sum(1) > 0, votes.argmax(1), torch.arange(classes))
 
 
 def _scale(case: Case, predicted: Tensor, y: Tensor) -> Finding | None:
-    """Whether the network knows the first of the images on another scale."""
+    """Check whether the network knows the first of the images on another scale."""
     y = y[:_TRIED]
     right = predicted[:_TRIED] == y
     if float(right.float().mean()) > 1 - _GAIN:
@@ -78,7 +78,7 @@ def _scale(case: Case, predicted: Tensor, y: Tensor) -> Finding | None:
 
 
 def _scales(x: Tensor) -> Iterator[tuple[str, str, Tensor]]:
-    """Other images that the network may have been trained on: what was done to x, what to do about it, and they."""
+    """Yield other images that the network may have been trained on, with what was done to x and what to do about it."""
     wrap = "Put the normalisation of its training in front of the network: sparring.models.Normalised(network, ...)."
     remove = "Remove one normalisation: the data's, or one of those inside the model."
     half = x.new_full((x.shape[1],), 0.5)

@@ -34,7 +34,7 @@ class Case:
     in_training: tuple[nn.Module, ...]  # the modules that were in training mode when the doctor came
 
     def logits(self, x: Tensor) -> Tensor:
-        """What the network says of images (B, C, H, W): (B, K), without a graph."""
+        """Return the logits (B, K) of images (B, C, H, W), without a graph."""
         with torch.no_grad():
             return torch.cat([self.model(part.clone()) for part in torch.split(x, _AT_ONCE)])  # it may write into them
 
@@ -54,7 +54,7 @@ def examined(
     seed: int,
     count: int,
 ) -> Iterator[Case]:
-    """The case of at most `count` of the images, drawn at random; afterwards the model is as it was.
+    """Yield the case of at most `count` of the images, drawn at random; put the model back as it was afterwards.
 
     Raises BadInput for images that there are not, images of a single class, and fewer than two images to look at.
     """
@@ -76,7 +76,7 @@ def examined(
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Parameters, their gradients and buffers are put back on leaving, whatever a forward pass did to them.
+    """Put parameters, their gradients and buffers back on leaving, whatever a forward pass did to them.
 
     A compiled network runs uncompiled meanwhile: the doctor's batches would otherwise use up its recompilations. What a
     module keeps in attributes that are neither parameters nor buffers is out of reach.
@@ -110,7 +110,7 @@ def _put_back(tensor: Tensor, value: Tensor) -> None:
 
 
 def _fractions(pixels: Tensor) -> Tensor:
-    """Pixels (N, C, H, W) as the floats in [0, 1] that were meant: bytes over 255, other floats as they are."""
+    """Return pixels (N, C, H, W) as the floats in [0, 1] that were meant: bytes over 255, other floats as they are."""
     if pixels.is_floating_point() and not bool((pixels.amax() > _BRIGHTEST) & (pixels.amin() >= 0)):
         return pixels.to(torch.float32)
     return pixels.to(torch.float32) / 255

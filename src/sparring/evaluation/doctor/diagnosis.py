@@ -1,4 +1,4 @@
-"""The list of all checks, and the examination that runs them."""
+"""The list of all checks, and the function that runs them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def diagnose(
     seed: int = 0,
     count: int = 128,
 ) -> list[Finding]:
-    """What is, or may be, wrong with an evaluation of the model on the images; worst first, empty if nothing was found.
+    """Return what is, or may be, wrong with an evaluation of the model on the images, worst first; empty if nothing is.
 
     The model is left as it was: modes, parameters, gradients, buffers, and the states of the random generators.
 

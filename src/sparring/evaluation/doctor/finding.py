@@ -33,5 +33,5 @@ class Finding:
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Errors, then warnings, then notes; among equals the order stays."""
+    """Sort errors first, then warnings, then notes; equals stay in their order."""
     return sorted(findings, key=lambda finding: _ORDER.index(finding.severity))

@@ -23,7 +23,7 @@ class NoGradient(Exception):
 
 
 def gradients(model: nn.Module, x: Tensor, objective: Objective) -> Tensor:
-    """The gradients (B, C, H, W) of the objective's values; raises NoGradient where there are none to take."""
+    """Return the gradients (B, C, H, W) of the objective's values; raises NoGradient where there are none to take."""
     with torch.enable_grad():
         point = x.detach().clone().requires_grad_()
         try:
@@ -42,12 +42,12 @@ def gradients(model: nn.Module, x: Tensor, objective: Objective) -> Tensor:
 
 
 def said(error: Exception) -> str:
-    """The kind of an exception and the first line of what it says."""
+    """Return the kind of an exception and the first line of what it says."""
     return f"{type(error).__name__}: {first_line(error)}"
 
 
 def useful_gradients(case: Case, logits: Tensor) -> Finding | None:
-    """Whether the margin has gradients that are finite and not exactly zero.
+    """Check whether the margin has gradients that are finite and not exactly zero.
 
     The label is the prediction, so that the check does not depend on the labels; the margin, because that of
     cross-entropy may vanish by saturation alone.
@@ -73,7 +73,7 @@ def useful_gradients(case: Case, logits: Tensor) -> Finding | None:
 
 
 def no_gradient(failure: NoGradient) -> Finding:
-    """What there is to say about a network that has no gradient."""
+    """Return the finding about a network that has no gradient."""
     return Finding(
         "no-gradient",
         "error",
@@ -84,7 +84,7 @@ def no_gradient(failure: NoGradient) -> Finding:
 
 
 def zero_gradients(gradient: Tensor, of: str) -> Finding | None:
-    """Whether more than a few of the images have a gradient (B, D) that is exactly zero."""
+    """Check whether more than a few of the images have a gradient (B, D) that is exactly zero."""
     dead = int((gradient == 0).flatten(1).all(1).sum())
     if dead <= _SHARE * len(gradient):
         return None
@@ -98,7 +98,7 @@ def zero_gradients(gradient: Tensor, of: str) -> Finding | None:
 
 
 def inner_optimisation(case: Case, logits: Tensor) -> Finding | None:
-    """Whether the forward pass runs a backward pass of its own.
+    """Check whether the forward pass runs a backward pass of its own.
 
     Hooks on the tensors that operations save are called when, and only when, a backward pass reads them; here none
     should during a forward pass. They hold for this thread and this pass, and see what torch.compile runs as well.
@@ -120,7 +120,7 @@ def inner_optimisation(case: Case, logits: Tensor) -> Finding | None:
 
 
 def trains_inside(case: Case) -> bool:
-    """Whether the forward pass, which has failed, succeeds if parameters are not frozen: it takes gradients of them."""
+    """Return whether the forward pass, which has failed, succeeds with parameters that are not frozen: it needs gradients."""
     parameters = [parameter for parameter in case.model.parameters() if parameter.is_floating_point()]
     with untouched(case.model):
         try:
@@ -136,7 +136,7 @@ def trains_inside(case: Case) -> bool:
 
 
 def optimises(seen: str) -> Finding:
-    """What there is to say about a network that computes gradients in its forward pass."""
+    """Return the finding about a network that computes gradients in its forward pass."""
     return Finding(
         "inner-optimisation",
         "warning",

@@ -16,7 +16,7 @@ _TO_BYTES = "Store bytes: (x * 255).round().to(torch.uint8), with x in [0, 1]."
 
 
 def pixel_range(case: Case) -> Finding | None:
-    """Whether the images are bytes that use their range; `Images` holds 8-bit pixels and nothing else."""
+    """Check whether the images are bytes that use their range; `Images` holds 8-bit pixels and nothing else."""
     pixels = case.pixels
     kind = str(pixels.dtype).removeprefix("torch.")
     low, high = float(pixels.min()), float(pixels.max())
@@ -53,7 +53,7 @@ def _about_pixels(severity: Severity, seen: str, why: str, advice: str) -> Findi
 
 
 def label_range(case: Case) -> Finding | None:
-    """Whether the labels are 0 .. K-1."""
+    """Check whether the labels are 0 .. K-1."""
     low, high = int(case.y.min()), int(case.y.max())
     if low >= 0 and (case.classes is None or high < case.classes):
         return None
@@ -69,7 +69,7 @@ def label_range(case: Case) -> Finding | None:
 
 
 def radius(case: Case) -> Finding | None:
-    """Whether eps makes sense in units of the pixel range [0, 1]."""
+    """Check whether eps makes sense in units of the pixel range [0, 1]."""
     return _linf_radius(case) if case.threat.norm == "Linf" else _l2_radius(case)
 
 

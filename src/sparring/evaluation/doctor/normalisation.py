@@ -26,7 +26,7 @@ class _Statistics:
 
 
 def double_normalisation(case: Case, logits: Tensor) -> Finding | None:
-    """Whether a module that normalises gets what is normalised already, by the caller or by another module."""
+    """Check whether a module that normalises gets what is normalised already, by the caller or by another module."""
     seen = _normalisations(case)
     if seen and bool(case.x.amin() < 0) and _agree(seen[0][1], case.few):
         return _twice(
@@ -60,7 +60,7 @@ def _described(statistics: _Statistics) -> str:
 
 
 def _normalisations(case: Case) -> list[tuple[_Statistics, Tensor]]:
-    """What the network's normalising modules are given in one pass, (B, C, H, W) each, in the order of their calls."""
+    """Return what the normalising modules are given in one pass, (B, C, H, W) each, in the order of their calls."""
     calls: list[tuple[_Statistics, Tensor]] = []
     with ExitStack() as stack:
         for module in case.model.modules():
@@ -77,7 +77,7 @@ def _normalisations(case: Case) -> list[tuple[_Statistics, Tensor]]:
 
 
 def _statistics(module: nn.Module, x: Tensor) -> _Statistics | None:
-    """The module's own mean and std, where it has both, they fit images x (N, C, H, W), and they do something."""
+    """Return the module's own mean and std, where it has both, they fit images x (N, C, H, W), and they do something."""
     own = {**vars(module), **dict(module.named_buffers(recurse=False)), **dict(module.named_parameters(recurse=False))}
     for names in _NAMES:
         mean, std = (_per_channel(own.get(name), x) for name in names)

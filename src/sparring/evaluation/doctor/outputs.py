@@ -13,7 +13,7 @@ _EXACT = (torch.float32, torch.float64)
 
 
 def shape(case: Case, answer: object) -> Finding | None:
-    """Whether the answer to N images is a tensor (N, K) with at least two columns."""
+    """Check whether the answer to N images is a tensor (N, K) with at least two columns."""
     if isinstance(answer, Tensor) and answer.ndim == 2 and len(answer) == len(case.few) and answer.shape[1] > 1:
         return None
     seen = f"of shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
@@ -28,7 +28,7 @@ def shape(case: Case, answer: object) -> Finding | None:
 
 
 def finite(case: Case, logits: Tensor) -> Finding | None:
-    """Whether all logits are finite numbers."""
+    """Check whether all logits are finite numbers."""
     bad = int((~logits.isfinite()).any(1).sum())
     if bad == 0:
         return None
@@ -43,7 +43,7 @@ def finite(case: Case, logits: Tensor) -> Finding | None:
 
 
 def classes(case: Case, logits: Tensor) -> Finding | None:
-    """Whether there is a column for each class, and no other."""
+    """Check whether there is a column for each class, and no other."""
     columns = logits.shape[1]
     largest = int(case.y.max())
     needed = max(case.classes or 0, largest + 1)
@@ -68,7 +68,7 @@ def classes(case: Case, logits: Tensor) -> Finding | None:
 
 
 def probabilities(case: Case, logits: Tensor) -> Finding | None:
-    """Whether the network ends with a softmax or a logarithm of one."""
+    """Check whether the network ends with a softmax or a logarithm of one."""
     values = logits.double()
     if bool(((values >= 0) & (values <= 1)).all()) and bool(((values.sum(1) - 1).abs() < _CLOSE).all()):
         return Finding(
@@ -91,7 +91,7 @@ def probabilities(case: Case, logits: Tensor) -> Finding | None:
 
 
 def precision(case: Case, logits: Tensor) -> Finding | None:
-    """Whether the network computes in single precision."""
+    """Check whether the network computes in single precision."""
     floats = [tensor for tensor in case.model.parameters() if tensor.is_floating_point()]
     low = [tensor for tensor in floats if tensor.dtype not in _EXACT]
     if not low and logits.dtype in _EXACT:

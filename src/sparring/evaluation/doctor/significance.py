@@ -11,7 +11,7 @@ _DEVIATIONS = 3.0  # a healthy model meets a dozen of these tests: two would be 
 
 
 def outnumber(more: Bool[Tensor, " N"], fewer: Bool[Tensor, " N"], least: float) -> bool:
-    """Whether `more` holds for more images than `fewer`: beyond chance, and by at least the share `least` of them.
+    """Return whether `more` holds for more images than `fewer`: beyond chance, and by at least the share `least` of them.
 
     Both are (N,) and about the same images, so only those that differ count (McNemar, Psychometrika 1947): of b + c
     images, b - c has a standard deviation of at most sqrt(b + c) if neither way is better.
@@ -21,7 +21,7 @@ def outnumber(more: Bool[Tensor, " N"], fewer: Bool[Tensor, " N"], least: float)
 
 
 def beyond_chance(predicted: Int[Tensor, " N"], y: Int[Tensor, " N"]) -> bool:
-    """Whether predictions (N,) agree with labels (N,) more often than if they had nothing to do with each other.
+    """Return whether predictions (N,) agree with labels (N,) more often than if they had nothing to do with each other.
 
     Chance is sum_k n_k m_k / N for n_k predictions and m_k labels of class k (Cohen, 1960), so a constant answer is
     at chance, however frequent its class.

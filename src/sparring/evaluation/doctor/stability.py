@@ -15,7 +15,7 @@ _NOISE = 1e-4  # of the largest logit: what the order of sums may change, where 
 
 
 def training_mode(case: Case, logits: Tensor) -> Finding | None:
-    """Whether the network was in training mode, and what that changes."""
+    """Check whether the network was in training mode, and what that changes."""
     if not case.in_training:
         return None
     with untouched(case.model):
@@ -45,7 +45,7 @@ def training_mode(case: Case, logits: Tensor) -> Finding | None:
 
 
 def random_answers(case: Case, logits: Tensor) -> Finding | None:
-    """Whether the same images get the same logits again."""
+    """Check whether the same images get the same logits again."""
     x = case.few
     answers = [case.logits(x) for _ in range(_REPEATS)]
     differing = [answer for answer in answers[1:] if not _same(answer, answers[0])]
@@ -65,7 +65,7 @@ def random_answers(case: Case, logits: Tensor) -> Finding | None:
 
 
 def batch_dependence(case: Case, logits: Tensor) -> Finding | None:
-    """Whether the same images get the same logits beside others.
+    """Check whether the same images get the same logits beside others.
 
     The others are inverted and not fewer: batches of another size may use other kernels, which round differently.
     """
@@ -88,7 +88,7 @@ def batch_dependence(case: Case, logits: Tensor) -> Finding | None:
 
 
 def changing_state(case: Case, logits: Tensor) -> Finding | None:
-    """Whether a pass in evaluation mode leaves parameters and buffers alone."""
+    """Check whether a pass in evaluation mode leaves parameters and buffers alone."""
     with untouched(case.model):
         before = {name: tensor.clone() for name, tensor in _state(case).items()}
         case.logits(case.few)
@@ -106,7 +106,7 @@ def changing_state(case: Case, logits: Tensor) -> Finding | None:
 
 
 def changing_input(case: Case, logits: Tensor) -> Finding | None:
-    """Whether the forward pass leaves the images alone that it is given."""
+    """Check whether the forward pass leaves the images alone that it is given."""
     x = case.few.clone()
     with torch.no_grad():
         case.model(x)

@@ -41,7 +41,7 @@ def probe_masking(
     seed: int = 0,
     count: int = 128,
 ) -> list[Finding]:
-    """Signs of gradient masking in experiments on at most `count` images, drawn at random; worst first.
+    """Return signs of gradient masking in experiments on at most `count` images, drawn at random; worst first.
 
     Carlini et al. (2019, "On evaluating adversarial robustness", section 3) and Athalye et al. (ICML 2018, section 3.1)
     name the experiments. Only images that are classified correctly are used; without one, nothing is found. The model,
@@ -63,7 +63,7 @@ class _Trial:
     seed: int
 
     def fooled(self, attack: Attack, threat: Threat | None = None, but: Tensor | None = None) -> Tensor:
-        """Which images the attack turns: (N,) bool, on the CPU. Those of `but` (N,) are spared and stay as they are."""
+        """Return which images the attack fools: (N,) bool, on the CPU. Those of `but` (N,) are spared."""
         case, everyone = self.case, torch.arange(len(self.case.x))
         streams, turned = SampleStreams(self.seed, everyone), torch.zeros(len(everyone), dtype=torch.bool)
         targets = everyone if but is None else everyone[~but]
@@ -75,12 +75,12 @@ class _Trial:
         return turned
 
     def fooled_by_either(self, threat: Threat) -> Tensor:
-        """Which images PGD or C&W turns: (N,) bool, on the CPU."""
+        """Return which images PGD or C&W fools: (N,) bool, on the CPU."""
         first = self.fooled(PGD(steps=_STEPS), threat)
         return first | self.fooled(CW(steps=_STEPS), threat, but=first)
 
     def gradients(self, loss: Callable[[Tensor, Tensor], Tensor], images: Tensor) -> Tensor:
-        """The gradients of a loss of logits and labels at images near the originals, (N, C, H, W); raises NoGradient."""
+        """Return the gradients (N, C, H, W) of a loss of logits and labels at images near the originals; raise NoGradient."""
         parts = []
         for x, y in zip(torch.split(images, _AT_ONCE), torch.split(self.case.y, _AT_ONCE), strict=True):
             parts.append(gradients(self.case.model, x, lambda logits, y=y: loss(logits, y)))  # type: ignore[misc]
@@ -156,7 +156,7 @@ def _fewer_steps(fgsm: Tensor, pgd: Tensor) -> Iterator[Finding]:
 
 
 def _without_gradients(alone: Tensor, white: Tensor) -> Iterator[Finding]:
-    """What Square turned of the images that the others, `white`, had left."""
+    """What Square fooled of the images that the others, `white`, had left."""
     if int(alone.sum()) > max(_FEW, _RARE * len(white)):
         yield Finding(
             "black-box-beats-white-box",

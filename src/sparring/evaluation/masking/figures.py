@@ -21,7 +21,7 @@ Figures = Mapping[str, float]
 
 
 def suspicions(accuracies: Figures, n: int) -> list[Finding]:
-    """Signs of gradient masking in the accuracies of one network under several attacks, worst first.
+    """Return signs of gradient masking in the accuracies of one network under several attacks, worst first.
 
     Differences that n images may produce by chance are none. The error of a difference is taken to be
     sqrt((a (1 - a) + b (1 - b)) / n), that of attacks whose successes have nothing to do with each other: on the same
@@ -47,7 +47,7 @@ def suspicions(accuracies: Figures, n: int) -> list[Finding]:
 
 
 def accuracies_of(evaluation: Outcomes) -> dict[str, float]:
-    """What `suspicions` takes: the accuracies of all attacks, and of the searches of attacks that have several."""
+    """Return what `suspicions` takes: the accuracies of all attacks, and of the searches of attacks that have several."""
     found: dict[str, float] = {}
     for outcome in evaluation.outcomes:
         found |= {f"{outcome.attack} {stage.name}": stage.accuracy for stage in outcome.stages if stage.name}
@@ -121,7 +121,7 @@ def _square_comes_last(accuracies: Figures, n: int) -> Iterator[Finding]:
 
 
 def _lowest(accuracies: Figures, beginnings: tuple[str, ...]) -> str | None:
-    """The attack with one of these names that left the fewest images correct; the searches of attacks do not count."""
+    """Return the attack with one of these names that left the fewest images correct; searches of attacks do not count."""
     names = [name for name in accuracies if name.startswith(beginnings) and " " not in name]
     return min(names, key=lambda name: accuracies[name]) if names else None
 
