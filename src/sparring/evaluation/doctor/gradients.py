@@ -120,7 +120,7 @@ def inner_optimisation(case: Case, logits: Tensor) -> Finding | None:
 
 
 def trains_inside(case: Case) -> bool:
-    """Return whether the forward pass, which has failed, succeeds with parameters that are not frozen: it needs gradients."""
+    """Return whether the forward pass, which has failed, succeeds once parameters are not frozen: it needs gradients."""
     parameters = [parameter for parameter in case.model.parameters() if parameter.is_floating_point()]
     with untouched(case.model):
         try:

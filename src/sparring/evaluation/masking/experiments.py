@@ -80,7 +80,7 @@ class _Trial:
         return first | self.fooled(CW(steps=_STEPS), threat, but=first)
 
     def gradients(self, loss: Callable[[Tensor, Tensor], Tensor], images: Tensor) -> Tensor:
-        """Return the gradients (N, C, H, W) of a loss of logits and labels at images near the originals; raise NoGradient."""
+        """Return the gradients (N, C, H, W) of a loss of logits and labels near the originals; raise NoGradient."""
         parts = []
         for x, y in zip(torch.split(images, _AT_ONCE), torch.split(self.case.y, _AT_ONCE), strict=True):
             parts.append(gradients(self.case.model, x, lambda logits, y=y: loss(logits, y)))  # type: ignore[misc]
