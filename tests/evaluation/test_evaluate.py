@@ -280,6 +280,7 @@ def test_a_function_leaves_nothing_behind(model) -> None:
     attacks = {"careless": careless, "fgsm": "fgsm"}
     one, two = (evaluate(model, DATA, EPS, attacks, batch_size=15) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
+    assert one.outcome("careless").settings["outside"] == int(one.outcome("careless").correct.sum()) > 0  # black images
     assert draws[: len(draws) // 2] == draws[len(draws) // 2 :]
     assert len({draw[0] for draw in draws}) == len(draws) // 2 > 1  # anew for every batch
     other = evaluate(model, DATA, EPS, attacks, batch_size=15, seed=1)
