@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import sparring
-from sparring import cli, evaluation
+from sparring import cli, evaluation, ranks
 from sparring.attacks import PGD
 from sparring.data import Data, load
 from sparring.errors import BadInput
@@ -156,6 +156,15 @@ def test_an_error_of_the_doctor_stops_it_unless_it_is_told_not_to_look(model) ->
     assert found.findings == ()
 
 
+def test_images_of_a_single_class_can_be_evaluated_without_the_doctor(model) -> None:
+    images = load(DATA).test
+    sevens = images.subset((images.labels == 7).nonzero()[:, 0])
+    with pytest.raises(BadInput, match="All images are of class 7.*doctor=False"):
+        evaluate(model, sevens, EPS, ["clean"])
+    right = evaluate(model, images, EPS, ["clean"]).outcome("clean").correct[images.labels == 7]
+    assert torch.equal(evaluate(model, sevens, EPS, ["clean"], doctor=False).outcome("clean").correct, right)
+
+
 def test_warnings_of_the_doctor_and_suspicions_are_findings_and_recorded(model, monkeypatch) -> None:
     found = evaluate(Noisy(model), DATA, EPS, ["clean"])
     assert "random" in [finding.check for finding in found.findings]
@@ -290,6 +299,24 @@ def test_a_function_leaves_nothing_behind(model) -> None:
     assert not model.training
 
 
+def test_two_processes_share_the_images_of_a_function(model, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, attacks = Evaluator(model, load(DATA).test, EPS), {"clean": "clean", "far": signed(1.5), "near": signed(1)}
+    whole = asked.run(attacks)
+    parts = []
+    for index in (0, 1):  # each without what the other adds
+        monkeypatch.setattr(ranks, "count", lambda: 2)
+        monkeypatch.setattr(ranks, "index", lambda index=index: index)
+        monkeypatch.setattr(ranks, "total", lambda value: value)
+        parts.append(asked.run(attacks))
+    for name in attacks:
+        one, other = (part.outcome(name) for part in parts)
+        assert torch.equal(one.correct | other.correct, whole.outcome(name).correct)
+        assert not (one.correct & other.correct).any()
+    outside = [part.outcome("far").settings["outside"] for part in parts]
+    assert min(outside) > 0
+    assert sum(outside) == whole.outcome("far").settings["outside"]
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [(lambda x: x[:1], r"shape \(1, 1, 8, 8\)"), (lambda x: None, "NoneType")],
@@ -328,22 +355,23 @@ def test_functions_go_on_between_and_not_inside(model, tmp_path: Path) -> None:
 
 
 def test_a_function_of_other_code_does_not_go_on_from_the_first_one_s_checkpoint(model, tmp_path: Path) -> None:
-    def one() -> Callable[..., Any]:
-        def attack(network, x, y, threat):
-            return x
+    def version(number: int) -> Callable[..., Any]:
+        if number == 1:
 
-        return attack
+            def attack(network, x, y, threat):
+                return x
 
-    def other() -> Callable[..., Any]:
-        def attack(network, x, y, threat):
-            return x * 0.99
+        else:
+
+            def attack(network, x, y, threat):
+                return x * 0.99
 
         return attack
 
     evaluator = Evaluator(model, load(DATA).test, EPS)
     paths = [
         evaluator.checkpoint(tmp_path / "record.json", {"mine": attack}).path
-        for attack in (one(), one(), other(), PGD(5), PGD(6))
+        for attack in (version(1), version(1), version(2), PGD(5), PGD(6))
     ]
     assert paths[0] == paths[1]
     assert len(set(paths)) == 4

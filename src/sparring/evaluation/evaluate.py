@@ -135,7 +135,10 @@ def _examined(
     check_fit(model, images, classes, name, device)
     if not doctor:
         return []
-    findings = diagnose(model, images, threat, classes=classes, device=device, seed=seed)
+    try:
+        findings = diagnose(model, images, threat, classes=classes, device=device, seed=seed)
+    except BadInput as refusal:  # such as images of a single class
+        raise BadInput(f"{refusal} {_REGARDLESS}") from refusal
     for finding in findings:
         if finding.severity == "error":
             raise BadInput(f"{finding.seen} {finding.advice} {_REGARDLESS}")
