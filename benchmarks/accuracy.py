@@ -30,10 +30,10 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 import sparring
-from sparring.api import check_attacks
 from sparring.configuration import to_yaml
 from sparring.data import Images
 from sparring.errors import BadInput
+from sparring.evaluation import with_names
 from sparring.files import replacing
 from sparring.randomness import seed_from
 from sparring.schedule import Cyclic
@@ -145,7 +145,7 @@ def settings(options: argparse.Namespace) -> Iterator[Setting]:
 
 def check(options: argparse.Namespace) -> None:
     """Raises BadInput for what would stop one of the runs, before the first of them begins."""
-    check_attacks(options.attacks)
+    with_names(options.attacks)
     if options.test_images < 1:
         raise BadInput(f"There must be images to test on: give --test-images at least 1, not {options.test_images}.")
     for setting in settings(options):

@@ -27,9 +27,9 @@ from rich.table import Table
 from torch import nn
 
 import sparring
-from sparring.api import check_attacks
 from sparring.configuration import to_yaml
 from sparring.errors import BadInput
+from sparring.evaluation import with_names
 from sparring.files import replacing
 from sparring.models import with_counters
 from sparring.training import checkpoint
@@ -139,7 +139,7 @@ def settings(options: argparse.Namespace) -> Iterator[Setting]:
 
 def check(options: argparse.Namespace) -> None:
     """Raises BadInput for what would stop one of the runs, before the first of them begins."""
-    check_attacks(options.attacks)
+    with_names(options.attacks)
     if unknown := [variant for variant in options.variants if variant not in VARIANTS]:
         raise BadInput(f"There is no variant {unknown[0]!r}: choose from {'; '.join(VARIANTS)}.")
     for setting in settings(options):

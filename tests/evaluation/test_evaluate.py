@@ -78,6 +78,7 @@ def test_python_and_the_command_line_give_equal_records_and_images(run: Path, mo
     )
     record = json.loads(by_call.read_text())
     assert record == found.record
+    assert (record["subject"]["weights"], record["subject"]["checkpoint"]) == (str(run), "best")
     assert without_times(record) == without_times(json.loads(by_command.read_text()))
     assert record["worst"] == found.worst
     assert [attack["accuracy"] for attack in record["attacks"]] == [found.accuracy(name) for name in ATTACKS]
