@@ -336,13 +336,13 @@ def test_it_goes_on_by_held_out_images_even_where_the_best_epoch_is_chosen_on_th
     tmp_path, monkeypatch
 ) -> None:
     looked_at = []
-    plain = Examination.under
+    plain = Evaluator.under
 
-    def under(examination: Examination, attacks: list[Attack]):
-        looked_at.append(examination.images.pixels)
-        return plain(examination, attacks)
+    def under(evaluator: Evaluator, attacks: list[Attack]):
+        looked_at.append(evaluator.images.pixels)
+        return plain(evaluator, attacks)
 
-    monkeypatch.setattr(Examination, "under", under)
+    monkeypatch.setattr(Evaluator, "under", under)
     by_test = chosen()
     by_test = replace(
         by_test,

@@ -52,7 +52,7 @@ def _recipes(chosen: argparse.Namespace, overrides: list[str]) -> None:
     elif not chosen.name:
         raise BadInput(f"recipes {chosen.action} needs the name of a recipe: sparring recipes list shows them.")
     elif chosen.action == "show":
-        sys.stdout.write(recipes.path(chosen.name).read_text(encoding="utf-8"))
+        sys.stdout.write(recipes.text(chosen.name))
     else:
         target = Path(chosen.file or f"{Path(chosen.name).name}.yaml")
         recipes.copy(chosen.name, target)

@@ -71,7 +71,7 @@ class Runtime:
         forward: Callable[[], float],
         folds: Sequence[Fold] = (),
     ) -> Plan:
-        """Return the level that the run has, and why ; raises BadInput for one that this device cannot have."""
+        """Return the level that the run has, and why; raises BadInput for one that this device cannot have."""
         if "graph" in self.level and device.type != "cuda":
             raise BadInput(
                 f"runtime.level {self.level} needs a GPU, and the device is {device.type}: use auto or eager."
