@@ -3,7 +3,7 @@
     python benchmarks/accuracy.py run --data-set digits --json benchmarks/results/accuracy-digits-cpu.json
     python benchmarks/accuracy.py run --data-set fashion_mnist --data ../shared/data/fashion_mnist \\
         --json benchmarks/results/accuracy-fashion_mnist-cpu.json
-    python benchmarks/accuracy.py table benchmarks/results/accuracy-digits-cpu.json --into README.md docs/methods.md
+    python benchmarks/accuracy.py table benchmarks/results/accuracy-digits-cpu.json --into docs/methods/results.md
 
 Every run is a recipe whose network, optimizer, schedule and passes over the data are replaced by those of all; what the
 method adds (its attack, a weight average, rounded pixels) stays. A run lives in a folder of `--runs`, is resumed where it

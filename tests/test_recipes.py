@@ -433,7 +433,7 @@ def test_released_rates_by_epoch(name: str, epochs: int, factors: dict[int, floa
         assert schedule.factor(epoch * steps, epochs * steps) == pytest.approx(factor), epoch
 
 
-# Forward passes a step (docs/methods.md), and epochs, of the recipes that are ours for time to accuracy.
+# Forward passes a step (docs/methods/cost.md), and epochs, of the recipes that are ours for time to accuracy.
 SPENT = {
     "cifar10/n-fgsm-fast": (5, 20),
     "cifar10/fgsm-mep-fast": (7, 30),

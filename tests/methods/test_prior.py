@@ -738,8 +738,8 @@ def test_the_threat_s_norm_is_respected() -> None:
     [({"decay": 0.3}, True), ({"decay": 0.49}, True), ({"decay": 0.9}, False), ({"momentum": "gradient"}, False)],
 )
 def test_a_momentum_of_signs_below_a_half_is_no_momentum(switches: dict, same: bool) -> None:
-    """A finding (docs/methods.md): |decay m| < 1 when decay < 1/2, so that MEP as printed, at the only known decay of 0.3,
-    trains the very network that EP trains.
+    """A finding (docs/methods/equations.md): |decay m| < 1 when decay < 1/2, so MEP as printed, at the only known decay
+    of 0.3, trains the very network that EP trains.
     """
     ends = []
     for method in (MEP(**switches), EP()):
