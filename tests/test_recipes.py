@@ -164,10 +164,10 @@ def test_the_tables_of_strategies_are_the_released_command_s(name: str) -> None:
 def test_what_strategies_are_chosen_for(name: str) -> None:
     """The inner attack allows the most steps, in evaluation mode; BatchNorm's batches would mix the images' strategies."""
     method = las(name)
-    assert method.inner.budgeted() == PGD(
-        steps=max(method.actions.steps), start="normal" if method.inner.weighted() else "uniform"
+    assert method.inner.traits().attack == PGD(
+        steps=max(method.actions.steps), start="normal" if method.inner.traits().weighted else "uniform"
     )
-    assert method.inner.weighted() == bool(method.actions.beta) == ("las-trades" in name)
+    assert method.inner.traits().weighted == bool(method.actions.beta) == ("las-trades" in name)
     assert isinstance(method.inner, AWP) == ("las-awp" in name)
     method.setup(task_of(name))  # refuses what cannot be chosen
     if method.policy == "learned":
