@@ -20,7 +20,7 @@ from sparring.errors import BadInput
 from sparring.randomness import Generator, SampleStreams
 from sparring.threat import Budget, Ratio, Threat, box, spread
 
-NORMS = ["Linf", "L2"]
+NORMS = ["Linf", "L2", "L1"]
 MANY = 20_000
 cases = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
@@ -41,12 +41,11 @@ def perturbations(draw: st.DrawFn) -> Tensor:
 
 def size(norm: str, delta: Tensor) -> Tensor:
     rows = delta.double().flatten(1)
-    return rows.abs().amax(1) if norm == "Linf" else (rows**2).sum(1).sqrt()
+    return torch.linalg.vector_norm(rows, {"Linf": math.inf, "L2": 2, "L1": 1}[norm], dim=1)
 
 
 def dual(norm: str, gradient: Tensor) -> Tensor:
-    rows = gradient.double().flatten(1)
-    return rows.abs().sum(1) if norm == "Linf" else (rows**2).sum(1).sqrt()
+    return size({"Linf": "L1", "L2": "L2", "L1": "Linf"}[norm], gradient)
 
 
 def inner(one: Tensor, other: Tensor) -> Tensor:
@@ -147,8 +146,8 @@ def test_the_default_threat_is_the_fields_standard() -> None:
             "-8/255",
             "eps must be positive, not -8/255: for training without an attack choose the method Standard.",
         ),
-        ("L3", "8/255", "Unknown norm 'L3': write Linf or L2."),
-        ("linf", "8/255", "Unknown norm 'linf': write Linf or L2."),
+        ("L3", "8/255", "Unknown norm 'L3': write Linf, L2 or L1."),
+        ("linf", "8/255", "Unknown norm 'linf': write Linf, L2 or L1."),
     ],
 )
 def test_a_threat_that_cannot_be_is_refused(norm: str, eps: str | float, message: str) -> None:
@@ -164,8 +163,9 @@ def test_a_large_l2_radius_is_fine() -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_size_is_the_norm_of_each_sample(norm: str) -> None:
     delta = randn((7, 3, 4, 5), 0)
-    expected = [row.abs().max() if norm == "Linf" else (row * row).sum().sqrt() for row in delta]
-    torch.testing.assert_close(Threat(norm, 0.5).size(delta), torch.stack(expected))
+    measured = {"Linf": lambda row: max(row), "L2": lambda row: math.hypot(*row), "L1": math.fsum}[norm]
+    expected = [measured(row.abs().flatten().tolist()) for row in delta]
+    torch.testing.assert_close(Threat(norm, 0.5).size(delta), torch.tensor(expected, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("norm", NORMS)

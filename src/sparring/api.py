@@ -16,6 +16,7 @@ from sparring.data import load as load_data
 from sparring.errors import BadInput
 from sparring.evaluation import CLEAN, evaluate
 from sparring.experiment import Experiment
+from sparring.norms import NormName
 from sparring.results.robustbench import entry, write_entry
 from sparring.threat import Ratio, Threat
 from sparring.training import Run, checkpoint
@@ -56,7 +57,7 @@ def benchmark(
     model: nn.Module,
     n_examples: int = 10_000,
     dataset: str = "cifar10",
-    threat_model: Literal["Linf", "L2"] = "Linf",
+    threat_model: NormName = "Linf",
     eps: str | float = "8/255",
     *,
     model_name: str | None = None,

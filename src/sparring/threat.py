@@ -5,20 +5,20 @@ Knows nothing about networks. Radii are fractions of the pixel range [0, 1] and 
 
 from __future__ import annotations
 
-import math
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal, overload
+from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sparring.errors import BadInput
-from sparring.randomness import Generator, normal, uniform
+from sparring.norms import Norm, NormName, norm_named, spread
+from sparring.randomness import Generator
+
+__all__ = ["Budget", "Images", "PerSample", "Ratio", "Threat", "box", "spread"]
 
 Images = Float[Tensor, "B C H W"]
 PerSample = Float[Tensor, " B"]
@@ -52,123 +52,62 @@ class Ratio(float):
         return Ratio, (self.text,)
 
 
-@overload
-def spread(value: Tensor, like: Tensor) -> Tensor: ...
-@overload
-def spread(value: float | Tensor, like: Tensor) -> float | Tensor: ...
-def spread(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """A per-sample value (B,) shaped so that it multiplies images (B, C, H, W); a number stays as it is."""
-    return value.view(-1, *[1] * (like.ndim - 1)) if isinstance(value, Tensor) else value
-
-
-class _Norm(ABC):
-    """The three things that an attack needs to know about a norm."""
-
-    @abstractmethod
-    def size(self, delta: Tensor) -> Tensor: ...
-
-    @abstractmethod
-    def project(self, delta: Tensor, eps: float | Tensor) -> Tensor: ...
-
-    @abstractmethod
-    def steepest(self, gradient: Tensor) -> Tensor: ...
-
-    @abstractmethod
-    def draw(self, like: Tensor, eps: float | Tensor, generator: Generator) -> Tensor: ...
-
-
-class _Linf(_Norm):
-    def size(self, delta: Tensor) -> Tensor:
-        return delta.abs().flatten(1).amax(1)
-
-    def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
-        eps = spread(eps, delta)
-        if isinstance(eps, Tensor):
-            return torch.clamp(delta, -eps, eps)
-        return delta.clamp(-eps, eps)
-
-    def steepest(self, gradient: Tensor) -> Tensor:
-        return gradient.sign()
-
-    def draw(self, like: Tensor, eps: float | Tensor, generator: Generator) -> Tensor:
-        return (2 * uniform(like, generator) - 1) * spread(eps, like)
-
-
-class _L2(_Norm):
-    def size(self, delta: Tensor) -> Tensor:
-        return delta.flatten(1).norm(dim=1)
-
-    def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
-        size = spread(self.size(delta), delta)
-        return delta * (spread(eps, delta) / size.clamp_min(_TINY)).clamp(max=1)
-
-    def steepest(self, gradient: Tensor) -> Tensor:
-        # Scaled first, as the squares of a confident network's gradients vanish in float32.
-        scaled = gradient / spread(gradient.abs().flatten(1).amax(1), gradient).clamp_min(_SMALLEST)
-        return scaled / spread(self.size(scaled), gradient).clamp_min(_TINY)
-
-    def draw(self, like: Tensor, eps: float | Tensor, generator: Generator) -> Tensor:
-        # A Gaussian's direction is uniform on the sphere; the d-th root spreads the radii evenly over the volume.
-        direction = self.steepest(normal(like, generator))
-        volume = uniform(like.flatten(1)[:, :1], _another(generator))
-        return direction * spread(eps, like) * spread(volume[:, 0] ** (1 / math.prod(like.shape[1:])), like)
-
-
-_SMALLEST = torch.finfo(torch.float32).tiny
-_TINY = 1e-12  # keeps a zero gradient zero instead of 0 / 0
-
-
-def _another(generator: Generator) -> Generator:
-    """The stream for a second draw; a sequential generator moves on by itself."""
-    if isinstance(generator, torch.Generator) or generator is None:
-        return generator
-    return generator.at(generator.stage + (1 << 33))
-
-
-_NORMS: dict[str, _Norm] = {"Linf": _Linf(), "L2": _L2()}
-
-
 @dataclass(frozen=True)
 class Threat:
     """All images within `eps` of the original in `norm`, and inside the pixel box [0, 1].
 
     Args:
-        norm: Linf or L2.
-        eps: the radius as a fraction of the pixel range, for example 8/255 for Linf or 0.5 for L2.
+        norm: Linf, L2 or L1.
+        eps: the radius as a fraction of the pixel range, for example 8/255 for Linf, 0.5 for L2 or 12 for L1.
 
     Raises:
         BadInput: unknown norm; eps that is not positive; Linf eps of 1 or more.
     """
 
-    norm: Literal["Linf", "L2"] = "Linf"
+    norm: NormName = "Linf"
     eps: Ratio = field(default_factory=lambda: Ratio("8/255"))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "eps", Ratio(self.eps))
-        if self.norm not in _NORMS:
-            raise BadInput(f"Unknown norm {self.norm!r}: write Linf or L2.")
+        norm_named(self.norm)
         if self.eps <= 0:
             raise BadInput(
                 f"eps must be positive, not {self.eps}: for training without an attack choose the method Standard."
             )
-        if self.norm == "Linf" and self.eps >= 1:
+        if self.eps >= self.geometry.limit:
             raise BadInput(f"eps {self.eps} is at least the whole pixel range [0, 1]: did you mean {self.eps}/255?")
+
+    @property
+    def geometry(self) -> Norm:
+        """The norm itself."""
+        return norm_named(self.norm)
 
     def size(self, delta: Images) -> PerSample:
         """The norm of each perturbation (B, C, H, W) -> (B,)."""
-        return _NORMS[self.norm].size(delta)
+        return self.geometry.size(delta)
 
     def project(self, delta: Images, eps: float | Tensor | None = None) -> Images:
         """The nearest perturbations (B, C, H, W) within `eps`: a number, (B,) radii, or None for the threat's own."""
-        return _NORMS[self.norm].project(delta, self.eps if eps is None else eps)
+        return self.geometry.project(delta, self.eps if eps is None else eps)
+
+    def image(self, x: Images, delta: Images, eps: float | Tensor | None = None) -> Images:
+        """x + delta brought back within `eps` of x and into the box, (B, C, H, W); in L1 the nearest such images."""
+        return self.geometry.image(x, delta, self.eps if eps is None else eps)
+
+    def confine(self, x: Images, delta: Images, eps: float | Tensor | None = None) -> Images:
+        """The perturbations of those images, (B, C, H, W)."""
+        return self.image(x, delta, eps) - x
 
     def steepest(self, gradient: Images) -> Images:
-        """The step of unit norm that raises a linear function with this gradient the most, (B, C, H, W)."""
-        return _NORMS[self.norm].steepest(gradient)
+        """The step of unit norm that raises a linear function with this gradient the most, (B, C, H, W).
+
+        In L1 the most of those that share it out among a hundredth of the numbers: see `Norm`.
+        """
+        return self.geometry.steepest(gradient)
 
     def draw(self, like: Images, eps: float | Tensor | None = None, generator: Generator = None) -> Images:
         """Perturbations drawn uniformly from the ball, (B, C, H, W); the pixel box is not applied."""
-        return _NORMS[self.norm].draw(like, self.eps if eps is None else eps, generator)
+        return self.geometry.draw(like, self.eps if eps is None else eps, generator)
 
 
 def box(x: Images, delta: Images) -> Images:

@@ -74,7 +74,7 @@ def test_the_best_points_are_the_released_code_s(norm: str, objective: str, step
 def test_the_start_is_theirs_given_their_noise(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A random direction of the full radius, then the box."""
     threat, x, taken = THREATS[norm], pictures(COUNT), []
-    draw = "sparring.attacks.apgd." + ("uniform" if norm == "Linf" else "normal")
+    draw = "sparring.norms." + ("uniform" if norm == "Linf" else "normal")
     noise = torch.rand(x.shape, generator=seeded(5)) if norm == "Linf" else torch.randn(x.shape)
     monkeypatch.setattr(draw, lambda like, generator: noise)
     model = Curved(6)

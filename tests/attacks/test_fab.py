@@ -9,7 +9,7 @@ import torch
 from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor, nn
 
-from sparring.attacks import fab
+from sparring import norms
 from sparring.attacks.capacity import Capacity
 from sparring.attacks.fab import FAB, FABLanes
 from sparring.attacks.pool import Pool, Subjects
@@ -129,8 +129,8 @@ def test_every_point_of_a_walk_is_pyautoattack_s(threat, rank, restart, monkeypa
     torch.manual_seed(0)
     rival.attack_single_run(x, y, use_rand_start=restart > 0, is_targeted=rank is not None)
 
-    monkeypatch.setattr(fab, "uniform", lambda like, _: torch.rand(like.shape))
-    monkeypatch.setattr(fab, "normal", lambda like, _: torch.randn(like.shape))
+    monkeypatch.setattr(norms, "uniform", lambda like, _: torch.rand(like.shape))
+    monkeypatch.setattr(norms, "normal", lambda like, _: torch.randn(like.shape))
     torch.manual_seed(0)
     ours = Recorded(curved())
     attack = FAB(steps=turns, restarts=2, targets=None if rank is None else 4)

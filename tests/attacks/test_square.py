@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sparring.attacks import Probe
 from sparring.attacks.square import Square, SquareLanes
-from sparring.attacks.square_l2 import pattern, pattern_table
+from sparring.attacks.square_tiles import pattern, pattern_table
 from sparring.errors import BadInput
 from sparring.losses import margin
 from sparring.randomness import drawn
@@ -214,18 +214,21 @@ def test_a_tie_counts_as_found() -> None:
 
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 6, 7, 12, 29, 44, 101])
-def test_the_pattern_is_that_of_autoattack(side: int, turned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("order", [2, 1])
+def test_the_pattern_is_that_of_autoattack(
+    order: int, side: int, turned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch, "rand", lambda shape: torch.full(shape, 0.9 if turned else 0.1))
-    expected = SquareAttack(None, norm="L2").eta(side)
-    ours = pattern_table((2, side, 1))[1, int(turned), :side, :side]
+    expected = SquareAttack(None, norm=f"L{order}").eta(side)
+    ours = pattern_table((2, side, 1), order)[1, int(turned), :side, :side]
     torch.testing.assert_close(ours.float(), expected, rtol=0, atol=1e-6)
-    assert ours.norm().item() == pytest.approx(1, abs=1e-12)
+    assert ours.norm(order).item() == pytest.approx(1, abs=1e-12)
 
 
 @settings(deadline=None, max_examples=40, derandomize=True)
 @given(height=st.integers(1, 13), width=st.integers(1, 13))
 def test_a_pattern_of_any_size_has_norm_one_and_two_signs(height: int, width: int) -> None:
-    eta = pattern(height, width)
+    eta = pattern(height, width, 2)
     assert eta.shape == (height, width)
     assert eta.norm().item() == pytest.approx(1, abs=1e-12)
     assert (eta[: height // 2] > 0).all()
@@ -269,7 +272,7 @@ def test_every_tile_of_the_l2_start_is_a_pattern_of_either_sign_turned_or_not(sh
     assert delta.flatten(1).norm(dim=1).sub(0.5).abs().max() < 1e-12
     sides = [max(length // 5, 1) for length in shape[1:]]
     first = [max((length - 5 * side) // 2, 0) for length, side in zip(shape[1:], sides, strict=True)]
-    upright, lying = pattern(*sides), pattern(*reversed(sides)).T
+    upright, lying = pattern(*sides, 2), pattern(*reversed(sides), 2).T
     starts = [range(begin, length, side) for begin, length, side in zip(first, shape[1:], sides, strict=True)]
     scale = None
     turns, signs, seen = [], [], torch.zeros(shape[1:], dtype=torch.bool)

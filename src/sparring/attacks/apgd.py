@@ -14,7 +14,7 @@ from sparring.attacks.attack import SearchAttack
 from sparring.attacks.search import Lanes, Probe, opened, ranked
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy, dlr, margin, targeted_dlr, targeted_margin
-from sparring.randomness import SampleStreams, normal, uniform
+from sparring.randomness import SampleStreams
 from sparring.threat import Threat, spread
 
 _INERTIA = 0.75  # share of the new step in a move; the rest goes on as the last one did
@@ -92,7 +92,7 @@ class APGD(SearchAttack):
 
     def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
         """See `Search`. The start has a random direction and, before the box, the full radius."""
-        noise = 2 * uniform(x, streams) - 1 if threat.norm == "Linf" else normal(x, streams)
+        noise = threat.geometry.direction(x, streams)
         start = (x + threat.eps * noise / spread(threat.size(noise), x)).clamp(0, 1)
         target = ranked(clean, 1 + attempt // self.restarts) if self.targets else y
         nothing = x.new_zeros(len(x))
@@ -117,10 +117,10 @@ class APGD(SearchAttack):
         lanes = replace(lanes, found=logits.argmax(1) != lanes.y, candidate=lanes.point)
         lanes, origin, gradient = self._reconsidered(_improved(lanes, loss, gradient), gradient)
         first = spread(lanes.step == 0, origin)
-        ahead = _clipped(origin + spread(lanes.eta, origin) * threat.steepest(gradient), lanes.x, threat)
+        ahead = threat.image(lanes.x, origin + spread(lanes.eta, origin) * threat.steepest(gradient) - lanes.x)
         new = torch.where(first, ahead - origin, _INERTIA * (ahead - origin))
         old = torch.where(first, 0, (1 - _INERTIA) * (origin - lanes.last))
-        return replace(lanes, point=_clipped(origin + new + old, lanes.x, threat), last=origin)
+        return replace(lanes, point=threat.image(lanes.x, origin + new + old - lanes.x), last=origin)
 
     def describe(self, threat: Threat) -> dict[str, str | int]:
         """See `Attack`."""
@@ -198,8 +198,3 @@ def checkpoint_windows(steps: int) -> list[int]:
         window = max(window - shrink, least)
         at += window
     return windows
-
-
-def _clipped(point: Tensor, x: Tensor, threat: Threat) -> Tensor:
-    """The points brought back into the ball around x, then into the box."""
-    return (x + threat.project(point - x)).clamp(0, 1)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sparring.threat import Budget, Threat, box, spread
+from sparring.threat import Budget, Threat, spread
 
 Images = Float[Tensor, "B C H W"]
 Objective: TypeAlias = Callable[[Tensor], Tensor]  # logits (B, K) -> per-sample values (B,)
@@ -50,13 +50,13 @@ def ascend(
     delta <- box(project(delta + alpha * steepest(gradient), eps)), projected gradient ascent (Madry et al., 2018). The
     radius takes effect with the first step, unless a sample may stop before it.
     """
-    delta = start if budget.keep_going is None else box(x, threat.project(start, budget.eps))
+    delta = start if budget.keep_going is None else threat.confine(x, start, budget.eps)
     if budget.compact and (isinstance(budget.steps, Tensor) or budget.keep_going is not None):
         return _ascend_shrinking(model, x, objective, threat, budget, delta)
     alpha = spread(budget.alpha, x)
     for step in range(budget.rounds or 0):
         gradient, logits = input_gradient(model, x + delta, objective)
-        moved = box(x, threat.project(delta + alpha * threat.steepest(gradient), budget.eps))
+        moved = threat.confine(x, delta + alpha * threat.steepest(gradient), budget.eps)
         going = budget.keep_going(Ascent(x, delta, logits, gradient, step)) if budget.keep_going else None
         if isinstance(budget.steps, Tensor):
             has_steps = step < budget.steps
@@ -89,7 +89,7 @@ def _ascend_shrinking(
 
         own_gradient, own_logits = input_gradient(model, images + current, of_these)
         ahead = current + spread(alpha, images) * threat.steepest(own_gradient)
-        moved = box(images, threat.project(ahead, eps))
+        moved = threat.confine(images, ahead, eps)
         if budget.keep_going is not None:
             gradient = gradient.index_copy(0, rows, own_gradient)
             logits = _placed(own_logits, rows, len(x)) if logits is None else logits.index_copy(0, rows, own_logits)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from sparring.attacks.attack import SearchAttack
-from sparring.attacks.hyperplane import Norm, dual_size, way_to_hyperplane
+from sparring.attacks.hyperplane import way_to_hyperplane
 from sparring.attacks.search import Lanes, Probe, opened, ranked
 from sparring.errors import BadInput
 from sparring.losses import targeted_margin
-from sparring.randomness import SampleStreams, normal, uniform
+from sparring.randomness import SampleStreams
 from sparring.threat import Threat, spread
 
 _SMALL = 1e-12  # keeps the distance to a plane without a slope finite
@@ -91,7 +91,7 @@ class FAB(SearchAttack):
         assert isinstance(lanes, FABLanes)
         x, reached = lanes.x, lanes.point
         here = torch.where(spread(lanes.crossed, x), x + self.beta * (reached - x), reached)
-        excess, w = self._boundary(probe, here, lanes, threat.norm)
+        excess, w = self._boundary(probe, here, lanes, threat)
         excess_at_x = excess + (w * (x - here)).flatten(1).sum(1)
         ways = way_to_hyperplane(
             torch.cat([here, x]).flatten(1),
@@ -119,16 +119,16 @@ class FAB(SearchAttack):
             "objective": "fab",
         }
 
-    def _boundary(self, probe: Probe, point: Tensor, lanes: FABLanes, norm: Norm) -> tuple[Tensor, Tensor]:
+    def _boundary(self, probe: Probe, point: Tensor, lanes: FABLanes, threat: Threat) -> tuple[Tensor, Tensor]:
         """z_s - z_y (L,) at the points, and its gradient (L, C, H, W): s is the target, or the class that is nearest."""
         if self.targets is None:
-            return _nearest(*probe.jacobian(point), lanes.y, norm)
+            return _nearest(*probe.jacobian(point), lanes.y, threat)
         margin = partial(targeted_margin, y=lanes.y, target=lanes.target)
         gradient, logits = probe.gradient(point, margin)
         return margin(logits), gradient
 
 
-def _nearest(gradients: Tensor, logits: Tensor, y: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+def _nearest(gradients: Tensor, logits: Tensor, y: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
     """z_s - z_y (L,) and its gradient (L, C, H, W) for the class s whose flat boundary is nearest, but for the box.
 
     s minimises |z_s - z_y| / ||grad (z_s - z_y)||_dual over s != y (Croce and Hein, ICML 2020), from the gradients
@@ -137,12 +137,12 @@ def _nearest(gradients: Tensor, logits: Tensor, y: Tensor, norm: Norm) -> tuple[
     row = torch.arange(len(y), device=y.device)
     margins = logits - logits[row, y][:, None]
     slopes = gradients - gradients[row, y][:, None]
-    distances = margins.abs() / (_SMALL + dual_size(slopes.flatten(2), norm))
+    distances = margins.abs() / (_SMALL + threat.geometry.dual_size(slopes.flatten(2)))
     nearest = distances.scatter(1, y[:, None], torch.inf).argmin(1)
     return margins[row, nearest], slopes[row, nearest]
 
 
 def _half_way_out(x: Tensor, streams: SampleStreams, threat: Threat) -> Tensor:
     """Perturbations (L, C, H, W) of size eps / 2 in random directions; the pixel box is not applied."""
-    direction = 2 * uniform(x, streams) - 1 if threat.norm == "Linf" else normal(x, streams)
+    direction = threat.geometry.direction(x, streams)
     return threat.eps / 2 * direction / spread(threat.size(direction).clamp_min(_SMALL), x)

@@ -70,8 +70,7 @@ class GAMA(SearchAttack):
 
         gradient, logits = probe.gradient(lanes.point, guided_margin)
         step = spread(self._alpha(lanes, threat), lanes.x) * threat.steepest(gradient)
-        delta = threat.project(lanes.point - lanes.x + step)
-        point = (lanes.x + delta).clamp(0, 1)
+        point = threat.image(lanes.x, lanes.point - lanes.x + step)
         return replace(lanes, point=point, found=logits.argmax(1) != y, candidate=lanes.point)
 
     def describe(self, threat: Threat) -> dict[str, str | int]:

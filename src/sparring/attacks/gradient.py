@@ -41,7 +41,7 @@ def draw_start(kind: Start, x: Images, threat: Threat, eps: float | Tensor, gene
     if kind == "normal":
         return TRADES_NOISE * normal(x, generator)
     if kind == "bernoulli":
-        return box(x, threat.project(rademacher(x, generator), eps))
+        return threat.confine(x, rademacher(x, generator), eps)
     return box(x, threat.draw(x, eps, generator))
 
 
@@ -112,15 +112,14 @@ class PGD(SearchAttack):
 
     def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
         """See `Search`."""
-        start = box(x, threat.project(draw_start(self.start, x, threat, threat.eps, streams)))
+        start = threat.confine(x, draw_start(self.start, x, threat, threat.eps, streams))
         return Lanes(**opened(x, y, x + start))
 
     def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
         """See `Search`: an image is fooled by the first misclassified iterate, the start among them."""
         gradient, logits = probe.gradient(lanes.point, self.goal(lanes.y))
         step = self._alpha(threat) * threat.steepest(gradient)
-        delta = threat.project(lanes.point - lanes.x + step)
-        point = (lanes.x + delta).clamp(0, 1)
+        point = threat.image(lanes.x, lanes.point - lanes.x + step)
         return replace(lanes, point=point, found=logits.argmax(1) != lanes.y, candidate=lanes.point)
 
     def describe(self, threat: Threat) -> dict[str, str | int]:

@@ -5,42 +5,67 @@ Knows nothing about networks.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-Norm: TypeAlias = Literal["Linf", "L2"]
-
-_FLAT = {"Linf": 0.0, "L2": 1e-8}  # components of w up to here do not move, as in the authors' code
+from sparring.norms import NormName, by_norm
 
 
-def way_to_hyperplane(x: Tensor, w: Tensor, excess: Tensor, norm: Norm) -> Tensor:
+def way_to_hyperplane(x: Tensor, w: Tensor, excess: Tensor, norm: NormName) -> Tensor:
     """The smallest moves (N, d) from points x (N, d) in [0, 1]^d to their hyperplanes {z: <w, z> = b} inside the box.
 
     The projection of Croce and Hein (ICML 2020, eq. 4), less x itself. Where the plane misses the box, the moves lead to
-    the corner nearest to it.
+    the corner nearest to it. In L2 and L1, components of w up to 1e-8 do not move, as in the authors' code.
 
     Args:
         x: points, in pixel fractions.
         w: (N, d), normals of the planes, of any length.
         excess: (N,), <w, x> - b: who linearises a function knows its value, which is more precise than b.
         norm: in which the moves are smallest.
+
+    Raises:
+        BadInput: a norm for which this is not known.
     """
-    steepness = w.abs()
+    lengths = by_norm(_LENGTHS, norm, "The way to a hyperplane")
     lowering = (w > 0) == (excess >= 0)[:, None]  # whether the component has to become smaller
-    room = torch.where(lowering, x, 1 - x) * (steepness > _FLAT[norm])
-    if norm == "Linf":  # all move as far as each other
-        lengths = torch.minimum(_level(steepness, room, excess.abs()), room)
-    else:  # in proportion to w
-        speed = steepness.clamp_min(_FLAT[norm])
-        lengths = torch.minimum(_level(speed * speed, room / speed, excess.abs()) * speed, room)
-    return torch.where(lowering, -lengths, lengths)
+    moved = lengths(w.abs(), torch.where(lowering, x, 1 - x), excess.abs())
+    return torch.where(lowering, -moved, moved)
 
 
-def dual_size(w: Tensor, norm: Norm) -> Tensor:
-    """The dual norm (...) of w (..., d): how much <w, z> changes, at most, when z moves by 1 in `norm`."""
-    return w.abs().sum(-1) if norm == "Linf" else w.norm(dim=-1)
+def _all_alike(steepness: Tensor, room: Tensor, total: Tensor) -> Tensor:
+    """Linf: all move as far as each other, or as they can."""
+    room = room * (steepness > 0)
+    return torch.minimum(_level(steepness, room, total), room)
+
+
+def _in_proportion(steepness: Tensor, room: Tensor, total: Tensor) -> Tensor:
+    """L2: all move in proportion to w, or as far as they can."""
+    room, speed = room * (steepness > _FLAT), steepness.clamp_min(_FLAT)
+    return torch.minimum(_level(speed * speed, room / speed, total) * speed, room)
+
+
+def _one_by_one(steepness: Tensor, room: Tensor, total: Tensor) -> Tensor:
+    """L1: the steepest moves as far as it can, then the next, until the plane is reached.
+
+    In double precision: what the last one has to do is a difference of long sums.
+    """
+    room = room * (steepness > _FLAT)
+    slopes, order = steepness.double().sort(1, descending=True)
+    limits = room.double().gather(1, order)
+    gained = (slopes * limits).cumsum(1)
+    left = total[:, None] - torch.nn.functional.pad(gained[:, :-1], (1, 0))
+    lengths = torch.minimum(left.clamp_min(0) / slopes.clamp_min(_FLAT), limits)
+    return torch.zeros_like(room).scatter(1, order, lengths.to(room.dtype))
+
+
+_FLAT = 1e-8
+_LENGTHS: dict[NormName, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "Linf": _all_alike,
+    "L2": _in_proportion,
+    "L1": _one_by_one,
+}
 
 
 def _level(weights: Tensor, limits: Tensor, total: Tensor) -> Tensor:

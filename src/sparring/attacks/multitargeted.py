@@ -26,7 +26,7 @@ class MultiTargetedLanes(Lanes):
 
     target: Tensor  # (L,), the classes to be reached; never changes
     mean: Tensor  # (L, C, H, W), Adam's running mean of the gradients
-    square: Tensor  # (L, C, H, W), and of their squares; in L2 the same for all pixels
+    square: Tensor  # (L, C, H, W), and of their squares; in L2 and L1 the same for all pixels
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class MultiTargeted(SearchAttack):
     Restart i, counted from 0, takes the class whose clean logit is the (i mod targets)-th greatest of the wrong ones, and
     begins anywhere in the ball. An image is fooled by the first iterate that is taken for any wrong class, the start among
     them. Steps are Adam's (Kingma and Ba, ICLR 2015) followed by the projection onto the ball and the box; its rate is 0.1,
-    0.01 from half of the steps on and 0.001 from three quarters on. In L2 Adam's running mean of the squares is one number
-    for an image, its pixels' mean: with one for each pixel the steps point at the corners of the pixels' cube, and end far
-    from the best point of a sphere (on digits more than half of the successes were lost).
+    0.01 from half of the steps on and 0.001 from three quarters on. In L2 and L1 Adam's running mean of the squares is one
+    number for an image, its pixels' mean: with one for each pixel the steps point at the corners of the pixels' cube, and
+    end far from the best point of a sphere (on digits in L2 more than half of the successes were lost).
 
     10 restarts of 200 steps are what "AA+MT" (Gowal et al., 2020, arXiv 2010.03593) adds to AutoAttack. Adam's constants,
     the first rate and where it falls are those of the first author's later code (deepmind-research,
@@ -92,10 +92,9 @@ class MultiTargeted(SearchAttack):
         unbiased_mean = mean / spread(1 - _MEAN_DECAY**turn, mean)
         unbiased_square = square / spread(1 - _SQUARE_DECAY**turn, mean)
         step = spread(self._rate(lanes), mean) * unbiased_mean / (unbiased_square.sqrt() + _SMALL)
-        delta = threat.project(lanes.point - lanes.x + step)
         return replace(
             lanes,
-            point=(lanes.x + delta).clamp(0, 1),
+            point=threat.image(lanes.x, lanes.point - lanes.x + step),
             mean=mean,
             square=square,
             found=logits.argmax(1) != lanes.y,
@@ -116,7 +115,9 @@ class MultiTargeted(SearchAttack):
     def _squares(self, gradient: Tensor, threat: Threat) -> Tensor:
         """What Adam's second mean is of, (L, C, H, W)."""
         squares = gradient**2
-        return squares if threat.norm == "Linf" else squares.mean((1, 2, 3), keepdim=True).expand_as(squares)
+        if threat.geometry.bounds_numbers:
+            return squares
+        return squares.mean((1, 2, 3), keepdim=True).expand_as(squares)
 
     def _rate(self, lanes: Lanes) -> Tensor:
         drops = (2 * lanes.step >= self.steps).long() + (4 * lanes.step >= 3 * self.steps).long()  # (L,)

@@ -19,7 +19,6 @@ from sparring.errors import BadInput
 from sparring.randomness import SampleStreams
 from sparring.threat import Threat, spread
 
-TOLERANCE = 1e-6  # how far the rounding of single precision may carry an image beyond the radius
 _NOBODY = 1 << 62  # greater than any attempt's number
 _ROOM = 8  # new attempts enter when one in so many places is free: entering copies everything
 
@@ -168,7 +167,8 @@ class Pool:
 
     def _judged(self, images: Tensor, lanes: Lanes) -> tuple[Tensor, Tensor]:
         """Images (L, C, H, W), the originals where they lie outside the threat; which are misclassified (L,), on the CPU."""
-        outside = self._threat.size(images - lanes.x) > self._threat.eps + TOLERANCE
+        allowed = self._threat.eps + self._threat.geometry.rounding(lanes.x.shape[1:].numel())
+        outside = self._threat.size(images - lanes.x) > allowed
         images = torch.where(spread(outside, images), lanes.x, images)
         logits = self._judge.logits(images)
         if bool(logits.isnan().any()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from sparring.attacks.attack import SearchAttack
 from sparring.attacks.search import Lanes, Probe, opened
-from sparring.attacks.square_l2 import moved, pattern_table, scaled, tiled
+from sparring.attacks.square_tiles import moved, pattern_table, scaled, tiled
 from sparring.errors import BadInput
 from sparring.losses import margin
+from sparring.norms import NormName, by_norm
 from sparring.randomness import SampleStreams, drawn, rademacher
 from sparring.threat import Threat, spread
 
@@ -74,17 +76,17 @@ class Square(SearchAttack):
     def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
         """See `Search`."""
         self._tables(x, threat)  # what they hold is copied to the device now: it would make the host wait in a turn
-        start = _SHAPES[threat.norm].start(x, streams, threat.eps)
+        start = _shape(threat.norm).start(x, streams, threat)
         worst = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         return SquareLanes(**opened(x, y, start), margin=worst, keys=streams.keys().to(x.device))
 
     def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
         """See `Search`: a query is kept where the margin grows, or fools the network."""
         assert isinstance(lanes, SquareLanes)
-        tables, shape = self._tables(lanes.x, threat), _SHAPES[threat.norm]
+        tables, shape = self._tables(lanes.x, threat), _shape(threat.norm)
         draws = drawn(lanes.keys, lanes.step, shape.draws(lanes.x.shape[1]))
         halvings = torch.bucketize(lanes.step - 1, tables.halved_after)
-        query = shape.query(lanes.x, lanes.point, draws, halvings, tables, threat.eps)
+        query = shape.query(lanes.x, lanes.point, draws, halvings, tables, threat)
         tried = torch.where(spread(lanes.step == 0, query), lanes.point, query)
         reached = margin(probe.logits(tried), lanes.y).to(lanes.margin)
         found = reached >= 0
@@ -102,7 +104,7 @@ class Square(SearchAttack):
         return {
             "queries": self.queries,
             "p": str(self.p),
-            "start": _SHAPES[threat.norm].name,
+            "start": _shape(threat.norm).name,
             "restarts": self.restarts,
             "objective": "margin",
         }
@@ -155,7 +157,7 @@ class _Shape(ABC):
         """See `Tables`."""
 
     @abstractmethod
-    def start(self, x: Tensor, streams: SampleStreams, eps: float) -> Tensor:
+    def start(self, x: Tensor, streams: SampleStreams, threat: Threat) -> Tensor:
         """The first images (L, C, H, W)."""
 
     @abstractmethod
@@ -163,7 +165,9 @@ class _Shape(ABC):
         """How many numbers a query takes."""
 
     @abstractmethod
-    def query(self, x: Tensor, point: Tensor, draws: Tensor, halvings: Tensor, tables: Tables, eps: float) -> Tensor:
+    def query(
+        self, x: Tensor, point: Tensor, draws: Tensor, halvings: Tensor, tables: Tables, threat: Threat
+    ) -> Tensor:
         """The images (L, C, H, W) to be tried after `point`, when p has been halved `halvings` (L,) times."""
 
 
@@ -178,36 +182,44 @@ class _Stripes(_Shape):
     def patterns(self, sides: tuple[int, ...]) -> Tensor:
         return torch.empty(0)
 
-    def start(self, x: Tensor, streams: SampleStreams, eps: float) -> Tensor:
-        return (x + eps * rademacher(x[:, :, :1], streams)).clamp(0, 1)
+    def start(self, x: Tensor, streams: SampleStreams, threat: Threat) -> Tensor:
+        return (x + threat.eps * rademacher(x[:, :, :1], streams)).clamp(0, 1)
 
     def draws(self, channels: int) -> int:
         return 2 + channels
 
-    def query(self, x: Tensor, point: Tensor, draws: Tensor, halvings: Tensor, tables: Tables, eps: float) -> Tensor:
+    def query(
+        self, x: Tensor, point: Tensor, draws: Tensor, halvings: Tensor, tables: Tables, threat: Threat
+    ) -> Tensor:
         # The paper adds +-2 eps and projects: wherever in the ball the pixel was, it ends at x +- eps.
         window = Window.drawn(draws, tables.sides[halvings], x)
-        return torch.where(window.inside, (x + eps * _signs(draws[:, 2:], x)).clamp(0, 1), point)
+        return torch.where(window.inside, (x + threat.eps * _signs(draws[:, 2:], x)).clamp(0, 1), point)
 
 
 class _Tiles(_Shape):
-    """L2: patterns all over, and then one more pattern in a square, which takes the norm of another square."""
+    """L2 and L1: patterns all over, and then one more pattern in a square, which takes the norm of another square."""
 
     name = "tiles"
+
+    def __init__(self, order: int, fitted: Callable[[Tensor, Tensor, Threat], Tensor]) -> None:
+        """`fitted` makes images of the images x and perturbations (L, C, H, W) whose size does not count yet."""
+        self._order, self._fitted = order, fitted
 
     def side(self, area: float, height: int, width: int) -> int:
         return min(max(round(math.sqrt(area)), 3) | 1, height, width)  # odd, where it fits
 
     def patterns(self, sides: tuple[int, ...]) -> Tensor:
-        return pattern_table(sides)
+        return pattern_table(sides, self._order)
 
-    def start(self, x: Tensor, streams: SampleStreams, eps: float) -> Tensor:
-        return (x + scaled(tiled(x, streams), eps)).clamp(0, 1)
+    def start(self, x: Tensor, streams: SampleStreams, threat: Threat) -> Tensor:
+        return self._fitted(x, tiled(x, streams, self._order), threat)
 
     def draws(self, channels: int) -> int:
         return 5 + channels
 
-    def query(self, x: Tensor, point: Tensor, draws: Tensor, halvings: Tensor, tables: Tables, eps: float) -> Tensor:
+    def query(
+        self, x: Tensor, point: Tensor, draws: Tensor, halvings: Tensor, tables: Tables, threat: Threat
+    ) -> Tensor:
         side = tables.sides[halvings]
         first, second = Window.drawn(draws, side, x), Window.drawn(draws[:, 2:], side, x)
         turned = (draws[:, 4] < 0.5).long()
@@ -215,11 +227,23 @@ class _Tiles(_Shape):
         rows, columns = (axis.clamp(0, last) for axis in (first.rows, first.columns))
         pattern = tables.patterns[halvings[:, None, None], turned[:, None, None], rows[:, :, None], columns[:, None, :]]
         change = torch.where(first.inside, pattern[:, None] * _signs(draws[:, 5:], x), 0.0)
-        delta = moved(point - x, first.inside, second.inside, change, eps)
-        return (x + scaled(delta, eps)).clamp(0, 1)
+        delta = moved(point - x, first.inside, second.inside, change, threat.eps, self._order)
+        return self._fitted(x, delta, threat)
 
 
-_SHAPES: dict[str, _Shape] = {"Linf": _Stripes(), "L2": _Tiles()}
+def _scaled(x: Tensor, delta: Tensor, threat: Threat) -> Tensor:
+    return (x + scaled(delta, threat.eps)).clamp(0, 1)
+
+
+def _projected(x: Tensor, delta: Tensor, threat: Threat) -> Tensor:
+    return threat.image(x, delta)
+
+
+_SHAPES: dict[NormName, _Shape] = {"Linf": _Stripes(), "L2": _Tiles(2, _scaled), "L1": _Tiles(1, _projected)}
+
+
+def _shape(norm: NormName) -> _Shape:
+    return by_norm(_SHAPES, norm, "Square")
 
 
 def _signs(draws: Tensor, like: Tensor) -> Tensor:
@@ -228,8 +252,8 @@ def _signs(draws: Tensor, like: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def _tables(norm: str, p: float, height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tables:
-    shape = _SHAPES[norm]
+def _tables(norm: NormName, p: float, height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tables:
+    shape = _shape(norm)
     sides = tuple(shape.side(p / 2**times * height * width, height, width) for times in range(len(_HALVED_AFTER) + 1))
     return Tables(
         torch.tensor(_HALVED_AFTER, device=device),

@@ -253,5 +253,5 @@ class DART(_Curriculum):
 
     def fosc(self, delta: Tensor, gradient: Tensor, eps: float | Tensor) -> Tensor:
         """eps ||g|| - <delta, g> of perturbations and gradients (B, C, H, W), (B,); the norm is the threat's dual."""
-        dual = (self._threat.steepest(gradient) * gradient).flatten(1).sum(1)
+        dual = self._threat.geometry.largest_rise(gradient)
         return eps * dual - (delta * gradient).flatten(1).sum(1)

@@ -271,7 +271,7 @@ class LAS(Wrapper):
             )
         if self.actions.beta and not traits.weighted:
             raise BadInput("A table of beta needs an inner method that has one: TRADES, or AWP around it.")
-        if threat.norm == "Linf" and max(self._chosen_from.eps) >= 1:
+        if max(self._chosen_from.eps) >= threat.geometry.limit:
             raise BadInput(
                 f"The table of radii holds {max(self._chosen_from.eps)}, the whole pixel range: write 8/255, not 8."
             )

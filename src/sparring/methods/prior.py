@@ -311,7 +311,7 @@ def _perturbations(method: EP | MEP, task: Task) -> SampleMemory:
 
 def _check_levels(threat: Threat, alpha: Ratio | None) -> None:
     """Raises BadInput unless all perturbations are whole pixel levels that int8 can hold."""
-    if threat.norm != "Linf":
+    if not threat.geometry.bounds_numbers:
         raise BadInput(f"A memory of int8 holds whole pixel levels, unlike an {threat.norm} ball: set memory to fp16.")
     for name, value in (("eps", threat.eps), ("alpha", threat.eps if alpha is None else alpha)):
         if (255 * value.exact).denominator != 1 or 255 * value.exact > 127:

@@ -58,7 +58,9 @@ class StepStatistics:
         delta, start, eps = perturbation.delta, perturbation.start, float(self._threat.eps)
         length, size = _length(delta), delta.abs().flatten(1)
         absent = torch.full_like(length, math.nan)
-        saturated = (size >= eps * (1 - _NEAR)).to(length.dtype).mean(1) if self._threat.norm == "Linf" else absent
+        saturated = (
+            (size >= eps * (1 - _NEAR)).to(length.dtype).mean(1) if self._threat.geometry.bounds_numbers else absent
+        )
         zero = (size < eps * _NEAR).to(length.dtype).mean(1)
         begun = (absent, absent) if start is None else (_length(start), _length(delta - start))
         return torch.stack([length, *begun, saturated, zero])

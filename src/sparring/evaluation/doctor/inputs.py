@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from sparring.evaluation.doctor.case import Case
 from sparring.evaluation.doctor.finding import Finding, Severity
+from sparring.norms import NormName, by_norm
 
 _COLOURS = 3
 _TO_BYTES = "Store bytes: (x * 255).round().to(torch.uint8), with x in [0, 1]."
@@ -70,37 +72,54 @@ def label_range(case: Case) -> Finding | None:
 
 def radius(case: Case) -> Finding | None:
     """Check whether eps makes sense in units of the pixel range [0, 1]."""
-    return _linf_radius(case) if case.threat.norm == "Linf" else _l2_radius(case)
+    threat, numbers = case.threat, math.prod(case.x.shape[1:])
+    said = f"The radius is {threat.norm} {threat.eps}, {_in_levels(case, numbers)}"
+    if threat.eps >= threat.geometry.to_grey(numbers):
+        return _about_radius("warning", f"{said}.", _ALL_GREY)
+    return by_norm(_RADII, threat.norm, "The check of the radius")(case, said)
 
 
-def _linf_radius(case: Case) -> Finding | None:
-    eps = case.threat.eps
-    levels = f"{float(eps) * 255:.3g} of 255 grey levels"
-    if eps.exact >= Fraction(1, 2):
-        return _about_radius("warning", f"The radius is Linf {eps}, {levels}.", _ALL_GREY)
-    if eps.exact < Fraction(1, 255):
-        why = "An 8-bit image cannot be changed by less than one grey level."
-        return _about_radius("warning", f"The radius is Linf {eps}, {levels}.", why)
-    if eps > 0.1 and case.x.shape[1] == _COLOURS:
+def _in_levels(case: Case, numbers: int) -> str:
+    """The radius in grey levels, those of each number on average where the ball is not one of single numbers."""
+    levels = float(case.threat.eps) * 255 * 0.5 / case.threat.geometry.to_grey(numbers)
+    if case.threat.geometry.bounds_numbers:
+        return f"{levels:.3g} of 255 grey levels"
+    return f"on average {levels:.2g} of 255 grey levels in each of {numbers} numbers"
+
+
+def _linf_radius(case: Case, said: str) -> Finding | None:
+    if case.threat.eps.exact < Fraction(1, 255):
+        return _about_radius("warning", f"{said}.", "An 8-bit image cannot be changed by less than one grey level.")
+    if case.threat.eps > 0.1 and case.x.shape[1] == _COLOURS:
         why = "Usual radii of colour images are 4/255 to 16/255; 0.3 is MNIST's, and the default of the AutoAttack package."
-        return _about_radius("note", f"The radius is Linf {eps}, {levels}, for colour images.", why)
+        return _about_radius("note", f"{said}, for colour images.", why)
     return None
 
 
-def _l2_radius(case: Case) -> Finding | None:
-    eps, numbers = case.threat.eps, math.prod(case.x.shape[1:])
-    levels = f"{float(eps) * 255 / math.sqrt(numbers):.2g} of 255 grey levels in each of {numbers} numbers"
-    if eps >= 0.5 * math.sqrt(numbers):
-        return _about_radius("warning", f"The radius is L2 {eps}, on average {levels}.", _ALL_GREY)
-    if eps < 0.1:
-        why = "That is a usual size for Linf, whose radius is per pixel; an L2 radius is of the whole image."
-        return _about_radius("warning", f"The radius is L2 {eps}, on average {levels}.", why)
-    return None
+def _l2_radius(case: Case, said: str) -> Finding | None:
+    if case.threat.eps >= 0.1:
+        return None
+    why = "That is a usual size for Linf, whose radius is per pixel; an L2 radius is of the whole image."
+    return _about_radius("warning", f"{said}.", why)
 
 
+def _l1_radius(case: Case, said: str) -> Finding | None:
+    if case.threat.eps >= 1:
+        return None
+    why = "It does not let a single pixel go from black to white; usual L1 radii are 5 to 15, 12 on CIFAR-10."
+    return _about_radius("warning", f"{said}.", why)
+
+
+_RADII: dict[NormName, Callable[[Case, str], Finding | None]] = {
+    "Linf": _linf_radius,
+    "L2": _l2_radius,
+    "L1": _l1_radius,
+}
 _ALL_GREY = "Every image can become plain grey within it, so no network can be robust."
 
 
 def _about_radius(severity: Severity, seen: str, why: str) -> Finding:
-    advice = "Check norm and unit: eps is a fraction of the pixel range, such as 8/255 for Linf or 0.5 for L2."
+    advice = (
+        "Check norm and unit: eps is a fraction of the pixel range, such as 8/255 for Linf, 0.5 for L2 or 12 for L1."
+    )
     return Finding("radius", severity, seen, why, advice)

@@ -182,7 +182,7 @@ def _difference_of_logits(cw: Tensor, pgd: Tensor) -> Iterator[Finding]:
 def _growing_radii(trial: _Trial, fooled: Tensor) -> Iterator[Finding]:
     """Larger balls hold smaller ones, and the largest holds plain grey, whatever the image."""
     threat, numbers = trial.case.threat, math.prod(trial.case.x.shape[1:])
-    grey = max(Ratio(0.5 if threat.norm == "Linf" else 0.5 * math.sqrt(numbers)), threat.eps)
+    grey = max(Ratio(threat.geometry.to_grey(numbers)), threat.eps)
     radii = [Ratio(str(factor * threat.eps.exact)) for factor in _FACTORS]
     threats = [threat, *(Threat(threat.norm, eps) for eps in [*(eps for eps in radii if eps < grey), grey])]
     curve = [fooled, *(trial.fooled_by_either(wider) for wider in threats[1:])]
