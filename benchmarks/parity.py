@@ -88,9 +88,9 @@ class Standard(Attack):
 
     effort: Effort
 
-    def searches(self, classes: int) -> Mapping[str, Search]:
+    def searches(self, classes: int, threat: Threat) -> Mapping[str, Search]:
         """See `Attack`."""
-        return {name: self._limited(search) for name, search in AutoAttack().searches(classes).items()}
+        return {name: self._limited(search) for name, search in AutoAttack().searches(classes, threat).items()}
 
     def describe(self, threat: Threat) -> dict[str, str | int]:
         """See `Attack`."""

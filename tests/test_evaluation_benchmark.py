@@ -131,8 +131,8 @@ def test_fewer_steps_are_those_of_an_apgd_made_for_them(steps: int) -> None:
 
 
 def test_without_less_effort_ours_is_autoattack_s_standard_version() -> None:
-    assert Standard(Effort()).searches(10) == AutoAttack().searches(10)
-    lengths = [search.length for search in Standard(LITTLE).searches(10).values()]
+    assert Standard(Effort()).searches(10, Threat()) == AutoAttack().searches(10, Threat())
+    lengths = [search.length for search in Standard(LITTLE).searches(10, Threat()).values()]
     assert lengths == [3, 3, 3, 16]
 
 

@@ -6,16 +6,27 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pyautoattack import autopgd_base
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor, nn
 
-from sparring.attacks import APGD, AutoAttack, Lanes, Probe
-from sparring.attacks.apgd import checkpoint_windows
+from sparring.attacks import APGD, AutoAttack, Lanes, Probe, Restarted
+from sparring.attacks.apgd import SparseAPGD, checkpoint_windows
 from sparring.attacks.fab import FAB
 from sparring.attacks.square import Square
 from sparring.errors import BadInput
 from sparring.threat import Threat
-from tests.attacks.harness import Curved, Linear, after, opened, pictures, seeded, streams
+from tests.attacks.harness import (
+    Curved,
+    Linear,
+    after,
+    assert_a_turn_is_quiet,
+    assert_rows_do_not_meet,
+    opened,
+    pictures,
+    seeded,
+    streams,
+)
 from tests.syncs import NoHostSync
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -187,8 +198,10 @@ def test_what_cannot_be_is_refused(make, complaint: str) -> None:
 # AutoAttack ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_standard_version_is_the_card_s() -> None:
-    assert list(AutoAttack().searches(10).items()) == [
+@both_norms
+def test_the_standard_version_is_the_card_s(norm: str) -> None:
+    threat = THREATS[norm]
+    assert list(AutoAttack().searches(10, threat).items()) == [
         ("apgd-ce", APGD("ce", steps=100, restarts=1, rho=0.75)),
         ("apgd-t", APGD("dlr", targets=9, steps=100, restarts=1)),
         ("fab-t", FAB(steps=100, targets=9, restarts=1, alpha_max=0.1, eta=1.05, beta=0.9)),
@@ -196,21 +209,24 @@ def test_the_standard_version_is_the_card_s() -> None:
     ]
 
 
-def test_the_other_versions_are_the_card_s() -> None:
-    plus = AutoAttack("plus").searches(10)
+@both_norms
+def test_the_other_versions_are_the_card_s(norm: str) -> None:
+    threat = THREATS[norm]
+    plus = AutoAttack("plus").searches(10, threat)
     assert list(plus) == ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
     assert plus["apgd-ce"] == APGD("ce", restarts=5)
     assert plus["apgd-dlr"] == APGD("dlr", restarts=5)
     assert plus["fab"] == FAB(targets=None, restarts=5)
     assert plus["fab-t"] == FAB(targets=9, restarts=1)
-    assert AutoAttack("rand").searches(10) == {"apgd-ce": APGD("ce", eot=20), "apgd-dlr": APGD("dlr", eot=20)}
-    assert list(AutoAttack("fast").searches(10)) == ["apgd-ce", "apgd-t"]
+    assert AutoAttack("rand").searches(10, threat) == {"apgd-ce": APGD("ce", eot=20), "apgd-dlr": APGD("dlr", eot=20)}
+    assert list(AutoAttack("fast").searches(10, threat)) == ["apgd-ce", "apgd-t"]
 
 
 @pytest.mark.parametrize("version", ["standard", "plus", "rand", "fast"])
 @pytest.mark.parametrize("classes", [2, 3, 4, 10, 1000])
-def test_every_version_exists_for_two_to_a_thousand_classes(version, classes: int) -> None:
-    searches = AutoAttack(version).searches(classes)
+@both_norms
+def test_every_version_exists_for_two_to_a_thousand_classes(version, classes: int, norm: str) -> None:
+    searches = AutoAttack(version).searches(classes, THREATS[norm])
     for name, search in searches.items():
         attempts = search.attempts(classes)
         if name in ("apgd-t", "fab-t"):
@@ -227,10 +243,10 @@ def test_it_runs_on_few_classes_and_images_that_are_not_square(classes: int, nor
     """At a fraction of its steps."""
     standard = AutoAttack().searches
 
-    def short(attack: AutoAttack, classes: int):
+    def short(attack: AutoAttack, classes: int, threat: Threat):
         return {
             name: replace(search, queries=20) if name == "square" else replace(search, steps=8)
-            for name, search in standard(classes).items()
+            for name, search in standard(classes, threat).items()
         }
 
     monkeypatch.setattr(AutoAttack, "searches", short)
@@ -241,3 +257,143 @@ def test_it_runs_on_few_classes_and_images_that_are_not_square(classes: int, nor
     fooled = model(adversarial).argmax(1) != y
     alone = APGD("ce", steps=8)(model, x, y, threat, generator=seeded(1))
     assert fooled.sum() >= (model(alone).argmax(1) != y).sum() > 0
+
+
+# L1 --------------------------------------------------------------------------------------------------------------------
+
+L1 = Threat("L1", "0.1")
+PICTURES = (2, 6, 5)  # large enough for sparse steps
+
+
+@pytest.fixture
+def theirs_in_double(monkeypatch: pytest.MonkeyPatch, double_precision: None) -> None:
+    """pyautoattack projects in single precision, and counts as changed what its projection leaves a rounding apart."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    monkeypatch.setattr(autopgd_base, "L0_norm", lambda delta: (delta.abs() > 1e-6).flatten(1).sum(1))
+
+
+@pytest.mark.parametrize("objective", ["ce", "dlr", "dlr targeted"])
+@pytest.mark.parametrize(("steps", "shrinking"), [(10, False), (60, False), (100, False), (23, True), (100, True)])
+def test_in_l1_every_point_is_the_released_code_s(
+    objective: str, steps: int, shrinking: bool, theirs_in_double: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All images that the networks are asked about, in order, from the same noise."""
+    model, x = Curved(6, shape=PICTURES, scale=3.0), pictures(COUNT, shape=PICTURES)
+    y, noise, kind = model(x).argmax(1), torch.randn(x.shape, generator=seeded(5)), objective.partition(" ")[0]
+    rank, targets = 3, 5 if "targeted" in objective else None
+    asked: dict[str, list[Tensor]] = {"ours": [], "theirs": []}
+
+    class Asked(nn.Module):
+        def __init__(self, by: str) -> None:
+            super().__init__()
+            self.by = by
+
+        def forward(self, images: Tensor) -> Tensor:
+            asked[self.by].append(images.detach().clone())
+            return model(images)
+
+    settings = APGD(kind, targets=targets, steps=steps, shrinking=shrinking)
+    search = settings.searches(6, L1)[""]
+    monkeypatch.setattr("sparring.attacks.apgd.normal", lambda like, _: noise)
+    lanes = opened(search, model, x, y, L1, rank - 1 if targets else 0)
+    lanes, ever = walked(search, Asked("ours"), lanes, L1, search.length)
+    Asked("ours")(lanes.point)  # which the pool judges
+    ever |= model(lanes.point).argmax(1) != y
+
+    options = {"n_iter": steps, "norm": "L1", "eps": float(L1.eps), "device": "cpu", "use_largereps": shrinking}
+    if targets:
+        theirs = APGDAttack_targeted(Asked("theirs"), **options)
+        theirs.y_target = model(x).sort(1)[1][:, -1 - rank]
+    else:
+        theirs = APGDAttack(Asked("theirs"), loss=kind, **options)
+    theirs.init_hyperparam(x)
+    monkeypatch.setattr(torch, "randn", lambda *_, **__: noise)
+    monkeypatch.setattr(torch, "randn_like", lambda *_, **__: noise)
+    if shrinking:
+        moves = {23: [7, 7, 9], 100: [30, 30, 40]}[steps]
+        correct = theirs.decr_eps_pgd(x, y, [3 * float(L1.eps), 2 * float(L1.eps), float(L1.eps)], moves)[1]
+    else:
+        correct = theirs.attack_single_run(x, y)[1]
+
+    assert len(asked["ours"]) == len(asked["theirs"]) == steps + (3 if shrinking else 1)
+    torch.testing.assert_close(torch.stack(asked["ours"]), torch.stack(asked["theirs"]), rtol=0, atol=1e-9)
+    assert torch.equal(ever, ~correct.bool())
+    assert 0 < ever.sum() < COUNT
+    assert ((lanes.point == x).flatten(1).sum(1) > 0).any()
+
+
+def test_in_l1_standard_shrinks_its_balls_and_plus_and_rand_do_not() -> None:
+    ce, dlr = APGD("ce", restarts=5, shrinking=True), APGD("dlr", targets=5, shrinking=True)
+    standard = AutoAttack().searches(10, L1)
+    assert list(standard.items()) == [
+        ("apgd-ce", SparseAPGD(ce)),
+        ("apgd-t", SparseAPGD(dlr)),
+        ("fab-t", FAB(targets=9)),
+        ("square", Square()),
+    ]
+    assert [search.attempts(10) for search in standard.values()] == [5, 5, 9, 1]
+    assert [search.length for search in standard.values()] == [102, 102, 100, 5001]
+    assert AutoAttack("plus").searches(10, L1)["apgd-ce"] == SparseAPGD(APGD("ce", restarts=5))
+    assert AutoAttack("rand").searches(10, L1)["apgd-ce"] == SparseAPGD(APGD("ce", eot=20))
+    assert AutoAttack("standard").searches(3, L1)["apgd-t"].settings.objective == "margin"
+
+
+def test_what_fools_in_a_larger_ball_does_not_count() -> None:
+    """A network that is wrong from 0.7 on: twice the radius reaches it, the radius does not."""
+    model, threat = Curved(3, shape=(1, 1, 1)), Threat("L1", "0.15")
+
+    def step(x: Tensor) -> Tensor:
+        value = x.flatten(1)[:, 0] - 0.7
+        return torch.stack([torch.zeros_like(value), value, value - 1], 1)
+
+    model.forward = step  # type: ignore[method-assign]
+    x, y = torch.full((5, 1, 1, 1), 0.5), torch.zeros(5, dtype=torch.int64)
+    search = APGD("margin", steps=20, shrinking=True).searches(3, threat)[""]
+    lanes, reached = opened(search, model, x, y, threat), 0
+    for _ in range(search.length):
+        lanes = after(search, lanes, model, threat)
+        assert not lanes.found.any()
+        reached += int((lanes.candidate > 0.7).any())
+    assert reached > 3
+    assert threat.size(lanes.point - x).max() <= 0.15 + 1e-12
+
+
+def test_in_l1_a_linear_network_s_optimum_is_the_steepest_pixels() -> None:
+    """Within 0.6: the two steepest of pixels that have 0.5 of room, the first all of it."""
+    threat, model = Threat("L1", "0.6"), Linear((-90.0, 0.0, 60.0), true=2, rival=1)
+    x, y = torch.full((4, 2, 3, 4), 0.5), torch.full((4,), 2)
+    search = APGD("margin", steps=100).searches(3, threat)[""]
+    lanes, _ = walked(search, model, opened(search, model, x, y, threat), threat, search.length)
+    slopes = model.slope().flatten().abs().sort(descending=True).values
+    rise = (model.slope() * (lanes.best - x)).sum((1, 2, 3))
+    torch.testing.assert_close(rise, (0.5 * slopes[0] + 0.1 * slopes[1]).expand(4), rtol=3e-3, atol=0)
+
+
+@pytest.mark.parametrize("shrinking", [False, True])
+def test_in_l1_a_turn_reads_no_tensor_and_rows_do_not_meet(shrinking: bool) -> None:
+    model, x = Curved(6, shape=PICTURES, scale=0.5).requires_grad_(False), pictures(COUNT, shape=PICTURES)
+    y = model(x).argmax(1)
+    search = APGD("dlr", targets=3, steps=30, shrinking=shrinking).searches(6, L1)[""]
+    lanes = walked(search, model, opened(search, model, x, y, L1), L1, 7)[0]
+    lanes = replace(lanes, step=torch.arange(COUNT) + 3)
+    assert_a_turn_is_quiet(search, lanes, model, L1)
+    assert_rows_do_not_meet(search, lanes, model, L1)
+
+
+def test_a_ball_shrinks_only_in_l1_and_the_search_with_momentum_knows_no_l1() -> None:
+    with pytest.raises(BadInput, match="shrinks the ball only in L1"):
+        APGD(shrinking=True).searches(10, THREATS["L2"])
+    x, y = pictures(3), torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(BadInput, match="APGD with momentum does not exist in L1"):
+        APGD().open(x, y, torch.zeros(3, 4), 0, streams(3), L1)
+
+
+@pytest.mark.parametrize("attack", [APGD(steps=12, shrinking=True), APGD("margin", targets=2, steps=8), APGD(steps=6)])
+def test_in_l1_it_runs_by_itself_and_restarted(attack: APGD) -> None:
+    model, x = Curved(6, shape=PICTURES, scale=3.0), pictures(COUNT, shape=PICTURES)
+    y = model(x).argmax(1)
+    once, again = (run(model, x, y, L1, generator=seeded(1)) for run in (attack, Restarted(attack, 3)))
+    for adversarial in (once, again):
+        assert L1.size(adversarial - x).max() <= L1.eps + 1e-9
+    fooled = [(model(adversarial).argmax(1) != y) for adversarial in (once, again)]
+    assert 0 < fooled[0].sum() <= fooled[1].sum()

@@ -54,8 +54,8 @@ SEARCHES = {
 class Short(AutoAttack):
     """With the searches above in place of its own."""
 
-    def searches(self, classes: int) -> dict[str, Search]:
-        return {name: SEARCHES[name] for name in super().searches(classes)}
+    def searches(self, classes: int, threat: Threat) -> dict[str, Search]:
+        return {name: SEARCHES[name].searches(classes, threat)[""] for name in super().searches(classes, threat)}
 
 
 ATTACKS: dict[str, Attack] = SEARCHES | {"aa": Short(), "aa-plus": Short("plus")}

@@ -1,8 +1,11 @@
-"""APGD: projected gradient ascent with momentum whose step size halves itself where the loss no longer rises."""
+"""APGD: projected gradient ascent with momentum whose step size halves itself where the loss no longer rises.
+
+In L1 it is another ascent (`apgd_l1.py`) on the same objectives.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -10,21 +13,23 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sparring.attacks import apgd_l1
+from sparring.attacks.apgd_l1 import SparseLanes, Stages
 from sparring.attacks.attack import SearchAttack
-from sparring.attacks.search import Lanes, Probe, opened, ranked
+from sparring.attacks.search import AimedLanes, Lanes, Probe, Search, opened, ranked
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy, dlr, margin, targeted_dlr, targeted_margin
-from sparring.randomness import SampleStreams
+from sparring.norms import NormName, by_norm
+from sparring.randomness import SampleStreams, normal
 from sparring.threat import Threat, spread
 
 _INERTIA = 0.75  # share of the new step in a move; the rest goes on as the last one did
 
 
 @dataclass(frozen=True)
-class APGDLanes(Lanes):
+class APGDLanes(AimedLanes):
     """What an ascent remembers."""
 
-    target: Tensor  # (L,), the class to be reached; not used without targets
     last: Tensor  # (L, C, H, W), where the last move began
     best: Tensor  # (L, C, H, W), the point of the greatest loss so far
     best_gradient: Tensor  # (L, C, H, W), there
@@ -44,6 +49,8 @@ class APGD(SearchAttack):
     rise if its loss is positive (of cross-entropy always, of DLR never), as the list of losses begins with a zero; and the
     momentum after a return to the best point is taken from the point that was left.
 
+    In L1 it is the sparse ascent of "Mind the box" (Croce and Hein, ICML 2021): see `SparseAPGD`.
+
     Args:
         objective: ce (cross-entropy), dlr, or margin (the difference of logits, for fewer classes than DLR needs).
         targets: how many wrong classes are aimed at, one an attempt, in the order of the clean logits; None aims at
@@ -51,11 +58,12 @@ class APGD(SearchAttack):
         steps: gradients of an attempt, at least 1.
         restarts: attempts, for each target where there are any.
         eot: passes that a gradient is averaged over, for randomised networks.
-        rho: the share of rises, in (0, 1), that a step size must achieve to be kept.
+        rho: the share of rises, in (0, 1), that a step size must achieve to be kept; not used in L1.
+        shrinking: only in L1, whether most of the steps are made in balls of three and two times the radius.
 
     Raises:
         BadInput: numbers outside these ranges; targets for ce. On use: dlr for fewer than 3 classes, or with targets
-            fewer than 4.
+            fewer than 4; shrinking in another norm than L1.
     """
 
     lanes = APGDLanes
@@ -66,6 +74,7 @@ class APGD(SearchAttack):
     restarts: int = 1
     eot: int = 1
     rho: float = 0.75
+    shrinking: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "restarts", "eot"):
@@ -83,6 +92,10 @@ class APGD(SearchAttack):
         """See `Search`."""
         return self.steps
 
+    def searches(self, classes: int, threat: Threat) -> Mapping[str, Search]:
+        """See `Attack`."""
+        return {"": by_norm(_ASCENTS, threat.norm, "APGD")(self)}
+
     def attempts(self, classes: int) -> int:
         """See `Search`. All restarts of a target come before the next target."""
         needed = 4 if self.targets else 3
@@ -92,13 +105,13 @@ class APGD(SearchAttack):
 
     def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
         """See `Search`. The start has a random direction and, before the box, the full radius."""
+        by_norm(_MOMENTUM, threat.norm, "APGD with momentum")
         noise = threat.geometry.direction(x, streams)
         start = (x + threat.eps * noise / spread(threat.size(noise), x)).clamp(0, 1)
-        target = ranked(clean, 1 + attempt // self.restarts) if self.targets else y
         nothing = x.new_zeros(len(x))
         return APGDLanes(
             **opened(x, y, start),
-            target=target,
+            target=self.target(y, clean, attempt),
             last=start,
             best=start,
             best_gradient=torch.zeros_like(x),
@@ -113,7 +126,7 @@ class APGD(SearchAttack):
     def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
         """See `Search`: every misclassified iterate is an adversarial image, the start among them."""
         assert isinstance(lanes, APGDLanes)
-        gradient, logits, loss = self._measure(probe, lanes)
+        gradient, logits, loss = self.measure(probe, lanes)
         lanes = replace(lanes, found=logits.argmax(1) != lanes.y, candidate=lanes.point)
         lanes, origin, gradient = self._reconsidered(_improved(lanes, loss, gradient), gradient)
         first = spread(lanes.step == 0, origin)
@@ -134,7 +147,11 @@ class APGD(SearchAttack):
             settings | ({"targets": self.targets} if self.targets else {}) | ({"eot": self.eot} if self.eot > 1 else {})
         )
 
-    def _measure(self, probe: Probe, lanes: APGDLanes) -> tuple[Tensor, Tensor, Tensor]:
+    def target(self, y: Tensor, clean: Tensor, attempt: int) -> Tensor:
+        """Return the classes (L,) that attempts of this number aim at; the labels where they aim at none."""
+        return ranked(clean, 1 + attempt // self.restarts) if self.targets else y
+
+    def measure(self, probe: Probe, lanes: AimedLanes) -> tuple[Tensor, Tensor, Tensor]:
         """The gradient, a mean over `eot` passes, and the last pass's logits and losses, at the points."""
         value = self._loss(lanes)
         gradient, logits = probe.gradient(lanes.point, value)
@@ -143,7 +160,7 @@ class APGD(SearchAttack):
             gradient = gradient + another
         return gradient / self.eot, logits, value(logits)
 
-    def _loss(self, lanes: APGDLanes) -> Callable[[Tensor], Tensor]:
+    def _loss(self, lanes: AimedLanes) -> Callable[[Tensor], Tensor]:
         if self.objective == "ce":
             return partial(cross_entropy, y=lanes.y)
         if self.targets:
@@ -167,6 +184,68 @@ class APGD(SearchAttack):
             halved=torch.where(here, halve, lanes.halved),
         )
         return checked, torch.where(back, lanes.best, lanes.point), torch.where(back, lanes.best_gradient, gradient)
+
+
+@dataclass(frozen=True)
+class SparseAPGD(SearchAttack):
+    """APGD in L1 (Croce and Hein, ICML 2021, "Mind the box"), as the released code runs it in AutoAttack.
+
+    A step shares its size out among the numbers of the greatest slopes, and the projection onto ball and box is exact. At
+    every checkpoint, each 4% of the moves, the next steps change 1.5 times fewer numbers than the best point has changed;
+    where it has become sparser they have the size of the radius again and go on from there, elsewhere they shrink by 1.5, to
+    a tenth of the radius. With `shrinking` 30% of the moves are made in a ball of three times the radius and 30% in one of
+    twice the radius, each beginning at the best point of the ball before; what fools there does not count. In such short
+    balls the released code's checkpoints are one move apart, and so are these.
+
+    It differs in one thing. The released code counts a number as changed, too, if rounding is all that is left of the
+    change, as in every third that the projection gives up; here it must have changed by more than 1e-6.
+
+    Args:
+        settings: objective, targets, steps, restarts, eot and shrinking.
+    """
+
+    lanes = SparseLanes
+
+    settings: APGD
+
+    @property
+    def length(self) -> int:
+        """See `Search`: with the looks at the end of balls that others follow."""
+        return self._stages.turns
+
+    def attempts(self, classes: int) -> int:
+        """See `Search`."""
+        return self.settings.attempts(classes)
+
+    def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
+        """See `Search`. The start is the image of the first ball that is nearest to Gaussian noise."""
+        target = self.settings.target(y, clean, attempt)
+        start = threat.image(x, normal(x, streams), self._stages.factors[0] * threat.eps)
+        return apgd_l1.begun(opened(x, y, start), target, threat, self._stages)
+
+    def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
+        """See `Search`: every misclassified iterate in the threat's own ball is an adversarial image."""
+        assert isinstance(lanes, SparseLanes)
+        return apgd_l1.advanced(lanes, *self.settings.measure(probe, lanes), threat, self._stages)
+
+    def describe(self, threat: Threat) -> dict[str, str | int]:
+        """See `Attack`."""
+        radii = {"radii": "3 eps, 2 eps, eps"} if self.settings.shrinking else {}
+        return self.settings.describe(threat) | {"start": "projected noise"} | radii
+
+    @property
+    def _stages(self) -> Stages:
+        return Stages.of(self.settings.steps, self.settings.shrinking)
+
+
+def _with_momentum(attack: APGD) -> Search:
+    if attack.shrinking:
+        raise BadInput("APGD shrinks the ball only in L1: leave shrinking out.")
+    return attack
+
+
+_MOMENTUM: dict[NormName, Callable[[APGD], Search]] = {"Linf": _with_momentum, "L2": _with_momentum}
+_ASCENTS: dict[NormName, Callable[[APGD], Search]] = _MOMENTUM | {"L1": SparseAPGD}
 
 
 def _improved(lanes: APGDLanes, loss: Tensor, gradient: Tensor) -> APGDLanes:

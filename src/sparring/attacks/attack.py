@@ -25,10 +25,10 @@ class Attack(ABC):
     """Finds, for each image, a perturbation inside the threat that makes the network fail."""
 
     @abstractmethod
-    def searches(self, classes: int) -> Mapping[str, Search]:
+    def searches(self, classes: int, threat: Threat) -> Mapping[str, Search]:
         """What is run, in this order, each on the images that those before left correct; by name.
 
-        Raises BadInput where the attack cannot be run on so few classes.
+        Raises BadInput where the attack cannot be run on so few classes, or in the threat's norm.
         """
 
     @abstractmethod
@@ -54,7 +54,7 @@ class Attack(ABC):
                 lambda rows: (x[rows.to(x.device)], y[rows.to(y.device)]), clean.cpu(), _streams(x, generator)
             )
             right = (clean.argmax(1) == y).cpu()
-            for search in self.searches(clean.shape[1]).values():
+            for search in self.searches(clean.shape[1], threat).values():
                 rows = right.nonzero()[:, 0]
                 pool = Pool(search, subjects, threat, probe, probe, rows, Capacity(max(len(x), 1)), images=images)
                 for _ in pool.run():
@@ -66,7 +66,7 @@ class Attack(ABC):
 class SearchAttack(Search, Attack):
     """An attack that is a single search."""
 
-    def searches(self, classes: int) -> Mapping[str, Search]:
+    def searches(self, classes: int, threat: Threat) -> Mapping[str, Search]:
         """See `Attack`."""
         return {"": self}
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sparring.attacks.apgd import APGD
-from sparring.attacks.attack import Attack
+from sparring.attacks.attack import Attack, SearchAttack
 from sparring.attacks.fab import FAB
 from sparring.attacks.search import Search
 from sparring.attacks.square import Square
 from sparring.errors import BadInput
+from sparring.norms import NormName, by_norm
 from sparring.threat import Threat
 
 TARGETS = 9  # the likeliest wrong classes
 _PLUS_RESTARTS = 5
 _EOT = 20
+_STANDARD: dict[NormName, tuple[APGD, APGD]] = {  # on cross-entropy; on targeted DLR
+    "Linf": (APGD("ce"), APGD("dlr", targets=TARGETS)),
+    "L2": (APGD("ce"), APGD("dlr", targets=TARGETS)),
+    "L1": (APGD("ce", restarts=5, shrinking=True), APGD("dlr", targets=5, shrinking=True)),
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,9 @@ class AutoAttack(Attack):
     with five restarts; rand, for randomised networks, is APGD on cross-entropy and DLR with gradients averaged over 20
     passes. Targets are the 9 likeliest wrong classes, or all where there are fewer. `fast` is not AutoAttack: only the
     first two attacks of standard, an upper bound on it, and its name says so wherever it is printed.
+
+    In L1 the first two attacks of standard (and of fast) shrink their balls; the first has five restarts, the second only 5
+    targets. Those of plus and rand are what they are in other norms, as in the released code.
 
     Targeted DLR does not exist for fewer than 4 classes, nor DLR for fewer than 3: there the difference of logits, which
     DLR divides by a scale, takes its place.
@@ -40,24 +49,27 @@ class AutoAttack(Attack):
         if self.version not in ("standard", "plus", "rand", "fast"):
             raise BadInput(f"Unknown version {self.version!r} of AutoAttack: write standard, plus, rand or fast.")
 
-    def searches(self, classes: int) -> Mapping[str, Search]:
+    def searches(self, classes: int, threat: Threat) -> Mapping[str, Search]:
         """See `Attack`."""
-        targeted = APGD("dlr" if classes >= 4 else "margin", targets=TARGETS)
         untargeted: Literal["dlr", "margin"] = "dlr" if classes >= 3 else "margin"
+        targeted: Literal["dlr", "margin"] = "dlr" if classes >= 4 else "margin"
+        first, second = by_norm(_STANDARD, threat.norm, "AutoAttack")
         if self.version == "rand":
-            return {"apgd-ce": APGD("ce", eot=_EOT), "apgd-dlr": APGD(untargeted, eot=_EOT)}
-        if self.version == "fast":
-            return {"apgd-ce": APGD("ce"), "apgd-t": targeted}
-        if self.version == "standard":
-            return {"apgd-ce": APGD("ce"), "apgd-t": targeted, "fab-t": FAB(targets=TARGETS), "square": Square()}
-        return {
-            "apgd-ce": APGD("ce", restarts=_PLUS_RESTARTS),
-            "apgd-dlr": APGD(untargeted, restarts=_PLUS_RESTARTS),
-            "fab": FAB(targets=None, restarts=_PLUS_RESTARTS),
-            "square": Square(),
-            "apgd-t": targeted,
-            "fab-t": FAB(targets=TARGETS),
-        }
+            chosen: dict[str, SearchAttack] = {"apgd-ce": APGD("ce", eot=_EOT), "apgd-dlr": APGD(untargeted, eot=_EOT)}
+        elif self.version == "plus":
+            chosen = {
+                "apgd-ce": APGD("ce", restarts=_PLUS_RESTARTS),
+                "apgd-dlr": APGD(untargeted, restarts=_PLUS_RESTARTS),
+                "fab": FAB(targets=None, restarts=_PLUS_RESTARTS),
+                "square": Square(),
+                "apgd-t": APGD(targeted, targets=TARGETS),
+                "fab-t": FAB(targets=TARGETS),
+            }
+        else:
+            chosen = {"apgd-ce": first, "apgd-t": replace(second, objective=targeted)}
+            if self.version == "standard":
+                chosen |= {"fab-t": FAB(targets=TARGETS), "square": Square()}
+        return {name: attack.searches(classes, threat)[""] for name, attack in chosen.items()}
 
     def describe(self, threat: Threat) -> dict[str, str | int]:
         """See `Attack`. The settings of each attack are those of its paper."""

@@ -6,6 +6,7 @@ iterate were classified correctly: stronger than judging the last iterate.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from sparring.attacks.ascent import Objective, ascend
 from sparring.attacks.attack import SearchAttack
 from sparring.attacks.modes import BatchNormMode, attackable
-from sparring.attacks.search import Lanes, Probe, opened
+from sparring.attacks.search import Lanes, Probe, Search, opened
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy, margin
 from sparring.randomness import Generator, SampleStreams, normal, rademacher
@@ -184,6 +185,10 @@ class Restarted(SearchAttack):
         if self.restarts < 1:
             raise BadInput(f"An attack needs at least 1 restart, not {self.restarts}.")
 
+    def searches(self, classes: int, threat: Threat) -> Mapping[str, Search]:
+        """See `Attack`."""
+        return {name: _again(search, self.restarts) for name, search in self.attack.searches(classes, threat).items()}
+
     @property
     def lanes(self) -> type[Lanes]:  # type: ignore[override]  # a search wrapped around another has the other's
         """See `Search`."""
@@ -209,3 +214,8 @@ class Restarted(SearchAttack):
     def describe(self, threat: Threat) -> dict[str, str | int]:
         """See `Attack`."""
         return self.attack.describe(threat) | {"restarts": self.restarts}
+
+
+def _again(search: Search, restarts: int) -> Search:
+    assert isinstance(search, SearchAttack)  # an attack that is a single search consists of one
+    return Restarted(search, restarts)

@@ -49,6 +49,13 @@ class Lanes:
         return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})
 
 
+@dataclass(frozen=True)
+class AimedLanes(Lanes):
+    """Attempts each of which may aim at a class."""
+
+    target: Tensor  # (L,), the class; the label where the attack aims at none; never changes
+
+
 def opened(x: Tensor, y: Tensor, point: Tensor) -> dict[str, Tensor]:
     """The fields that all attempts share, as they are before the first turn: to begin with, nothing is found."""
     return {

@@ -141,7 +141,7 @@ class _Run:
         """BadInput now, not hours later, for what cannot be run on so few classes."""
         assert self._progress.clean is not None
         classes = self._progress.clean.shape[1]
-        for search in attack.searches(classes).values() if isinstance(attack, Attack) else ():
+        for search in attack.searches(classes, self._evaluator.threat).values() if isinstance(attack, Attack) else ():
             search.attempts(classes)
 
     def _call(self, name: str, attack: FunctionAttack) -> None:
@@ -171,7 +171,7 @@ class _Run:
     def _attack(self, name: str, attack: Attack) -> None:
         """The attack's searches that are not done yet."""
         assert self._progress.clean is not None
-        for search_name, search in attack.searches(self._progress.clean.shape[1]).items():
+        for search_name, search in attack.searches(self._progress.clean.shape[1], self._evaluator.threat).items():
             done = [stage for stage in self._progress.stages if stage.attack == name]
             if search_name in [stage.name for stage in done]:
                 continue
