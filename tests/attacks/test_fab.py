@@ -31,8 +31,8 @@ from tests.attacks.harness import (
 )
 from tests.syncs import NoHostSync
 
-LINF, L2 = Threat("Linf", "3/100"), Threat("L2", "1/10")
-both_norms = pytest.mark.parametrize("threat", [LINF, L2], ids=["Linf", "L2"])
+LINF, L2, L1 = Threat("Linf", "3/100"), Threat("L2", "1/10"), Threat("L1", "1/4")
+all_norms = pytest.mark.parametrize("threat", [LINF, L2, L1], ids=["Linf", "L2", "L1"])
 all_targets = pytest.mark.parametrize("targets", [9, None], ids=["targeted", "untargeted"])
 
 
@@ -113,7 +113,7 @@ def walked(attack: FAB, model: nn.Module, lanes: FABLanes, threat: Threat, turns
 # pyautoattack ----------------------------------------------------------------------------------------------------------
 
 
-@both_norms
+@all_norms
 @pytest.mark.parametrize("rank", [1, 4, None], ids=["first target", "last target", "untargeted"])
 @pytest.mark.parametrize("restart", [0, 1])
 def test_every_point_of_a_walk_is_pyautoattack_s(threat, rank, restart, monkeypatch, theirs_in_double) -> None:
@@ -146,7 +146,7 @@ def test_every_point_of_a_walk_is_pyautoattack_s(threat, rank, restart, monkeypa
     assert (expected[1:] - expected[:-1]).abs().flatten(1).amax(1).min() > 1e-4  # it never came to rest
 
 
-@both_norms
+@all_norms
 def test_other_settings_are_pyautoattack_s_too(threat: Threat, theirs_in_double: None) -> None:
     x = edged(40)
     y = curved()(x).argmax(1)
@@ -173,6 +173,10 @@ def test_other_settings_are_pyautoattack_s_too(threat: Threat, theirs_in_double:
         ("Linf", 0.09, None),
         ("L2", 0.4, None),
         ("L2", 0.55, None),
+        ("L1", 0.6, 9),
+        ("L1", 1.5, 9),
+        ("L1", 0.9, 3),
+        ("L1", 1.5, None),
     ],
 )
 def test_the_verdicts_are_pyautoattack_s(norm, eps: float, targets, reader: Reader, theirs_in_double: None) -> None:
@@ -198,7 +202,7 @@ def linear(seed: int) -> tuple[Linear, Tensor, Tensor]:
     return model, x, model(x).argmax(1)
 
 
-@both_norms
+@all_norms
 @all_targets
 def test_the_first_point_is_the_projection_onto_a_linear_boundary(threat: Threat, targets: int | None) -> None:
     model, x, y = linear(20)
@@ -206,12 +210,14 @@ def test_the_first_point_is_the_projection_onto_a_linear_boundary(threat: Threat
     lanes = opened(attack, model, x, y, threat)
     point = attack.advance(Probe(model), lanes, threat).point
     w, excess = model.w.detach(), model(x).detach()[:, 1].view(-1, 1, 1, 1)
-    way = -excess * (w.sign() / w.abs().sum() if threat.norm == "Linf" else w / w.square().sum())
+    steepest = w * (w.abs() == w.abs().max())
+    ways = {"Linf": w.sign() / w.abs().sum(), "L2": w / w.square().sum(), "L1": steepest / steepest.square().sum()}
+    way = -excess * ways[threat.norm]
     torch.testing.assert_close(point - x, way, rtol=0, atol=1e-13)
     assert set(y.tolist()) == {0, 1}
 
 
-@both_norms
+@all_norms
 def test_the_first_point_overshoots_by_eta(threat: Threat) -> None:
     model, x, y = linear(22)
 
@@ -223,11 +229,12 @@ def test_the_first_point_overshoots_by_eta(threat: Threat) -> None:
     assert first(1.3).crossed.all()
 
 
-@both_norms
+@all_norms
 def test_a_linear_network_is_fooled_exactly_where_the_ball_holds_its_boundary(threat: Threat) -> None:
     model, x, y = linear(24)
     w = model.w.detach()
-    distance = model(x).detach()[:, 1].abs() / (w.abs().sum() if threat.norm == "Linf" else w.norm())
+    dual = {"Linf": w.abs().sum(), "L2": w.norm(), "L1": w.abs().max()}[threat.norm]
+    distance = model(x).detach()[:, 1].abs() / dual
     for eps in distance.quantile(torch.tensor([0.2, 0.5, 0.8]).double()).tolist():
         adversarial = FAB(steps=20)(model, x, y, Threat(threat.norm, eps))
         clear = (distance / eps - 1).abs() > 1e-3
@@ -274,7 +281,7 @@ def test_there_are_no_more_targets_than_wrong_classes() -> None:
     assert [FAB(targets=None, restarts=2).attempts(classes) for classes in (2, 100)] == [2, 2]
 
 
-@both_norms
+@all_norms
 def test_later_walks_begin_half_way_out(threat: Threat) -> None:
     x = torch.full((200, *SHAPE), 0.5).double()
     attack = FAB(targets=None, restarts=3)
@@ -303,7 +310,7 @@ def test_restarts_help_and_harm_nobody(targets: int | None) -> None:
 # The pool --------------------------------------------------------------------------------------------------------------
 
 
-@both_norms
+@all_norms
 @all_targets
 def test_an_adversarial_image_depends_on_its_own_index_and_not_on_its_batch(threat: Threat, targets) -> None:
     model, x = curved(), edged(64)
@@ -322,7 +329,7 @@ def test_an_adversarial_image_depends_on_its_own_index_and_not_on_its_batch(thre
     torch.testing.assert_close(attacked(order), whole[order], rtol=0, atol=1e-10)
 
 
-@both_norms
+@all_norms
 def test_the_pool_s_size_does_not_matter(threat: Threat) -> None:
     """In a small pool walks of all targets, restarts and ages stand side by side."""
     model, x = curved().requires_grad_(False), edged(30)
@@ -345,7 +352,7 @@ def test_the_pool_s_size_does_not_matter(threat: Threat) -> None:
 # A turn ----------------------------------------------------------------------------------------------------------------
 
 
-@both_norms
+@all_norms
 @all_targets
 def test_what_is_found_is_misclassified_and_not_farther_than_the_radius(threat: Threat, targets) -> None:
     model, x = curved(), edged(60)
@@ -363,7 +370,7 @@ def test_what_is_found_is_misclassified_and_not_farther_than_the_radius(threat: 
     assert count > 0  # some were beyond it
 
 
-@both_norms
+@all_norms
 @all_targets
 def test_a_turn_changes_nothing_in_place_and_costs_one_gradient_and_one_label(threat: Threat, targets) -> None:
     model, x = curved().requires_grad_(False), edged(20)
@@ -390,7 +397,7 @@ class Answers(Probe):
         return self.answers[1], self.answers[0]
 
 
-@both_norms
+@all_norms
 @all_targets
 def test_a_turn_reads_no_tensor_and_makes_few_calls(threat: Threat, targets: int | None) -> None:
     """pyautoattack's turn makes 579 calls, the network's included, and makes the host wait 16 times."""

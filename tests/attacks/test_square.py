@@ -32,8 +32,8 @@ from tests.attacks.harness import (
     streams,
 )
 
-LINF, L2 = Threat("Linf", "1/10"), Threat("L2", "1/2")
-both_norms = pytest.mark.parametrize("threat", [LINF, L2], ids=["Linf", "L2"])
+LINF, L2, L1 = Threat("Linf", "1/10"), Threat("L2", "1/2"), Threat("L1", 2)
+all_norms = pytest.mark.parametrize("threat", [LINF, L2, L1], ids=["Linf", "L2", "L1"])
 
 
 def opened(x: Tensor, y: Tensor, threat: Threat) -> SquareLanes:
@@ -50,13 +50,15 @@ def reference_side(norm: str, p: float, channels: int, height: int, width: int) 
     """As the released code writes it."""
     side = round(math.sqrt(p * (channels * height * width) / channels))
     side = max(side, 1 if norm == "Linf" else 3)
-    if norm == "L2" and side % 2 == 0:
+    if norm != "Linf" and side % 2 == 0:
         side += 1
     return min(side, height, width)
 
 
 def sides_tried(x: Tensor, steps: Tensor, search: Square, threat: Threat) -> Tensor:
     """The sides (L,) of the squares that queries change, where nothing had been changed before."""
+    if threat.norm == "L1":
+        threat = Threat("L1", 10**9)  # the projection onto a smaller ball gives the rim of a square up
     lanes = replace(opened(x, torch.zeros(len(x), dtype=torch.int64), threat), step=steps, point=x)
     query = search.advance(Probe(Curved(shape=tuple(x.shape[1:]))), lanes, threat).candidate
     changed = (query != x).any(1)  # (L, H, W)
@@ -65,7 +67,7 @@ def sides_tried(x: Tensor, steps: Tensor, search: Square, threat: Threat) -> Ten
     return changed.any(1).sum(1)
 
 
-@both_norms
+@all_norms
 @pytest.mark.parametrize(("shape", "p"), [((1, 8, 8), 0.8), ((3, 12, 12), 0.5)])
 def test_the_side_of_every_query_is_that_of_autoattack(threat: Threat, shape, p) -> None:
     reference = SquareAttack(None, norm=threat.norm, p_init=p, resc_schedule=False)
@@ -74,7 +76,7 @@ def test_the_side_of_every_query_is_that_of_autoattack(threat: Threat, shape, p)
     assert sides_tried(x, torch.arange(1, 5001), Square(p=p), threat).tolist() == expected
 
 
-@both_norms
+@all_norms
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 28, 32, 64, 96, 224])
 def test_the_sides_are_those_of_autoattack_in_images_of_any_size(threat: Threat, side: int) -> None:
     queries = [0, 10, 11, 50, 51, 200, 201, 500, 501, 1000, 1001, 2000, 2001, 4000, 4001, 6000, 6001, 8000, 8001, 9999]
@@ -85,7 +87,7 @@ def test_the_sides_are_those_of_autoattack_in_images_of_any_size(threat: Threat,
         assert sides_tried(x, torch.tensor(queries) + 1, Square(p=p), threat).tolist() == expected
 
 
-@both_norms
+@all_norms
 def test_in_images_that_are_not_square_squares_cover_the_same_share_as_far_as_they_fit(threat: Threat) -> None:
     x = torch.full((4, 2, 10, 40), 0.5)
     # p of 0.8 is 320 pixels: a side of 17.9 does not fit. Then it is 40 pixels, 6.3 a side, and at last 10, 3.2 a side.
@@ -143,10 +145,55 @@ def slow_l2(x: np.ndarray, best: np.ndarray, draws: np.ndarray, side: int, eps: 
     return np.clip(x + eps * new / (1e-12 + np.sqrt((new**2).sum())), 0, 1)
 
 
-SLOW = {"Linf": (slow_linf, 2), "L2": (slow_l2, 5)}
+def slow_l1_pattern(side: int, turned: bool) -> np.ndarray:
+    halves = []
+    for height in (side // 2, side - side // 2):
+        grid = np.zeros((height, side))
+        for k in range(1, side // 2 + 2):
+            for i in range(height):
+                for j in range(side):
+                    if abs(i - height // 2) < k and abs(j - side // 2) < k:
+                        grid[i, j] += 1 / k**4
+        halves.append(grid / grid.sum() if height else grid)
+    eta = np.concatenate([halves[0], -halves[1]])
+    eta /= np.abs(eta).sum()
+    return eta.T if turned else eta
 
 
-@both_norms
+def slow_projection(x: np.ndarray, delta: np.ndarray, eps: float) -> np.ndarray:
+    """The nearest image of the L1 ball and the box, by halving the level."""
+    room, low, high = np.where(delta < 0, x, 1 - x), 0.0, np.abs(delta).max()
+    if np.minimum(np.abs(delta), room).sum() <= eps:
+        return np.clip(x + delta, 0, 1)
+    for _ in range(100):
+        middle = (low + high) / 2
+        enough = np.minimum(np.maximum(np.abs(delta) - middle, 0), room).sum() <= eps
+        low, high = (low, middle) if enough else (middle, high)
+    return x + np.sign(delta) * np.minimum(np.maximum(np.abs(delta) - high, 0), room)
+
+
+def slow_l1(x: np.ndarray, best: np.ndarray, draws: np.ndarray, side: int, eps: float) -> np.ndarray:
+    """As the released code has it: a window gets its share of what is left, and all that, once for every channel."""
+    delta = best - x
+    one, two = slow_place(draws[:2], side, x.shape), slow_place(draws[2:4], side, x.shape)
+    union = np.zeros(x.shape[1:], dtype=bool)
+    union[one] = union[two] = True
+    left = max(eps - np.abs(delta).sum(), 0)
+    new = delta.copy()
+    for channel in range(len(x)):
+        sign = -1 if draws[5 + channel] < 0.5 else 1
+        window = delta[channel][one]
+        fresh = slow_l1_pattern(side, draws[4] < 0.5) * sign + window / (1e-12 + np.abs(window).sum())
+        size = (left / len(x) + np.abs(delta[channel][union]).sum()) * len(x)
+        new[channel][two] = 0
+        new[channel][one] = fresh / (1e-12 + np.abs(fresh).sum()) * size
+    return slow_projection(x, new, eps)
+
+
+SLOW = {"Linf": (slow_linf, 2), "L2": (slow_l2, 5), "L1": (slow_l1, 5)}
+
+
+@all_norms
 @pytest.mark.parametrize("shape", [(3, 9, 9), (1, 8, 8), (2, 7, 12), (4, 6, 3), (1, 2, 2), (2, 3, 5)])
 def test_a_whole_attempt_is_that_of_slow_loops_with_the_same_draws(threat: Threat, shape) -> None:
     """Start apart: every point that is tried, which of them are kept, and the margins, over two sizes of squares."""
@@ -254,14 +301,19 @@ def test_the_linf_start_is_stripes_of_either_sign() -> None:
 
 
 @pytest.mark.parametrize("side", [5, 6, 7, 8, 9, 10, 11, 13, 15, 16, 17, 20, 25, 28, 32, 64])
-def test_the_l2_start_is_autoattack_s_but_for_signs_and_turns(side: int) -> None:
-    """What turns and signs leave: which pixels are covered, and the magnitudes, in order."""
+@pytest.mark.parametrize("threat", [L2, L1], ids=["L2", "L1"])
+def test_the_start_is_autoattack_s_but_for_signs_and_turns(threat: Threat, side: int) -> None:
+    """What turns and signs leave: which pixels are covered, and the magnitudes, in order.
+
+    In L1 the tiles are not scaled, and what the projection leaves of a tile depends on its turn.
+    """
     x = torch.full((2, 2, side, side), 0.5)
-    ours = (opened(x, torch.zeros(2, dtype=torch.int64), L2).point - x).abs()
-    reference = SquareAttack(nn.Sequential(nn.Flatten(), nn.Linear(2 * side**2, 3)), norm="L2", n_queries=0, eps=0.5)
+    ours = (opened(x, torch.zeros(2, dtype=torch.int64), threat).point - x).abs()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2 * side**2, 3))
+    reference = SquareAttack(model, norm=threat.norm, n_queries=0, eps=float(threat.eps))
     reference.init_hyperparam(x)
     theirs = (reference.attack_single_run(x, torch.zeros(2, dtype=torch.int64))[1] - x).abs()
-    assert torch.equal(ours > 0, theirs > 0)
+    assert threat.norm == "L1" or torch.equal(ours > 0, theirs > 0)
     torch.testing.assert_close(*(delta.flatten(1).sort().values for delta in (ours, theirs)), rtol=0, atol=1e-6)
 
 
@@ -294,7 +346,7 @@ def test_every_tile_of_the_l2_start_is_a_pattern_of_either_sign_turned_or_not(sh
         assert _share(torch.stack(turns)) == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(pairs))
 
 
-@both_norms
+@all_norms
 def test_squares_lie_everywhere_but_at_the_last_place(threat: Threat) -> None:
     """floor(u (length - side)): the places 0 .. length - side - 1 equally often, in the two directions independently."""
     count, side, places = 6000, 3, 5  # after 201 queries a square has a tenth of the 64 pixels
@@ -336,7 +388,9 @@ def digits() -> tuple[nn.Module, Tensor, Tensor]:
     return model, x[right][:320], y[right][:320]
 
 
-@pytest.mark.parametrize("threat", [Threat("Linf", "0.15"), Threat("L2", "0.7")], ids=["Linf", "L2"])
+@pytest.mark.parametrize(
+    "threat", [Threat("Linf", "0.15"), Threat("L2", "0.7"), Threat("L1", "3")], ids=["Linf", "L2", "L1"]
+)
 def test_as_many_digits_are_fooled_as_by_autoattack_s_square(digits, threat: Threat) -> None:
     """Means of five runs of 150 queries. A run's accuracy deviates by about 1%, so the difference of two means by 0.6%."""
     model, x, y = digits
@@ -356,14 +410,14 @@ def test_as_many_digits_are_fooled_as_by_autoattack_s_square(digits, threat: Thr
 # What every search must keep -------------------------------------------------------------------------------------------
 
 
-@both_norms
+@all_norms
 def test_an_adversarial_image_depends_on_its_own_index_and_not_on_its_batch(threat: Threat) -> None:
     shape = (2, 6, 9)
     model, x, search = Curved(shape=shape), pictures(40, shape=shape), Square(queries=25, restarts=2)
     assert_batches_do_not_matter(search, model, x, threat, atol=1e-11)
 
 
-@both_norms
+@all_norms
 def test_rows_at_different_steps_do_not_meet(threat: Threat) -> None:
     model, x = Curved(shape=(3, 8, 8)), pictures(7, shape=(3, 8, 8))
     lanes = replace(opened(x, torch.arange(7) % 4, threat), step=torch.tensor([0, 1, 11, 12, 60, 999, 4800]))
@@ -382,7 +436,7 @@ def no_tables_are_made(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@both_norms
+@all_norms
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_turn_reads_no_tensor_and_changes_none(threat: Threat, dtype: torch.dtype, request) -> None:
     model, x = Curved(shape=(3, 7, 8)).requires_grad_(False), pictures(5, shape=(3, 7, 8)).to(dtype)

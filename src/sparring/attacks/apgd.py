@@ -198,7 +198,7 @@ class SparseAPGD(SearchAttack):
     balls the released code's checkpoints are one move apart, and so are these.
 
     It differs in one thing. The released code counts a number as changed, too, if rounding is all that is left of the
-    change, as in every third that the projection gives up; here it must have changed by more than 1e-6.
+    change, as in some 5 to 10% of those that its projection gives up; here it must have changed by more than 1e-6.
 
     Args:
         settings: objective, targets, steps, restarts, eot and shrinking.
