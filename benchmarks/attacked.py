@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import sparring
+from sparring.norms import NormName
 from sparring.threat import Ratio, Threat
 
 HELD_OUT = 100  # training images that every epoch is judged on
@@ -27,13 +28,14 @@ class Size:
     epochs: int
     linf: str  # in training, and by attacks
     l2: str  # by attacks alone
+    l1: str  # by attacks alone
 
 
 SIZES = {
-    "digits": Size(images=1200, epochs=10, linf="0.2", l2="0.5"),
-    "fashion_mnist": Size(images=4000, epochs=6, linf="0.2", l2="2.5"),
-    "gtsrb": Size(images=6000, epochs=10, linf="3/255", l2="1"),
-    "cifar10": Size(images=6000, epochs=8, linf="4/255", l2="1"),
+    "digits": Size(images=1200, epochs=10, linf="0.2", l2="0.5", l1="1"),
+    "fashion_mnist": Size(images=4000, epochs=6, linf="0.2", l2="2.5", l1="10"),
+    "gtsrb": Size(images=6000, epochs=10, linf="3/255", l2="1", l1="12"),
+    "cifar10": Size(images=6000, epochs=8, linf="4/255", l2="1", l1="12"),
 }
 
 
@@ -153,10 +155,10 @@ TARGETS = {
 QUICK = [name for name, target in TARGETS.items() if not target.whole]
 
 
-def threat_on(data: str, norm: Literal["Linf", "L2"]) -> Threat:
+def threat_on(data: str, norm: NormName) -> Threat:
     """What the adversary may do on this data set."""
     size = SIZES[data]
-    return Threat(norm, Ratio(size.linf if norm == "Linf" else size.l2))
+    return Threat(norm, Ratio({"Linf": size.linf, "L2": size.l2, "L1": size.l1}[norm]))
 
 
 def tested(experiment: sparring.Experiment, count: int) -> sparring.data.Images:

@@ -281,7 +281,7 @@ def _about_images() -> argparse.ArgumentParser:
 
 def _about_effort() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--norm", choices=("Linf", "L2"), default="Linf")
+    parser.add_argument("--norm", choices=("Linf", "L2", "L1"), default="Linf")
     parser.add_argument("--steps", type=_count, help="of APGD and FAB, for a quick look")
     parser.add_argument("--queries", type=_count, help="of Square, for a quick look")
     return parser

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import Attack, Search
+from sparring.attacks.apgd import SparseAPGD
 from sparring.attacks.autoattack import AutoAttack
 from sparring.attacks.square import Square
 from sparring.data import Batch, Images, batches
@@ -29,7 +30,6 @@ from sparring.evaluation.network import full_precision
 from sparring.threat import Threat
 
 STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
-TOLERANCE = 1e-6  # how far rounding may carry an image beyond the radius
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,8 @@ class Standard(Attack):
         return AutoAttack().describe(threat)
 
     def _limited(self, search: Search) -> Search:
+        if isinstance(search, SparseAPGD):
+            return replace(search, settings=self._limited(search.settings))
         name, effort = ("queries", self.effort.queries) if isinstance(search, Square) else ("steps", self.effort.steps)
         return search if effort is None else replace(search, **{name: effort})
 
@@ -243,7 +245,8 @@ def correct_on(question: Question, images: Tensor) -> Tensor:
 def within(threat: Threat, adversarial: Tensor, x: Tensor) -> Tensor:
     """Which images (N, C, H, W) lie within the radius around x, but for rounding, and in the box: (N,) bool."""
     boxed = ((adversarial >= 0) & (adversarial <= 1)).flatten(1).all(1)
-    return boxed & (threat.size(adversarial.double() - x.double()) <= threat.eps + TOLERANCE)
+    allowed = threat.eps + threat.geometry.rounding(x[0].numel())
+    return boxed & (threat.size(adversarial.double() - x.double()) <= allowed)
 
 
 def confirmed(question: Question, answer: Answer) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import parity
 from parity import Question, share, within
+from sparring.norms import NormName, by_norm
 
 with warnings.catch_warnings():
     # Foolbox 3.3.4, the last release, imports its blur attack from a module that SciPy has moved.
@@ -31,7 +32,7 @@ QUERIES = 2000
 Rival = Callable[[Question, Tensor, Tensor], Tensor]  # images (B, C, H, W), labels (B,) -> adversarial images
 
 
-def rivals(norm: str) -> dict[str, Rival]:
+def rivals(norm: NormName) -> dict[str, Rival]:
     """The attacks of both libraries in this norm, by name."""
     by_foolbox = {f"Foolbox {name}": _by_foolbox(attack) for name, attack in _foolbox_attacks(norm).items()}
     by_art = {
@@ -83,21 +84,23 @@ def beside(question: Question) -> dict[str, Any]:
     }
 
 
-def _foolbox_attacks(norm: str) -> dict[str, foolbox.attacks.base.Attack]:
+def _foolbox_attacks(norm: NormName) -> dict[str, foolbox.attacks.base.Attack]:
     attacks = foolbox.attacks
-    if norm == "Linf":
-        return {
+    chosen: dict[NormName, dict[str, foolbox.attacks.base.Attack]] = {
+        "Linf": {
             "PGD": attacks.LinfPGD(steps=STEPS, rel_stepsize=0.1),
             "Adam PGD": attacks.LinfAdamPGD(steps=STEPS, rel_stepsize=0.1),
             "FMN": attacks.LInfFMNAttack(steps=5 * STEPS),
             "DeepFool": attacks.LinfDeepFoolAttack(steps=STEPS),
-        }
-    return {
-        "PGD": attacks.L2PGD(steps=STEPS, rel_stepsize=0.1),
-        "DDN": attacks.DDNAttack(steps=3 * STEPS),
-        "FMN": attacks.L2FMNAttack(steps=5 * STEPS),
-        "DeepFool": attacks.L2DeepFoolAttack(steps=STEPS),
+        },
+        "L2": {
+            "PGD": attacks.L2PGD(steps=STEPS, rel_stepsize=0.1),
+            "DDN": attacks.DDNAttack(steps=3 * STEPS),
+            "FMN": attacks.L2FMNAttack(steps=5 * STEPS),
+            "DeepFool": attacks.L2DeepFoolAttack(steps=STEPS),
+        },
     }
+    return by_norm(chosen, norm, "The comparison with Foolbox and ART")
 
 
 def _by_foolbox(attack: foolbox.attacks.base.Attack) -> Rival:

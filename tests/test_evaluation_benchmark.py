@@ -63,7 +63,7 @@ def found(asked: Asked) -> Answer:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[object]:
     """Digits, and hardly any training."""
-    monkeypatch.setitem(attacked.SIZES, "digits", Size(images=300, epochs=1, linf="0.05", l2="0.3"))
+    monkeypatch.setitem(attacked.SIZES, "digits", Size(images=300, epochs=1, linf="0.05", l2="0.3", l1="0.5"))
     return ["--data", "digits", "--cache", tmp_path / "cache", "--images", 20, "--batch", 20]
 
 
@@ -251,7 +251,7 @@ def _call(*words: object) -> None:
     assert evaluation.main([str(word) for word in words]) == 0
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 def test_parity_writes_a_record_and_trains_once(
     norm: str, tiny: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,7 +266,7 @@ def test_parity_writes_a_record_and_trains_once(
     record = read(file)
     assert str(tmp_path) not in file.read_text()
     assert record["scaled"] == {"steps": 2, "queries": 5}
-    assert record["threat"] == {"norm": norm, "eps": "0.05" if norm == "Linf" else "0.3"}
+    assert record["threat"] == {"norm": norm, "eps": {"Linf": "0.05", "L2": "0.3", "L1": "0.5"}[norm]}
     assert record["images"] == 20
     assert seeds == [0, 1, 0, 1]
     plain, masked = record["found"]

@@ -205,6 +205,8 @@ def test_labels_that_count_from_one_are_found(standard, images) -> None:
         (Threat("Linf", "1/510"), "one grey level"),
         (Threat("L2", "8/255"), "usual size for Linf"),
         (Threat("L2", 4), "plain grey"),
+        (Threat("L1", "1/2"), "a single pixel"),
+        (Threat("L1", 32), "plain grey"),
     ],
     ids=str,
 )
@@ -216,7 +218,17 @@ def test_a_radius_in_the_wrong_unit_is_found(threat: Threat, said: str, standard
     assert str(threat.eps) in findings["radius"].seen
 
 
-@pytest.mark.parametrize("threat", [Threat("Linf", "1/255"), Threat("Linf", 0.3), Threat("L2", 0.1), Threat("L2", 3)])
+@pytest.mark.parametrize(
+    "threat",
+    [
+        Threat("Linf", "1/255"),
+        Threat("Linf", 0.3),
+        Threat("L2", 0.1),
+        Threat("L2", 3),
+        Threat("L1", 1),
+        Threat("L1", 31),
+    ],
+)
 def test_usual_radii_are_not_found(threat: Threat, standard, images) -> None:
     assert found(standard, images, threat) == {}
 

@@ -46,7 +46,7 @@ class Case:
     make: Callable[[], Method]
     units: float  # forward passes a step, a backward to the pixels counting 1 and a full one 2
     remembers: bool = False  # whether a step depends on what earlier steps left behind
-    norms: tuple[str, ...] = ("Linf", "L2")  # of the balls that it accepts
+    norms: tuple[str, ...] = ("Linf", "L2", "L1")  # of the balls that it accepts
     later: float | None = None  # forward passes of the second step, where that is another figure
     width: int = 16  # of the ResNet-18 that the cost is measured on; 64 is the published one
     hardens: bool = False  # whether its examples grow harder with the epochs, so that the loss on them may rise

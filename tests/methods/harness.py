@@ -20,6 +20,7 @@ from sparring.training.acceleration.cuda_graph import Recorder
 
 LINF = Threat("Linf", "25/255")  # whole pixel levels, for memories of int8
 L2 = Threat("L2", 0.5)
+L1 = Threat("L1", 2)
 SHAPE = (1, 8, 8)
 AUGMENT = Augment(pad=1, flip=True)
 BATCH = 16

@@ -21,7 +21,7 @@ from sparring.methods import AWP, BP, MEP, TRADES
 from sparring.training import checkpoint
 from sparring.training.cost import step_cost
 from tests.methods.cases import CASES, Case
-from tests.methods.harness import L2, LINF, batches, bench, flat, identical, network, task, train_on
+from tests.methods.harness import L1, L2, LINF, batches, bench, flat, identical, network, task, train_on
 from tests.syncs import NoHostSync
 
 every_method = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -56,7 +56,7 @@ def test_what_a_method_remembers_matters(case: Case) -> None:
 
 
 @every_method
-@pytest.mark.parametrize("threat", [LINF, L2], ids=["Linf", "L2"])
+@pytest.mark.parametrize("threat", [LINF, L2, L1], ids=["Linf", "L2", "L1"])
 def test_perturbations_stay_in_the_ball_and_the_box(case: Case, threat) -> None:
     if threat.norm not in case.norms:
         with pytest.raises(BadInput):
