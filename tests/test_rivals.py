@@ -13,6 +13,7 @@ import attacked
 from attacked import Cut, Training
 from parity import Effort, Question
 from rivals import beside, fooled, rivals
+from sparring.errors import BadInput
 from sparring.threat import Ratio, Threat
 
 COUNT = 40
@@ -72,3 +73,8 @@ def test_images_that_were_wrong_to_begin_with_do_not_count(question: Question) -
 
     assert not fooled(replace(question, batch_size=30), lazy).any()
     assert 0 < sum(seen) < COUNT
+
+
+def test_in_l1_there_is_no_comparison() -> None:
+    with pytest.raises(BadInput, match="The comparison with Foolbox and ART does not exist in L1: choose Linf or L2"):
+        rivals("L1")
