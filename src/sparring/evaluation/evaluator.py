@@ -232,7 +232,8 @@ class _Run:
         stages = [stage for stage in progress.stages if stage.attack == named.name]
         if isinstance(attack, FunctionAttack):
             (stage,) = stages
-            settings = attack.describe(self._total(stage.settings["outside"]))
+            rounding = self._evaluator.threat.geometry.rounding(self._evaluator.images.pixels.shape[1:].numel())
+            settings = attack.describe(self._total(stage.settings["outside"]), rounding)
             return Outcome(named.name, self._together(stage.correct), stage.seconds, settings, (), images)
         together = tuple(
             replace(

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import Probe
-from sparring.attacks.pool import TOLERANCE
 from sparring.errors import BadInput
 from sparring.threat import Threat, spread
 
 # model, x (B, C, H, W) in [0, 1], y (B,), threat -> adversarial images (B, C, H, W)
 Function: TypeAlias = Callable[[nn.Module, Tensor, Tensor, Threat], Tensor]
-COUNTED = f"images within the threat, to {TOLERANCE:g}, that the network itself gets wrong in single precision"
+_BOX = 1e-6  # how far rounding may carry a pixel beyond [0, 1]
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,10 @@ class FunctionAttack:
             return ""
         return hashlib.sha256(marshal.dumps(function.__code__)).hexdigest()[:12]
 
-    def describe(self, outside: int) -> dict[str, str | int]:
-        """Return what a record states, with the number of images returned that lay outside the threat."""
-        return {"function": self.definition, "counted": COUNTED, "outside": outside}
+    def describe(self, outside: int, rounding: float) -> dict[str, str | int]:
+        """Return what a record states, with the number of images returned that lay outside the threat, up to rounding."""
+        counted = f"images within the threat, to {rounding:g}, that the network itself gets wrong in single precision"
+        return {"function": self.definition, "counted": counted, "outside": outside}
 
     def attempt(self, model: nn.Module, verifier: Probe, x: Tensor, y: Tensor, threat: Threat) -> Attempt:
         """Call the function on images x (B, C, H, W) with labels y (B,) and verify what it returns.
@@ -72,9 +72,8 @@ class FunctionAttack:
             )
         found = found.detach().to(x)
         box = found.clamp(0, 1)
-        inside = (threat.size(found - x) <= threat.eps + TOLERANCE) & (  # False for NaN
-            (found - box).abs().flatten(1).amax(1) <= TOLERANCE
-        )
+        allowed = threat.eps + threat.geometry.rounding(x.shape[1:].numel())
+        inside = (threat.size(found - x) <= allowed) & ((found - box).abs().flatten(1).amax(1) <= _BOX)  # False for NaN
         images = torch.where(spread(inside, x), box, x)
         logits = verifier.logits(images)
         if bool(logits.isnan().any()):
