@@ -612,7 +612,7 @@ def test_a_missing_method_is_asked_for(tmp_path: Path) -> None:
         ("optimisation: {lr: fast}", "optimisation.lr cannot be 'fast': write a number."),
         ("optimisation: {nesterov: maybe}", "optimisation.nesterov cannot be 'maybe': write true or false."),
         ("optimisation: {optimizer: adam}", "optimisation.optimizer cannot be 'adam': write 'sgd' or 'adamw'."),
-        ("threat: {norm: L3}", "threat.norm cannot be 'L3': write 'Linf' or 'L2'."),
+        ("threat: {norm: L3}", "threat.norm cannot be 'L3': write 'Linf' or 'L2' or 'L1'."),
         ("threat: {eps: 8}", "eps 8 is at least the whole pixel range [0, 1]: did you mean 8/255?"),
         (
             "threat: {eps: eight}",
