@@ -91,11 +91,19 @@ def moved(delta: Tensor, first: Tensor, second: Tensor, change: Tensor, eps: flo
     fresh = change + kept / (_size(kept, order) + _TINY)
     channels, before = delta.shape[1], _size(torch.where(first | second, delta, 0.0), order)
     whole = spread(delta.flatten(1).norm(order, dim=1), delta)
-    if order == 2:
-        size = ((eps**2 - whole**2).clamp_min(0) / channels + before**2).sqrt()
-    else:
-        size = (eps - whole).clamp_min(0) + before * channels
+    size = _WINDOW[order](eps, whole, before, channels)
     return torch.where(first, fresh / (_size(fresh, order) + _TINY) * size, torch.where(second, 0.0, delta))
+
+
+def _l2_window(eps: float, whole: Tensor, before: Tensor, channels: int) -> Tensor:
+    return ((eps**2 - whole**2).clamp_min(0) / channels + before**2).sqrt()
+
+
+def _l1_window(eps: float, whole: Tensor, before: Tensor, channels: int) -> Tensor:
+    return (eps - whole).clamp_min(0) + before * channels
+
+
+_WINDOW = {2: _l2_window, 1: _l1_window}  # by order: the size of a channel's first window, see `moved`
 
 
 def scaled(delta: Tensor, eps: float) -> Tensor:
