@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sparring.errors import BadInput
 from sparring.threat import Ratio
@@ -40,8 +41,8 @@ class EMA(Average):
                 f"The decay of EMA must lie between 0 and 1, not at {self.decay}: write, for example, 0.995."
             )
 
+    @override
     def share(self, step: int, total: int) -> float:
-        """See `Average`."""
         return 1 - (min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay)
 
 
@@ -63,8 +64,8 @@ class SWA(Average):
                 f"The start of SWA is a fraction of the run in [0, 1), not {self.start}: write 100/110 for epoch 100 of 110."
             )
 
+    @override
     def share(self, step: int, total: int) -> float:
-        """See `Average`."""
         return 1 / max(1, step - math.ceil(self.start.exact * total))
 
 

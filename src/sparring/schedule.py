@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
 
+from typing_extensions import override
+
 from sparring.errors import BadInput
 from sparring.threat import Ratio
 
@@ -28,8 +30,8 @@ class Schedule(ABC):
 class Constant(Schedule):
     """The learning rate as it is."""
 
+    @override
     def factor(self, step: int, total: int) -> float:
-        """See `Schedule`."""
         return 1.0
 
 
@@ -52,8 +54,8 @@ class MultiStep(Schedule):
                     f"The milestone {milestone} is not a fraction of the run: write 100/110 for epoch 100 of 110."
                 )
 
+    @override
     def factor(self, step: int, total: int) -> float:
-        """See `Schedule`."""
         return self.gamma ** sum(step >= milestone.exact * total for milestone in self.milestones)
 
 
@@ -73,8 +75,8 @@ class Piecewise(Schedule):
         if fractions[:1] != [Ratio(0)] or fractions[-1:] != [Ratio(1)] or any(a > b for a, b in pairwise(fractions)):
             raise BadInput(f"Piecewise points must rise from fraction 0 to 1, not {fractions}.")
 
+    @override
     def factor(self, step: int, total: int) -> float:
-        """See `Schedule`."""
         return _interpolate(step / total, [(float(fraction), factor) for fraction, factor in self.points])
 
 
@@ -87,8 +89,8 @@ class Linear(Schedule):
     def __post_init__(self) -> None:
         _check_warmup(self.warmup)
 
+    @override
     def factor(self, step: int, total: int) -> float:
-        """See `Schedule`."""
         return _warm(step / total, self.warmup) * _interpolate(step / total, [(self.warmup, 1.0), (1.0, 0.0)])
 
 
@@ -101,8 +103,8 @@ class Cosine(Schedule):
     def __post_init__(self) -> None:
         _check_warmup(self.warmup)
 
+    @override
     def factor(self, step: int, total: int) -> float:
-        """See `Schedule`."""
         done = max(step / total - self.warmup, 0) / (1 - self.warmup)
         return _warm(step / total, self.warmup) * (1 + math.cos(math.pi * done)) / 2
 
@@ -125,12 +127,12 @@ class Cyclic(Schedule):
                 f"The peak of a cyclic schedule must lie inside the run, between 0 and 1, not at {self.peak}."
             )
 
+    @override
     def factor(self, step: int, total: int) -> float:
-        """See `Schedule`."""
         return _interpolate(step / total, [(0.0, 0.0), (self.peak, 1.0), (1.0, 0.0)])
 
+    @override
     def momentum(self, step: int, total: int) -> float | None:
-        """See `Schedule`."""
         if self.lowest_momentum is None:
             return None
         return self.highest_momentum - self.factor(step, total) * (self.highest_momentum - self.lowest_momentum)

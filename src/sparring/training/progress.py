@@ -16,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from typing_extensions import override
 
 Row = Mapping[str, float]
 
@@ -54,17 +55,21 @@ def reporter(console: Console) -> Reporter:
 class Silent(Reporter):
     """Says nothing."""
 
+    @override
     def begin(self, title: str, total: int, done: int) -> None:
-        """See `Reporter`."""
+        pass
 
+    @override
     def note(self, text: str) -> None:
-        """See `Reporter`."""
+        pass
 
+    @override
     def step(self) -> None:
-        """See `Reporter`."""
+        pass
 
+    @override
     def epoch(self, row: Row) -> None:
-        """See `Reporter`."""
+        pass
 
 
 class _Plain(Reporter):

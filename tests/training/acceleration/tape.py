@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from typing_extensions import override
 
 from sparring.training.acceleration.cuda_graph import Recorder, Recording
 
@@ -48,8 +49,8 @@ class Tape(TorchDispatchMode):
         for tensor, content in self._before.values():
             tensor.copy_(content)
 
+    @override
     def replay(self) -> None:
-        """See `Recording`."""
         self.played += 1
         with torch._C._AutoDispatchBelowAutograd(), torch.no_grad():
             for func, args, kwargs, recorded in self._operations:
@@ -76,16 +77,16 @@ class TapeRecorder(Recorder):
         self.warm_ups = 0
         self.obstacle = ""
 
+    @override
     def warm_up(self, work: Callable[[], T]) -> T:
-        """See `Recorder`."""
         self.warm_ups += 1
         with _Reads() as reads:
             result = work()
         self.obstacle = "it reads a number" if reads.count else ""
         return result
 
+    @override
     def record(self, work: Callable[[], T]) -> tuple[Recording, T]:
-        """See `Recorder`."""
         state = torch.random.get_rng_state()
         tape = Tape()
         with tape:
