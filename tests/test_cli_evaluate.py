@@ -76,7 +76,7 @@ def run(tmp_path_factory) -> Path:
     return folder
 
 
-def short(attack: AutoAttack, classes: int):
+def short(attack: AutoAttack, classes: int, threat):
     """The stages of AutoAttack at a fraction of their steps."""
     return {
         "apgd-ce": APGD(steps=5),

@@ -30,7 +30,7 @@ COUNT = 40
 class Short(AutoAttack):
     """All four stages at a fraction of their steps."""
 
-    def searches(self, classes: int):
+    def searches(self, classes: int, threat):
         return {
             "apgd-ce": APGD(steps=6),
             "apgd-t": APGD("dlr", targets=3, steps=6),
