@@ -14,65 +14,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
-from sparring.attacks import APGD, FAB, AutoAttack, Square
-from sparring.data import Data, Images, load
-from sparring.evaluation import Evaluator, Outcomes, Stage, naming
+from sparring.evaluation import Outcomes, Stage, naming
 from sparring.evaluation.progress import Checkpoint, Progress, fingerprint
 from sparring.models import create
 from sparring.threat import Threat
-
-LINF = Threat("Linf", "1/24")
-COUNT = 40
-
-
-class Short(AutoAttack):
-    """All four stages at a fraction of their steps."""
-
-    def searches(self, classes: int, threat):
-        return {
-            "apgd-ce": APGD(steps=6),
-            "apgd-t": APGD("dlr", targets=3, steps=6),
-            "fab-t": FAB(targets=2, steps=5),
-            "square": Square(queries=25),
-        }
-
-
-def subject() -> tuple[nn.Module, Images]:
-    """A network that knows the digits and is partly robust, and digits."""
-    images = load(Data(limit=COUNT, validation=0)).train
-    torch.manual_seed(0)
-    network = create("smallconv", 10, channels=1, size=8, width=4).train()
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
-    x, y = images.pixels / 255, images.labels
-    for _ in range(30):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(network(x), y).backward()
-        optimizer.step()
-    optimizer.zero_grad()
-    return network.eval(), images
-
-
-def evaluator(**more) -> Evaluator:
-    model, images = subject()
-    return Evaluator(model, images, LINF, batch_size=16, precision="exact", keep=True, **more)
+from tests.evaluation.short import ATTACKS, evaluator, named, subject
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = naming.named
-    monkeypatch.setattr(naming, "named", lambda name: Short() if name == "aa" else known(name))
-
-
-ATTACKS = ["clean", "pgd-3", "aa"]
+    monkeypatch.setattr(naming, "named", named)
 
 
 @pytest.fixture(scope="module")
 def whole() -> Outcomes:
     with pytest.MonkeyPatch.context() as patch:
-        known = naming.named
-        patch.setattr(naming, "named", lambda name: Short() if name == "aa" else known(name))
+        patch.setattr(naming, "named", named)
         return evaluator().run(ATTACKS)
 
 
@@ -177,52 +135,13 @@ def test_a_fingerprint_changes_with_any_weight() -> None:
     assert fingerprint(model) != before
 
 
-PROGRAM = """
-import os, signal, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-sys.path.insert(0, sys.argv[1])
-from sparring import ranks
-from sparring.evaluation import naming
-from tests.evaluation.test_progress import ATTACKS, Short, evaluator
-known = naming.named
-naming.named = lambda name: Short() if name == "aa" else known(name)
-target, stages, ports = Path(sys.argv[2]), sys.argv[3].split(","), sys.argv[4].split(",")
-
-def evaluate(kill_in):
-    with ranks.joined("cpu"):
-        asked = evaluator()
-        checkpoint = asked.checkpoint(target, ATTACKS)
-        checkpoint._every = 0.0
-        calls = 0
-        def tick(attack, done):
-            nonlocal calls
-            calls += attack == kill_in
-            if calls == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-        found = asked.run(ATTACKS, tick, checkpoint)
-        said = {o.attack: [o.correct, o.images, [s.correct for s in o.stages]] for o in found.outcomes}
-        torch.save(said, f"{target}.{ranks.index()}")
-
-for stage, port in zip(stages, ports):  # in processes of their own, but for the last, which is not killed
-    os.environ["MASTER_PORT"] = port
-    if stage == "":
-        evaluate(stage)
-    elif (child := os.fork()) == 0:
-        evaluate(stage)
-        os._exit(1)
-    else:
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, stage
-"""
-
-
 def start(target: Path, kill_in: Sequence[str], **variables: str) -> subprocess.Popen[bytes]:
     """Evaluations that are killed in these stages, one after the other, and a last one that is not."""
     root = Path(__file__).parents[2]
     ports = variables.pop("ports", ",".join("0" for _ in (*kill_in, "")))
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM, str(root), str(target), ",".join([*kill_in, ""]), ports],
+        [sys.executable, "-W", "ignore", "-m", "tests.evaluation.killed", str(target), ",".join([*kill_in, ""]), ports],
+        cwd=root,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
         stderr=subprocess.PIPE,
     )

@@ -61,6 +61,11 @@ def batch_of(images: Images, part: slice) -> Batch:
     return next(iter(evaluation_batches(images.subset(torch.arange(len(images))[part]), 10**6, "cpu")))
 
 
+def part(batch: Batch, rows: slice) -> Batch:
+    """These images of a batch only; `slice(5)` is like the smaller last batch of an epoch."""
+    return Batch(batch.x[rows], batch.y[rows], batch.index[rows], batch.view[rows])
+
+
 class InDefaultPrecision(Resident):
     """Shows its images in PyTorch's default precision."""
 

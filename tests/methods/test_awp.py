@@ -14,19 +14,19 @@ from sparring.errors import BadInput
 from sparring.methods import AWP, MEP, TRADES, AdversarialTraining, Method, Standard
 from sparring.threat import Budget
 from tests.methods.harness import train_on
-from tests.methods.test_empirical import (
+from tests.methods.mart import mart, mart_example, mart_loss
+from tests.methods.reference import (
     EPS,
     Plain,
     assert_same,
     batches,
+    divergence,
     learner,
     linf_pgd,
     network,
     set_up,
     smoothed_cross_entropy,
 )
-from tests.methods.test_reweighted import mart, mart_example, mart_loss
-from tests.methods.test_trades import divergence
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

@@ -23,10 +23,9 @@ from sparring.training import Interrupted, Run
 from sparring.training.progress import Silent
 from tests.methods import harness
 from tests.methods.harness import train_on
-from tests.methods.test_empirical import (
+from tests.methods.reference import (
     EPS,
     Plain,
-    _uniform,
     assert_same,
     batches,
     learner,
@@ -34,8 +33,9 @@ from tests.methods.test_empirical import (
     network,
     set_up,
     smoothed_cross_entropy,
+    uniform,
 )
-from tests.training.test_trainer import _Interrupts, experiment, final_state, same
+from tests.training.runs import Interrupts, experiment, final_state, same
 
 
 def at_level(level: int, **options: object) -> CAT:
@@ -74,7 +74,7 @@ def test_cat_steps_as_its_card_says(level: int, bn) -> None:
         for j, share in enumerate(shares(level, len(batch.y)), start=1):
             x, y = batch.x[share], batch.y[share]
             if len(x) > 0:
-                start = _uniform(x, EPS)
+                start = uniform(x, EPS)
                 alpha = 2 * EPS / j * ((1 - u[j]) * 1 + u[j] * 10 / j)
                 with plain.mode(bn):
                     x_adv[share] = linf_pgd(
@@ -278,7 +278,7 @@ def test_a_run_interrupted_at_the_end_of_the_epoch_before_a_level_ends_bit_for_b
     for first, level, _ in seen[:2]:
         run = tmp_path / str(level)
         with pytest.raises(Interrupted, match=f"epoch {first} after 0 batches"):
-            train(chosen(), run, report=_Interrupts(4 * first))
+            train(chosen(), run, report=Interrupts(4 * first))
         train(chosen(), run, resume=True, report=Silent())
         assert same(final_state(run), final_state(folder))
 
@@ -289,7 +289,7 @@ def test_a_run_interrupted_every_three_batches_ends_bit_for_bit_the_same(whole, 
     interruptions = 0
     while True:
         try:
-            train(chosen(), tmp_path, resume=interruptions > 0, report=_Interrupts(3))
+            train(chosen(), tmp_path, resume=interruptions > 0, report=Interrupts(3))
         except Interrupted:
             interruptions += 1
         else:

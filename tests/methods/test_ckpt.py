@@ -13,7 +13,8 @@ from sparring.errors import BadInput
 from sparring.methods import CKPT
 from sparring.threat import Budget
 from tests.methods.harness import train_on
-from tests.methods.test_empirical import (
+from tests.methods.known_networks import Linear, middle
+from tests.methods.reference import (
     EPS,
     Plain,
     assert_same,
@@ -23,7 +24,6 @@ from tests.methods.test_empirical import (
     set_up,
     smoothed_cross_entropy,
 )
-from tests.methods.test_prior import Linear, middle
 
 ALPHA = 0.11
 

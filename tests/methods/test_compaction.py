@@ -11,16 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import PGD, BatchNormMode
-from sparring.methods import AWP, CKPT, DART, FAT, GAIRAT, LAS, SAT, AdversarialTraining, Method
+from sparring.methods import AWP, CKPT, DART, FAT, GAIRAT, LAS, SAT, AdversarialTraining, Method, Reward
 from sparring.methods.las import StrategicPerturbation
 from sparring.threat import Budget
 from sparring.training.cost import step_cost
 from tests.methods import harness
+from tests.methods.curricula import K, at, constantly, dart, mart, trades, trades_from_afar
 from tests.methods.harness import train_on
-from tests.methods.test_curriculum import K, _at, _dart, _mart, _trades, _trades_from_afar, constantly
-from tests.methods.test_empirical import batches
-from tests.methods.test_las import ACTIONS, OTHER, SMALL, Reward
-from tests.methods.test_reweighted import experienced
+from tests.methods.reference import batches, experienced
+from tests.methods.strategies import ACTIONS, OTHER, SMALL
 
 
 def _sat(inner: Method) -> SAT:
@@ -33,24 +32,24 @@ def _las(inner: Method, **switches: object) -> LAS:
 
 
 COMPOSITIONS: dict[str, Callable[[], Method]] = {
-    "FAT(AT)": lambda: FAT(_at()),
-    "FAT(TRADES)": lambda: FAT(_trades()),
-    "FAT(MART)": lambda: FAT(_mart()),
-    "SAT(AT)": lambda: _sat(_at()),
-    "SAT(TRADES)": lambda: _sat(_trades()),
-    "SAT(MART)": lambda: _sat(_mart()),
-    "DART(AT)": lambda: _dart(_at()),
-    "DART(AT), from the start": lambda: DART(_at(), threshold=2.0, origin="start"),
-    "DART(TRADES)": lambda: DART(_trades_from_afar(), threshold=0.5),
-    "DART(MART)": lambda: _dart(_mart()),
-    "FAT(SAT(AT))": lambda: FAT(_sat(_at()), milestones=("0",)),
-    "SAT(FAT(MART))": lambda: _sat(FAT(_mart(), milestones=("0",))),
-    "AWP(FAT(AT))": lambda: AWP(FAT(_at())),
-    "FAT(AWP(TRADES))": lambda: FAT(AWP(_trades())),
-    "LAS(FAT(AT))": lambda: _las(FAT(_at())),
-    "LAS(SAT(TRADES))": lambda: _las(_sat(_trades()), actions=replace(ACTIONS, beta=(3.0, 5.0))),
-    "LAS(DART(MART)), uniform": lambda: _las(_dart(_mart()), policy="uniform"),
-    "LAS(FAT(SAT(AT)))": lambda: _las(FAT(_sat(_at()), milestones=("0",))),
+    "FAT(AT)": lambda: FAT(at()),
+    "FAT(TRADES)": lambda: FAT(trades()),
+    "FAT(MART)": lambda: FAT(mart()),
+    "SAT(AT)": lambda: _sat(at()),
+    "SAT(TRADES)": lambda: _sat(trades()),
+    "SAT(MART)": lambda: _sat(mart()),
+    "DART(AT)": lambda: dart(at()),
+    "DART(AT), from the start": lambda: DART(at(), threshold=2.0, origin="start"),
+    "DART(TRADES)": lambda: DART(trades_from_afar(), threshold=0.5),
+    "DART(MART)": lambda: dart(mart()),
+    "FAT(SAT(AT))": lambda: FAT(_sat(at()), milestones=("0",)),
+    "SAT(FAT(MART))": lambda: _sat(FAT(mart(), milestones=("0",))),
+    "AWP(FAT(AT))": lambda: AWP(FAT(at())),
+    "FAT(AWP(TRADES))": lambda: FAT(AWP(trades())),
+    "LAS(FAT(AT))": lambda: _las(FAT(at())),
+    "LAS(SAT(TRADES))": lambda: _las(_sat(trades()), actions=replace(ACTIONS, beta=(3.0, 5.0))),
+    "LAS(DART(MART)), uniform": lambda: _las(dart(mart()), policy="uniform"),
+    "LAS(FAT(SAT(AT)))": lambda: _las(FAT(_sat(at()), milestones=("0",))),
 }
 
 
@@ -120,9 +119,9 @@ COSTS = {
     "FAT(TRADES)": (COMPOSITIONS["FAT(TRADES)"], 1 + 6),
     "FAT(MART)": (COMPOSITIONS["FAT(MART)"], 6),
     "SAT(AT)": (COMPOSITIONS["SAT(AT)"], 3),
-    "DART(AT)": (lambda: DART(_at(), threshold=400.0), 3),
+    "DART(AT)": (lambda: DART(at(), threshold=400.0), 3),
     "FAT(SAT(AT))": (COMPOSITIONS["FAT(SAT(AT))"], 3),
-    "LAS(FAT(AT)), uniform": (lambda: _las(FAT(_at()), policy="uniform"), 3),
+    "LAS(FAT(AT)), uniform": (lambda: _las(FAT(at()), policy="uniform"), 3),
 }
 
 
@@ -150,14 +149,14 @@ def test_a_step_costs_what_its_attacks_need(make: Callable[[], Method], rest: fl
 # Where nobody leaves ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrap", [FAT, _sat, _dart, lambda inner: _las(FAT(inner))], ids=["FAT", "SAT", "DART", "LAS"])
+@pytest.mark.parametrize("wrap", [FAT, _sat, dart, lambda inner: _las(FAT(inner))], ids=["FAT", "SAT", "DART", "LAS"])
 @pytest.mark.parametrize("bn", ["train", "train_frozen_stats"])
 @pytest.mark.usefixtures("double_precision")
 def test_where_images_influence_each_other_none_leaves(wrap: Callable[[Method], Method], bn: BatchNormMode) -> None:
     """Bit for bit the masked attack: with batch statistics a smaller batch would be another network."""
     found = []
     for compact in (False, True):
-        model, method = experienced()[0].attack_model, wrap(AdversarialTraining(replace(_at().attack, bn=bn)))
+        model, method = experienced()[0].attack_model, wrap(AdversarialTraining(replace(at().attack, bn=bn)))
         torch.manual_seed(0)
         method.setup(harness.task(compact=compact))
         method.begin_epoch(1)

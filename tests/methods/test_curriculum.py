@@ -13,30 +13,28 @@ from torch import Tensor, nn
 from sparring.attacks import PGD
 from sparring.data import Batch
 from sparring.errors import BadInput
-from sparring.methods import AWP, CAT, DART, FAT, LAS, MART, MEP, SAT, TRADES, AdversarialTraining, Method, Standard
+from sparring.methods import AWP, CAT, DART, FAT, LAS, MEP, SAT, AdversarialTraining, Method, Standard
 from sparring.schedule import Piecewise
 from sparring.threat import Budget, Threat
 from tests.methods import harness
-from tests.methods.harness import NO_LOSS, train_on
-from tests.methods.test_empirical import (
+from tests.methods.curricula import ALPHA, K, at, constantly, dart, mart, trades, trades_from_afar
+from tests.methods.harness import L2, LINF, NO_LOSS, part, train_on
+from tests.methods.mart import mart_loss
+from tests.methods.reference import (
     EPS,
-    L2,
-    LINF,
     Plain,
-    _uniform,
     assert_same,
     ball_and_box,
     batches,
+    divergence,
+    experienced,
+    knowledge,
     network,
     pixel_gradient,
     set_up,
     smoothed_cross_entropy,
+    uniform,
 )
-from tests.methods.test_reweighted import experienced, knowledge, mart_loss, part
-from tests.methods.test_trades import divergence
-
-K, ALPHA = 4, 0.04
-
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -52,18 +50,6 @@ class Inner:
     start: Callable[[Tensor], Tensor]
     value: Callable[[Plain, Tensor, Tensor], Callable[[Tensor], Tensor]]  # plain, x, y -> logits -> ()
     loss: Callable[[nn.Module, Batch, Tensor], Tensor]
-
-
-def _at() -> AdversarialTraining:
-    return AdversarialTraining(PGD(steps=K, alpha=ALPHA, bn="eval"))
-
-
-def _trades() -> TRADES:
-    return TRADES(beta=6.0, attack=PGD(steps=K, alpha=ALPHA, start="normal", bn="eval"))
-
-
-def _mart() -> MART:
-    return MART(PGD(steps=K, alpha=ALPHA, start="normal", bn="eval"))
 
 
 def _normal(x: Tensor) -> Tensor:
@@ -90,9 +76,9 @@ def _trades_loss(model: nn.Module, batch: Batch, x_adv: Tensor) -> Tensor:
 
 
 INNER = {
-    "AT": Inner(_at, lambda x: _uniform(x, EPS), _climbs_cross_entropy, _at_loss),
-    "TRADES": Inner(_trades, _normal, _climbs_divergence, _trades_loss),
-    "MART": Inner(_mart, _normal, _climbs_cross_entropy, mart_loss),
+    "AT": Inner(at, lambda x: uniform(x, EPS), _climbs_cross_entropy, _at_loss),
+    "TRADES": Inner(trades, _normal, _climbs_divergence, _trades_loss),
+    "MART": Inner(mart, _normal, _climbs_cross_entropy, mart_loss),
 }
 around_each = pytest.mark.parametrize("inner", INNER.values(), ids=INNER.keys())
 
@@ -231,7 +217,7 @@ def test_misclassified_iterates_count_wherever_they_lie_on_the_way(tau: int, ste
     assert found.delta.item() == pytest.approx(0.1 * steps)
 
 
-@pytest.mark.parametrize("make", [_at, lambda: replace(_mart(), attack=_at().attack)], ids=["AT", "MART"])
+@pytest.mark.parametrize("make", [at, lambda: replace(mart(), attack=at().attack)], ids=["AT", "MART"])
 def test_with_tau_of_all_steps_fat_is_the_inner_method_bit_for_bit(make: Callable[[], Method]) -> None:
     wrapped, bare = set_up(FAT(make(), milestones=("0",) * K)), set_up(make())
     assert wrapped.bound(0) == K
@@ -258,7 +244,7 @@ def _trains_the_same(wrapped: Method, bare: Method) -> None:
     ],
 )
 def test_tau_grows_at_its_milestones_exactly(milestones: tuple, changes: dict[int, int]) -> None:
-    method = FAT(_at(), milestones=milestones)
+    method = FAT(at(), milestones=milestones)
     method.setup(replace(harness.task(), epochs=120))
     found = {}
     for epoch in range(120):
@@ -274,7 +260,7 @@ def test_the_weaker_the_network_the_fewer_steps_fat_takes() -> None:
     for epochs in (32, 8, 2, 0):
         model = network()
         model.load_state_dict(knowledge(epochs))
-        method = set_up(FAT(_at()), Threat("Linf", 0.1))
+        method = set_up(FAT(at()), Threat("Linf", 0.1))
         torch.manual_seed(0)
         method.commit(images, method.perturb(model, images), NO_LOSS)
         steps.append(method.metrics()["attack_steps"].item())
@@ -283,14 +269,8 @@ def test_the_weaker_the_network_the_fewer_steps_fat_takes() -> None:
     assert all(stronger > weaker + 0.1 for stronger, weaker in pairwise(steps)), steps
 
 
-def _dart(inner: Method) -> DART:
-    if isinstance(inner, TRADES):  # from a normal start it is refused
-        return DART(_trades_from_afar(), threshold=1e-3)
-    return DART(inner, threshold=2.0)
-
-
 @around_each
-@pytest.mark.parametrize("wrap", [FAT, SAT, _dart], ids=["FAT", "SAT", "DART"])
+@pytest.mark.parametrize("wrap", [FAT, SAT, dart], ids=["FAT", "SAT", "DART"])
 def test_an_image_alone_is_attacked_as_in_its_batch(wrap, inner: Inner) -> None:
     """In evaluation mode; the noise is taken out, as it is drawn for the batch."""
     subject, _ = experienced()
@@ -314,10 +294,6 @@ def _perturbed_from(start: Tensor, method: Method, attack: PGD, model: nn.Module
 
 
 # SAT -------------------------------------------------------------------------------------------------------------------
-
-
-def constantly(gap: float) -> Piecewise:
-    return Piecewise(((0, gap), (1, gap)))
 
 
 @pytest.mark.parametrize("gap", [-0.2, 0.0, 0.3])
@@ -353,7 +329,7 @@ def test_an_image_that_has_stopped_stays_even_where_the_others_change_what_the_n
     assert resumed > 0
 
 
-@pytest.mark.parametrize("make", [_at, lambda: replace(_mart(), attack=_at().attack)], ids=["AT", "MART"])
+@pytest.mark.parametrize("make", [at, lambda: replace(mart(), attack=at().attack)], ids=["AT", "MART"])
 def test_with_a_gap_of_one_sat_is_the_inner_method_bit_for_bit(make: Callable[[], Method]) -> None:
     _trains_the_same(set_up(SAT(make(), gap=constantly(1.0))), set_up(make()))
 
@@ -362,11 +338,11 @@ def test_sat_s_gap_moves_with_the_epochs() -> None:
     """The default in four epochs: 0, 1/2, 1, 1."""
     subject, _ = experienced()
     batch = batches()[0]
-    moving = set_up(SAT(_at()))
+    moving = set_up(SAT(at()))
     steps = []
     for epoch, gap in enumerate((0.0, 0.5, 1.0, 1.0)):
         found = []
-        for method in (moving, set_up(SAT(_at(), gap=constantly(gap)))):
+        for method in (moving, set_up(SAT(at(), gap=constantly(gap)))):
             torch.manual_seed(0)
             found.append(method.perturb(subject.network, batch, method.phase(epoch, 0)))
         assert torch.equal(found[0].delta, found[1].delta)
@@ -375,7 +351,7 @@ def test_sat_s_gap_moves_with_the_epochs() -> None:
 
 
 def test_the_wider_the_gap_the_more_steps_sat_takes() -> None:
-    assert _rises([_mean_steps(SAT(_at(), gap=constantly(gap))) for gap in (-1.0, -0.4, 0.0, 0.4, 0.8, 1.0)], 0, K)
+    assert _rises([_mean_steps(SAT(at(), gap=constantly(gap))) for gap in (-1.0, -0.4, 0.0, 0.4, 0.8, 1.0)], 0, K)
 
 
 def _mean_steps(method: Method, epoch: int = 0) -> float:
@@ -396,16 +372,12 @@ def _rises(steps: list[float], first: float, last: float) -> bool:
 # DART ------------------------------------------------------------------------------------------------------------------
 
 
-def _trades_from_afar() -> TRADES:
-    return replace(_trades(), attack=_at().attack)
-
-
 @pytest.mark.parametrize("origin", ["image", "start"])
 @pytest.mark.parametrize(
     ("inner", "threshold"),
     [
         (INNER["AT"], 2.0),
-        (replace(INNER["TRADES"], make=_trades_from_afar, start=INNER["AT"].start), 0.2),
+        (replace(INNER["TRADES"], make=trades_from_afar, start=INNER["AT"].start), 0.2),
         (INNER["MART"], 2.0),
     ],
     ids=["AT", "TRADES", "MART"],
@@ -430,18 +402,18 @@ def test_dart_around_trades_from_a_normal_start_is_refused_as_every_attack_would
     """Near the image FOSC of the divergence is next to nothing."""
     subject, _ = experienced()
     batch = batches()[0]
-    afar, clean = set_up(DART(wrap(_trades_from_afar()), threshold=0.1)), subject.network.eval()(batch.x).detach()
+    afar, clean = set_up(DART(wrap(trades_from_afar()), threshold=0.1)), subject.network.eval()(batch.x).detach()
     noise = _normal(batch.x)
     near = pixel_gradient(subject.network, batch.x + noise, lambda z: divergence(clean, z).sum())
     assert afar.fosc(noise, near, EPS).max() < 0.1
     assert afar.perturb(subject.network, batch).steps.sum() > 0
     with pytest.raises(BadInput, match="flat near the image"):
-        set_up(DART(wrap(_trades()), threshold=0.1))
+        set_up(DART(wrap(trades()), threshold=0.1))
 
 
 def test_dart_s_loss_is_the_mean_of_the_cross_entropies_and_not_of_their_squares() -> None:
     """The released code weights each image by its own loss from the second epoch on."""
-    method = set_up(DART(_at()))
+    method = set_up(DART(at()))
     model, batch = network(), batches()[0]
     for epoch in range(4):
         perturbation = method.perturb(model, batch, method.phase(epoch, 0))
@@ -455,7 +427,7 @@ def test_fosc_of_known_perturbations() -> None:
     """eps ||g||_1 - <delta, g> by hand, with a radius for each image, and eps ||g||_2 - <delta, g> in the L2 ball."""
     gradient = torch.tensor([[1.0, -2.0], [3.0, 0.0]]).view(1, 1, 2, 2).repeat(3, 1, 1, 1)
     delta = torch.tensor([[0.1, -0.1], [0.0, 0.1]]).view(1, 1, 2, 2) * torch.tensor([1.0, 0.0, -1.0]).view(3, 1, 1, 1)
-    linf, l2 = set_up(DART(_at())), set_up(DART(_at()), L2)
+    linf, l2 = set_up(DART(at())), set_up(DART(at()), L2)
     assert linf.fosc(delta, gradient, 0.1).tolist() == pytest.approx([0.6 - 0.3, 0.6, 0.6 + 0.3])
     eps = torch.tensor([0.1, 0.2, 0.3])
     assert linf.fosc(delta, gradient, eps).tolist() == pytest.approx([0.6 - 0.3, 1.2, 1.8 + 0.3])
@@ -465,7 +437,7 @@ def test_fosc_of_known_perturbations() -> None:
 
 @pytest.mark.parametrize("threat", [LINF, L2], ids=["Linf", "L2"])
 def test_fosc_is_zero_at_the_best_perturbation_and_positive_elsewhere_in_the_ball(threat: Threat) -> None:
-    method, generator = set_up(DART(_at()), threat), torch.Generator().manual_seed(0)
+    method, generator = set_up(DART(at()), threat), torch.Generator().manual_seed(0)
     gradient = torch.randn(50, 1, 4, 4, generator=generator)
     best = float(threat.eps) * (
         gradient.sign() if threat is LINF else gradient / gradient.square().sum((1, 2, 3), keepdim=True).sqrt()
@@ -476,7 +448,7 @@ def test_fosc_is_zero_at_the_best_perturbation_and_positive_elsewhere_in_the_bal
 
 
 def test_dart_s_criterion_falls_to_zero_at_its_fraction_of_the_run() -> None:
-    method = DART(_at())
+    method = DART(at())
     method.setup(replace(harness.task(), epochs=120))
     found = []
     for epoch in range(120):
@@ -488,7 +460,7 @@ def test_dart_s_criterion_falls_to_zero_at_its_fraction_of_the_run() -> None:
 
 def test_dart_takes_more_steps_as_its_criterion_falls() -> None:
     """On real digits and a fixed network; the box keeps all images from converging entirely."""
-    steps = [_mean_steps(DART(_at(), threshold=3.0, until="3/4"), epoch) for epoch in range(4)]
+    steps = [_mean_steps(DART(at(), threshold=3.0, until="3/4"), epoch) for epoch in range(4)]
     assert steps == sorted(set(steps))
     assert steps[0] < 0.1
     assert steps[-1] == K
@@ -502,7 +474,7 @@ def test_at_exactly_its_bound_sat_goes_on_and_dart_stops() -> None:
             return torch.zeros(len(x), 10) + 0 * x.sum()
 
     batch = batches()[0]
-    for method, steps in ((SAT(_at(), gap=constantly(0.0)), K), (DART(_at(), threshold=0.0), 0)):
+    for method, steps in ((SAT(at(), gap=constantly(0.0)), K), (DART(at(), threshold=0.0), 0)):
         assert set_up(method).perturb(Flat(), batch).steps.tolist() == [steps] * len(batch.y)
 
 
@@ -515,7 +487,7 @@ def test_of_two_curricula_the_first_to_stop_an_image_stops_it(fat_outside: bool)
     gap = constantly(0.3)
     wraps = [lambda inner: SAT(inner, gap=gap), lambda inner: FAT(inner, milestones=("0",))]
     innermost, outermost = wraps if fat_outside else reversed(wraps)
-    method = outermost(innermost(_at()))
+    method = outermost(innermost(at()))
     both, one, other = set(), friendly(1), not_too_wrong(0.3)
 
     def begin(x: Tensor, start: Tensor, y: Tensor):
@@ -538,8 +510,8 @@ def test_a_budget_replaces_radius_step_size_and_steps() -> None:
     batch = batches()[0]
     steps = torch.arange(len(batch.y)) % (K + 1)
     eps, alpha = torch.linspace(0.02, 0.1, len(batch.y)), torch.linspace(0.05, 0.01, len(batch.y))
-    found = set_up(FAT(_at())).perturb(subject.network, batch, budget=Budget(eps, alpha, steps, rounds=K))
-    free = set_up(FAT(_at(), milestones=("0",) * K)).perturb(
+    found = set_up(FAT(at())).perturb(subject.network, batch, budget=Budget(eps, alpha, steps, rounds=K))
+    free = set_up(FAT(at(), milestones=("0",) * K)).perturb(
         subject.network, batch, budget=Budget(eps, alpha, steps, rounds=K)
     )
     assert (found.steps <= steps).all()
@@ -551,7 +523,7 @@ def test_a_budget_replaces_radius_step_size_and_steps() -> None:
 def test_awp_inside_a_curriculum_keeps_its_shift() -> None:
     """FAT(AWP(AT)) and AWP(FAT(AT)) are one method."""
     ends = []
-    for method in (FAT(AWP(_at(), gamma=0.02)), AWP(FAT(_at()), gamma=0.02)):
+    for method in (FAT(AWP(at(), gamma=0.02)), AWP(FAT(at()), gamma=0.02)):
         subject, _ = experienced()
         set_up(method)
         for step, batch in enumerate(batches()):
@@ -563,12 +535,12 @@ def test_awp_inside_a_curriculum_keeps_its_shift() -> None:
 
 def test_the_mean_number_of_steps_is_the_epoch_s_and_survives_a_resume() -> None:
     subject, _ = experienced()
-    method = set_up(FAT(_at()))
+    method = set_up(FAT(at()))
     for batch in batches()[:2]:
         train_on(method, subject, batch)
     before = method.metrics()["attack_steps"]
     saved = method.state_dict()
-    resumed = FAT(_at())
+    resumed = FAT(at())
     resumed.setup(harness.task())
     resumed.load_state_dict(saved)
     resumed.begin_epoch(0)
@@ -596,11 +568,11 @@ def test_there_must_be_an_attack_to_end(wrap: type, inner: Method) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: FAT(_at(), milestones=("50",)), "milestone 50 is not a fraction of the run"),
-        (lambda: FAT(_at(), milestones=("1/2", "-1/2")), "milestone -1/2 is not a fraction"),
-        (lambda: DART(_at(), threshold=-1), "threshold must be at least 0, not -1"),
-        (lambda: DART(_at(), until="0"), "until is a fraction of the run in .0, 1., not 0"),
-        (lambda: DART(_at(), until="1.5"), "until is a fraction of the run in .0, 1., not 1.5"),
+        (lambda: FAT(at(), milestones=("50",)), "milestone 50 is not a fraction of the run"),
+        (lambda: FAT(at(), milestones=("1/2", "-1/2")), "milestone -1/2 is not a fraction"),
+        (lambda: DART(at(), threshold=-1), "threshold must be at least 0, not -1"),
+        (lambda: DART(at(), until="0"), "until is a fraction of the run in .0, 1., not 0"),
+        (lambda: DART(at(), until="1.5"), "until is a fraction of the run in .0, 1., not 1.5"),
     ],
 )
 def test_values_that_cannot_be_are_refused(make: Callable[[], Method], said: str) -> None:
@@ -617,4 +589,4 @@ def test_values_that_cannot_be_are_refused(make: Callable[[], Method], said: str
 )
 def test_a_gap_that_is_no_difference_of_probabilities_is_refused_in_setup(gap: Piecewise, said: str) -> None:
     with pytest.raises(BadInput, match=said):
-        SAT(_at(), gap=gap).setup(harness.task())
+        SAT(at(), gap=gap).setup(harness.task())

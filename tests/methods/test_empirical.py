@@ -1,35 +1,32 @@
-"""Standard and adversarial training against a transcription of their cards, a whole step at a time, in float64.
-
-The transcription (`Plain`) shares nothing with the library but the network's forward pass. It serves the other methods'
-tests as well.
-"""
+"""Standard and adversarial training against a transcription of their cards, a whole step at a time, in float64."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import replace
-from typing import Literal
 
 import pytest
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from sparring.attacks import PGD
-from sparring.data import Batch
-from sparring.learner import Learner, Optimisation
-from sparring.methods import AdversarialTraining, Method, Standard
-from sparring.threat import Budget, Threat
+from sparring.methods import AdversarialTraining, Standard
+from sparring.threat import Budget
 from tests.methods import harness
-from tests.methods.harness import train_on
-
-LR, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
-CLASSES = 10
-LINF, L2 = harness.LINF, harness.L2
-EPS = float(LINF.eps)
-
+from tests.methods.harness import L2, train_on
+from tests.methods.reference import (
+    CLASSES,
+    EPS,
+    Plain,
+    assert_same,
+    batches,
+    learner,
+    linf_pgd,
+    network,
+    pixel_gradient,
+    set_up,
+    smoothed_cross_entropy,
+    uniform,
+)
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -37,97 +34,10 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 # The library's side ----------------------------------------------------------------------------------------------------
 
 
-def network(seed: int = 0) -> nn.Module:
-    return harness.network(seed).double()
-
-
-def learner() -> Learner:
-    options = Optimisation(epochs=4, batch_size=harness.BATCH, lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
-    fabric = Fabric(accelerator="cpu", devices=1, precision="64-true")
-    return Learner(network(), options, fabric, total=10**9)
-
-
-def batches(epoch: int = 0) -> list[Batch]:
-    return [replace(batch, x=batch.x.double()) for batch in harness.batches(epoch)]
-
-
-def set_up(method: Method, threat: Threat = LINF) -> Method:
-    method.setup(harness.task(threat))
-    method.begin_epoch(0)
-    return method
-
-
 # The transcription -----------------------------------------------------------------------------------------------------
 
 
-def smoothed_cross_entropy(logits: Tensor, y: Tensor, kept: float = 1.0) -> Tensor:
-    """- sum_c q_c log softmax(z)_c with the mass `kept` on the true class and the rest spread evenly, (B,)."""
-    target = torch.full_like(logits, (1 - kept) / (CLASSES - 1))
-    target[torch.arange(len(y)), y] = kept
-    return -(target * (logits - logits.logsumexp(1, keepdim=True))).sum(1)
-
-
-class Plain:
-    """The same network, trained by textbook SGD."""
-
-    def __init__(self) -> None:
-        self.network = network()
-        self.velocity = [torch.zeros_like(weight) for weight in self.network.parameters()]
-
-    @contextmanager
-    def mode(self, bn: Literal["eval", "train", "train_frozen_stats"]) -> Iterator[None]:
-        """The network during an attack."""
-        statistics = [buffer.clone() for buffer in self.network.buffers()]
-        self.network.train(bn != "eval")
-        yield
-        self.network.train()
-        if bn == "train_frozen_stats":
-            for buffer, before in zip(self.network.buffers(), statistics, strict=True):
-                buffer.copy_(before)
-
-    def gradients(self, loss: Tensor) -> list[Tensor]:
-        return list(torch.autograd.grad(loss, list(self.network.parameters())))
-
-    def descend(self, gradients: list[Tensor]) -> None:
-        """v <- 0.9 v + (g + 5e-4 w);  w <- w - lr v."""
-        with torch.no_grad():
-            for w, g, v in zip(self.network.parameters(), gradients, self.velocity, strict=True):
-                v.copy_(MOMENTUM * v + g + DECAY * w)
-                w.copy_(w - LR * v)
-
-
-def pixel_gradient(model: nn.Module, x: Tensor, value) -> Tensor:
-    x = x.clone().requires_grad_()
-    return torch.autograd.grad(value(model(x)), x)[0]
-
-
-def ball_and_box(x_adv: Tensor, x: Tensor, eps: float | Tensor) -> Tensor:
-    """Pi of the cards: into the Linf ball, then into the box."""
-    return torch.minimum(torch.maximum(x_adv, x - eps), x + eps).clamp(0, 1)
-
-
-def linf_pgd(model: nn.Module, x: Tensor, start: Tensor, value, eps, alpha, steps: int) -> Tensor:
-    x_adv = x + start
-    for _ in range(steps):
-        x_adv = ball_and_box(x_adv + alpha * pixel_gradient(model, x_adv, value).sign(), x, eps)
-    return x_adv
-
-
-def assert_same(subject: Learner, plain: Plain) -> None:
-    """Weights, running statistics and the number of batches they have seen."""
-    expected = plain.network.state_dict()
-    for name, value in subject.network.state_dict().items():
-        torch.testing.assert_close(
-            value, expected[name], rtol=0, atol=1e-10, msg=lambda text, name=name: f"{name} {text}"
-        )
-    assert any((value - network().state_dict()[name]).abs().max() > 1e-3 for name, value in expected.items())
-
-
 # Fidelity --------------------------------------------------------------------------------------------------------------
-
-
-def _uniform(x: Tensor, eps: float) -> Tensor:
-    return ((x + eps * (2 * torch.rand(x.shape) - 1)).clamp(0, 1)) - x
 
 
 AT_CASES = {
@@ -150,7 +60,7 @@ def test_adversarial_training_steps_as_its_card_says(attack: PGD, kept: float) -
         loss = train_on(method, subject, batch).loss
 
         torch.manual_seed(step)
-        start = torch.zeros_like(x) if attack.start == "zero" else _uniform(x, EPS)
+        start = torch.zeros_like(x) if attack.start == "zero" else uniform(x, EPS)
         with plain.mode(attack.bn):
             x_adv = linf_pgd(
                 plain.network,

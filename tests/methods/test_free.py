@@ -20,8 +20,8 @@ from sparring.threat import Threat
 from sparring.training import Selection
 from sparring.training.progress import Silent
 from tests.methods import harness
-from tests.methods.harness import train_on
-from tests.methods.test_empirical import (
+from tests.methods.harness import part, train_on
+from tests.methods.reference import (
     EPS,
     Plain,
     assert_same,
@@ -32,7 +32,6 @@ from tests.methods.test_empirical import (
     set_up,
     smoothed_cross_entropy,
 )
-from tests.methods.test_prior import beginning
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -60,7 +59,7 @@ def test_free_steps_as_its_card_says(m: int, box) -> None:
     kept, outside = torch.zeros(16, 1, 8, 8), 0
     for epoch in range(2):
         first, second, third, last = batches(epoch)
-        for batch in (first, second, beginning(third, 5), last):
+        for batch in (first, second, part(third, slice(5)), last):
             loss = train_on(method, subject, batch).loss
 
             x, rows = batch.x, slice(len(batch.y))

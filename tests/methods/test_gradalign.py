@@ -17,7 +17,8 @@ from sparring.methods.gradalign import AlignedPerturbation
 from sparring.threat import Budget, Threat
 from tests.methods import harness
 from tests.methods.harness import train_on
-from tests.methods.test_empirical import (
+from tests.methods.known_networks import Linear, middle
+from tests.methods.reference import (
     CLASSES,
     EPS,
     Plain,
@@ -30,7 +31,6 @@ from tests.methods.test_empirical import (
     set_up,
     smoothed_cross_entropy,
 )
-from tests.methods.test_prior import Linear, middle
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

@@ -14,8 +14,9 @@ from sparring.methods import GAT, Method, NuAT, Perturbation
 from sparring.schedule import Constant, MultiStep, Piecewise
 from sparring.threat import Budget
 from tests.methods import harness
-from tests.methods.harness import train_on
-from tests.methods.test_empirical import (
+from tests.methods.harness import part, train_on
+from tests.methods.known_networks import Linear, Table, middle
+from tests.methods.reference import (
     CLASSES,
     EPS,
     Plain,
@@ -28,8 +29,6 @@ from tests.methods.test_empirical import (
     set_up,
     smoothed_cross_entropy,
 )
-from tests.methods.test_prior import Linear, beginning, middle
-from tests.methods.test_trades import Table
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -223,7 +222,7 @@ def test_gat_s_gradient_flows_through_both_predictions() -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_nuclear_norm_of_equal_or_proportional_predictions_has_a_finite_gradient(images: int, rank: int) -> None:
     """Where singular values are zero, or equal, which is where a derivative of a singular vector would not exist."""
-    batch = beginning(batches()[0], images)
+    batch = part(batches()[0], slice(images))
     clean = torch.zeros(images, CLASSES, requires_grad=True)
     adversarial = torch.full((images, CLASSES), float(rank), requires_grad=True)
     method = set_up(NuAT(ramp=Constant()))

@@ -32,7 +32,7 @@ from sparring.methods.policy import Distribution
 from sparring.threat import Budget, Threat
 from tests.methods import harness
 from tests.methods.harness import train_on
-from tests.methods.test_empirical import (
+from tests.methods.reference import (
     CLASSES,
     EPS,
     LR,
@@ -45,11 +45,9 @@ from tests.methods.test_empirical import (
     set_up,
     smoothed_cross_entropy,
 )
+from tests.methods.strategies import ACTIONS, OTHER, SMALL
 
-ACTIONS = Actions(eps=("0.04", "0.08", "0.12"), steps=(1, 2, 3), alpha=("0.03", "0.05"))
-SMALL = Strategist(network="smallconv", width=4)
 ATTACK = PGD(steps=3, start="zero", bn="eval")
-OTHER = PGD(steps=2, alpha=0.04, start="zero")
 
 
 pytestmark = pytest.mark.usefixtures("double_precision")

@@ -18,7 +18,8 @@ from sparring.methods import AWP, LAS, LBGAT, Perturbation
 from sparring.schedule import Constant, Cyclic, MultiStep
 from tests.methods import harness
 from tests.methods.harness import train_on
-from tests.methods.test_empirical import (
+from tests.methods.known_networks import Table
+from tests.methods.reference import (
     CLASSES,
     DECAY,
     EPS,
@@ -26,12 +27,12 @@ from tests.methods.test_empirical import (
     Plain,
     assert_same,
     batches,
+    divergence,
     linf_pgd,
     network,
     set_up,
     smoothed_cross_entropy,
 )
-from tests.methods.test_trades import Table, divergence
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

@@ -13,11 +13,11 @@ from sparring.errors import BadInput
 from sparring.methods import LAS, NFGSM
 from sparring.threat import Budget
 from tests.methods import harness
-from tests.methods.harness import train_on
-from tests.methods.test_empirical import (
+from tests.methods.harness import L2, train_on
+from tests.methods.known_networks import Linear, middle
+from tests.methods.reference import (
     CLASSES,
     EPS,
-    L2,
     Plain,
     assert_same,
     batches,
@@ -27,7 +27,6 @@ from tests.methods.test_empirical import (
     set_up,
     smoothed_cross_entropy,
 )
-from tests.methods.test_prior import Linear, middle
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

@@ -20,11 +20,11 @@ from sparring.methods.prior import GuidedPerturbation
 from sparring.threat import Budget, Threat, box
 from tests.methods import harness
 from tests.methods.cases import released_mep
-from tests.methods.harness import NO_LOSS, train_on
-from tests.methods.test_empirical import (
+from tests.methods.harness import LINF, NO_LOSS, part, train_on
+from tests.methods.known_networks import Linear, middle
+from tests.methods.reference import (
     CLASSES,
     EPS,
-    LINF,
     Plain,
     assert_same,
     batches,
@@ -97,11 +97,6 @@ class Positions:
 
     def write(self, batch: Batch, values: Tensor) -> None:
         self.rows[: len(batch.y)] = values
-
-
-def beginning(batch: Batch, count: int) -> Batch:
-    """Its first images only, like the smaller last batch of an epoch."""
-    return Batch(batch.x[:count], batch.y[:count], batch.index[:count], batch.view[:count])
 
 
 def clip(delta: Tensor) -> Tensor:
@@ -318,7 +313,7 @@ def test_bp_hands_the_perturbations_to_the_next_batch_by_position() -> None:
 def test_a_smaller_last_batch_replaces_only_the_first_rows_of_bp() -> None:
     method = set_up(BP(box="none"))
     batch, before = batches()[0], method.buffer.clone()
-    last = beginning(batch, 5)
+    last = part(batch, slice(5))
     perturbation = method.perturb(network(), last)
     assert torch.equal(perturbation.start, before[:5])
     method.commit(last, perturbation, NO_LOSS)
@@ -542,24 +537,6 @@ def test_images_without_an_index_are_refused(make) -> None:
 
 
 # One switch at a time --------------------------------------------------------------------------------------------------
-
-
-class Linear(nn.Module):
-    """Two classes, logits (-s, s) / 2 of s = sum(x) + shift: a known gradient, and any confidence."""
-
-    def __init__(self, shift: float) -> None:
-        super().__init__()
-        self.shift = nn.Parameter(torch.tensor(shift))
-
-    def forward(self, x: Tensor) -> Tensor:
-        s = x.sum((1, 2, 3)) + self.shift
-        return torch.stack([-s, s], 1) / 2
-
-
-def middle(label: int = 1) -> Batch:
-    """Images of one grey, where the box does not bind."""
-    batch = batches()[0]
-    return replace(batch, x=torch.full_like(batch.x, 0.5), y=torch.full_like(batch.y, label))
 
 
 @pytest.mark.parametrize(("p", "sign"), [(0.55, -1), (0.65, 1), (0.99, 1)])
@@ -826,7 +803,7 @@ def test_bp_without_a_regulariser_is_fgsm_rs_from_the_previous_perturbation() ->
     for epoch in range(2):
         method.begin_epoch(epoch)
         first, second, third, last = batches(epoch)
-        for batch in (first, second, beginning(third, 5), last):
+        for batch in (first, second, part(third, slice(5)), last):
             x, y, start = batch.x, batch.y, kept[: len(batch.y)].clone()
             loss = train_on(method, subject, batch).loss
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 
 import pytest
 import torch
@@ -16,71 +15,30 @@ from sparring.methods import FAT, GAIRAT, LAS, MART, AdversarialTraining, Pertur
 from sparring.methods.reweighted import CountedPerturbation
 from sparring.threat import Threat
 from tests.methods import harness
-from tests.methods.harness import train_on
-from tests.methods.test_empirical import (
+from tests.methods.harness import part, train_on
+from tests.methods.known_networks import Table
+from tests.methods.mart import mart, mart_example, mart_terms
+from tests.methods.reference import (
     CLASSES,
     EPS,
     Plain,
-    _uniform,
     assert_same,
     batches,
+    divergence,
+    experienced,
+    knowledge,
     learner,
-    linf_pgd,
     network,
     pixel_gradient,
     set_up,
     smoothed_cross_entropy,
+    uniform,
 )
-from tests.methods.test_trades import Table, divergence
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
-def experienced() -> tuple:
-    """A learner and the transcription's network, both of which know the digits somewhat, so that images differ."""
-    subject, plain = learner(), Plain()
-    for one in (subject.network, plain.network):
-        one.load_state_dict(knowledge(8))
-    return subject, plain
-
-
-@cache
-def knowledge(epochs: int) -> dict[str, Tensor]:
-    """A network after so many epochs of clean training."""
-    plain = Plain()
-    for epoch in range(epochs):
-        for batch in batches(epoch):
-            plain.descend(plain.gradients(smoothed_cross_entropy(plain.network(batch.x), batch.y).mean()))
-    return plain.network.state_dict()
-
-
 # MART ------------------------------------------------------------------------------------------------------------------
-
-
-def mart() -> MART:
-    return MART(PGD(steps=3, alpha=0.06, start="normal", bn="eval"))
-
-
-def mart_example(plain: Plain, batch: Batch) -> Tensor:
-    """Climb CE from x + 1e-3 N(0, 1), unclipped."""
-    noise = 1e-3 * torch.randn(batch.x.shape)
-    with plain.mode("eval"):
-        return linf_pgd(plain.network, batch.x, noise, lambda z: smoothed_cross_entropy(z, batch.y).sum(), EPS, 0.06, 3)
-
-
-def mart_terms(model: nn.Module, batch: Batch, x_adv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The adversarial logits; BCE; KL(p || q) (1 - p_y)."""
-    clean, adversarial = model(batch.x), model(x_adv)
-    p, q = clean.softmax(1), adversarial.softmax(1)
-    images = torch.arange(len(batch.y))
-    rival = torch.stack([max(q[i, k] for k in range(CLASSES) if k != batch.y[i]) for i in images])
-    boosted = -q[images, batch.y].log() - (1 - rival).log()
-    return adversarial, boosted.mean(), (divergence(clean, adversarial) * (1 - p[images, batch.y])).mean()
-
-
-def mart_loss(model: nn.Module, batch: Batch, x_adv: Tensor) -> Tensor:
-    _, boosted, gap = mart_terms(model, batch, x_adv)
-    return boosted + 5 * gap
 
 
 def released_mart_terms(model: nn.Module, batch: Batch, x_adv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -262,7 +220,7 @@ def test_gairat_steps_as_its_card_says(shift: float) -> None:
         loss = train_on(method, subject, batch, epoch).loss
 
         torch.manual_seed(step)
-        start = _uniform(batch.x, EPS)
+        start = uniform(batch.x, EPS)
         with plain.mode("eval"):
             x_adv, kappa = ga_pgd(plain.network, batch, start)
         seen |= set(kappa)
@@ -368,12 +326,6 @@ def test_a_beginning_outside_the_run_is_refused(begin: str) -> None:
 
 def test_gairat_s_defaults_are_the_paper_s() -> None:
     assert GAIRAT() == GAIRAT(PGD(steps=10, alpha=None, start="uniform", bn="eval"), shift=-1.0, begin="60/120")
-
-
-def part(batch: Batch, rows: slice) -> Batch:
-    view = batch.view
-    view = replace(view, top=view.top[rows], left=view.left[rows], flip=view.flip[rows])
-    return replace(batch, x=batch.x[rows], y=batch.y[rows], index=batch.index[rows], view=view)
 
 
 def _none(batch: Batch) -> Perturbation:

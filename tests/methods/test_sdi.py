@@ -15,7 +15,7 @@ from sparring.methods.generator import StartGenerator
 from sparring.threat import Threat
 from tests.methods import harness
 from tests.methods.harness import train_on
-from tests.methods.test_empirical import (
+from tests.methods.reference import (
     CLASSES,
     EPS,
     Plain,

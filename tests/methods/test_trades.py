@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparring.attacks import PGD
 from sparring.errors import BadInput
 from sparring.methods import TRADES, Perturbation
 from sparring.threat import Budget
 from tests.methods.harness import train_on
-from tests.methods.test_empirical import (
+from tests.methods.known_networks import Table
+from tests.methods.reference import (
     CLASSES,
     EPS,
     Plain,
     assert_same,
     batches,
+    divergence,
     learner,
     linf_pgd,
     network,
@@ -25,12 +27,6 @@ from tests.methods.test_empirical import (
 )
 
 pytestmark = pytest.mark.usefixtures("double_precision")
-
-
-def divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
-    """sum_c p_c (log p_c - log q_c), (B,)."""
-    p, q = clean.softmax(1), adversarial.softmax(1)
-    return (p * (p / q).log()).sum(1)
 
 
 @pytest.mark.parametrize(("beta", "bn", "kept"), [(6.0, "eval", 1.0), (1.0, "train", 1.0), (6.0, "eval", 0.8)])
@@ -59,17 +55,6 @@ def test_trades_steps_as_its_card_says(beta: float, bn, kept: float) -> None:
         torch.testing.assert_close(dict(loss.terms), {"natural": natural, "divergence": gap}, rtol=0, atol=1e-10)
         torch.testing.assert_close(loss.logits, adversarial, rtol=0, atol=1e-10)
     assert_same(subject, plain)
-
-
-class Table(nn.Module):
-    """Answers with given logits, in turn."""
-
-    def __init__(self, *answers: Tensor) -> None:
-        super().__init__()
-        self.answers = list(answers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.answers.pop(0)
 
 
 def test_gradients_flow_through_both_predictions() -> None:

@@ -27,7 +27,7 @@ from sparring.training.statistics import StepStatistics
 from tests.methods.cases import CASES, Case
 from tests.methods.harness import AUGMENT, BATCH, LINF, batches, bench, digits, identical
 from tests.syncs import NoHostSync
-from tests.training.test_trainer import _Interrupts, experiment, killed_at, same
+from tests.training.runs import Interrupts, experiment, killed_at, same
 
 FULL = Diagnostics(every=2, images=5, train_images=40)
 USUAL = ("epoch", "train_loss", "train_accuracy", "steps", "train_seconds", "clean", "robust", "judge_seconds")
@@ -212,7 +212,7 @@ def test_a_resumed_run_leaves_the_files_of_one_that_was_left_alone(tmp_path) -> 
     train(chosen, tmp_path / "whole", report=Silent())
     killed_at(6, config, tmp_path / "killed")
     with pytest.raises(Interrupted):
-        train(chosen, tmp_path / "stopped", report=_Interrupts(6))
+        train(chosen, tmp_path / "stopped", report=Interrupts(6))
     for name in ("killed", "stopped"):
         train(configuration.read(Experiment, config), tmp_path / name, resume=True, report=Silent())
         assert files(tmp_path / name) == files(tmp_path / "whole")
@@ -223,7 +223,7 @@ def test_the_tables_of_a_resumed_run_are_whole(tmp_path) -> None:
     chosen = experiment(Talkative(), diagnostics=FULL)
     train(chosen, tmp_path / "whole", report=Silent())
     with pytest.raises(Interrupted):
-        train(chosen, tmp_path / "run", report=_Interrupts(6))
+        train(chosen, tmp_path / "run", report=Interrupts(6))
     train(chosen, tmp_path / "run", resume=True, report=Silent())
     assert files(tmp_path / "run") == files(tmp_path / "whole")
     assert len(Run(tmp_path / "run").diagnostic("shares")) == 3

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,72 +16,16 @@ from PIL import Image
 import sparring
 from sparring import configuration
 from sparring.attacks import PGD
-from sparring.averaging import EMA
 from sparring.data import Augment, Data
 from sparring.errors import BadInput
-from sparring.experiment import Experiment, Model, train
-from sparring.learner import Optimisation
+from sparring.experiment import Experiment, train
 from sparring.methods import AWP, MEP, TRADES, Method, Standard
-from sparring.schedule import Cyclic
-from sparring.threat import Threat
 from sparring.training import Diagnostics, Interrupted, Run, Runtime, Selection, checkpoint, session, trainer
 from sparring.training.progress import Silent
 from tests.syncs import NoHostSync
+from tests.training.runs import Interrupts, experiment, final_state, killed_at, same
 
 METHODS = {"MEP": MEP(), "AWP(TRADES)": AWP(TRADES(attack=PGD(steps=2, start="normal")), gamma=0.005)}
-
-
-def experiment(method: Method, epochs: int = 3, **changes: object) -> Experiment:
-    """A real run on digits that takes a second or two."""
-    parts = {
-        "data": Data(limit=300, validation=44, augment=Augment(pad=1, flip=True)),
-        "model": Model(width=4),
-        "threat": Threat(eps=0.2),
-        "optimisation": Optimisation(epochs=epochs, batch_size=64, schedule=Cyclic(), average=EMA(0.99)),
-        "selection": Selection(attack="pgd-2"),
-    }
-    return Experiment(method=method, **(parts | changes))
-
-
-def final_state(folder: Path) -> dict:
-    state = checkpoint.load(Run(folder).last)
-    del state["history"]  # its seconds differ from run to run
-    return state
-
-
-def same(one: object, other: object) -> bool:
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
-
-
-class _KillsItself(Silent):
-    """Ends the process as kill -9 does, at a given step."""
-
-    def __init__(self, at: int) -> None:
-        self.left = at
-
-    def step(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def killed_at(step: int, config: Path, folder: Path) -> None:
-    """Run the experiment in a process of its own, which is killed at that step."""
-    program = (
-        "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
-        "from sparring import configuration; from sparring.experiment import Experiment, train\n"
-        "from tests.training.test_trainer import _KillsItself\n"
-        "train(configuration.read(Experiment, Path(sys.argv[1])), sys.argv[2], report=_KillsItself(int(sys.argv[3])))\n"
-    )
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", program, config, folder, str(step)], cwd=root, capture_output=True, check=False
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -112,22 +53,12 @@ def test_a_run_s_attacks_and_judges_go_through_no_batchnorm(tmp_path: Path, monk
     assert len(passed) == 4 * 2 * 4 + 4
 
 
-class _Interrupts(Silent):
-    def __init__(self, at: int, number: int = signal.SIGINT) -> None:
-        self.left, self.number = at, number
-
-    def step(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), self.number)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_at_the_next_batch_and_the_run_goes_on_from_there(number, tmp_path) -> None:
     before = signal.getsignal(number)
     train(experiment(MEP()), tmp_path / "whole", report=Silent())
     with pytest.raises(Interrupted, match="epoch 1 after 2 batches.*--resume"):
-        train(experiment(MEP()), tmp_path / "run", report=_Interrupts(6, number))
+        train(experiment(MEP()), tmp_path / "run", report=Interrupts(6, number))
     assert checkpoint.load(Run(tmp_path / "run").last)["batch"] == 2
     train(experiment(MEP()), tmp_path / "run", resume=True, report=Silent())
     assert same(final_state(tmp_path / "run"), final_state(tmp_path / "whole"))
@@ -136,7 +67,7 @@ def test_ctrl_c_saves_at_the_next_batch_and_the_run_goes_on_from_there(number, t
 
 def test_an_interruption_at_the_end_of_an_epoch_finishes_the_epoch_first(tmp_path) -> None:
     with pytest.raises(Interrupted, match="epoch 1 after 0 batches"):
-        train(experiment(MEP()), tmp_path, report=_Interrupts(4))
+        train(experiment(MEP()), tmp_path, report=Interrupts(4))
     assert len(Run(tmp_path).metrics()) == 1
 
 
