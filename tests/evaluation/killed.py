@@ -17,7 +17,7 @@ import torch
 
 from sparring import ranks
 from sparring.evaluation import naming
-from tests.evaluation.short import ATTACKS, evaluator, named
+from tests.evaluation.short import ATTACKS, evaluator, images, named
 
 
 def evaluate(target: Path, kill_in: str) -> None:
@@ -42,6 +42,7 @@ def evaluate(target: Path, kill_in: str) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     naming.named = named
+    images()  # before the fork: it imports much
     target, stages, ports = Path(sys.argv[1]), sys.argv[2].split(","), sys.argv[3].split(",")
     for stage, port in zip(stages, ports, strict=True):
         os.environ["MASTER_PORT"] = port

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
+
 import torch
 from torch import nn
 
@@ -36,21 +39,30 @@ def named(name: str) -> Attack:
     return Short() if name == "aa" else _named(name)
 
 
+@cache
+def images() -> Images:
+    """Digits, read once."""
+    return load(Data(limit=COUNT, validation=0)).train
+
+
 def subject() -> tuple[nn.Module, Images]:
-    """A network that knows the digits and is partly robust, and digits."""
-    images = load(Data(limit=COUNT, validation=0)).train
+    """A network that knows the digits and is partly robust, a copy of its own for each caller, and digits."""
+    return deepcopy(_trained()), images()
+
+
+@cache
+def _trained() -> nn.Module:
     torch.manual_seed(0)
     network = create("smallconv", 10, channels=1, size=8, width=4).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
-    x, y = images.pixels / 255, images.labels
+    x, y = images().pixels / 255, images().labels
     for _ in range(30):
         optimizer.zero_grad()
         nn.functional.cross_entropy(network(x), y).backward()
         optimizer.step()
     optimizer.zero_grad()
-    return network.eval(), images
+    return network.eval()
 
 
 def evaluator(**more) -> Evaluator:
-    model, images = subject()
-    return Evaluator(model, images, LINF, batch_size=16, precision="exact", keep=True, **more)
+    return Evaluator(*subject(), LINF, batch_size=16, precision="exact", keep=True, **more)
