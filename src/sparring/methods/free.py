@@ -76,4 +76,4 @@ class Free(Method):
         assert isinstance(loss, FreeLoss)
         assert loss.point.grad is not None
         step = self._threat.eps * self._threat.steepest(loss.point.grad)
-        self.buffer[: len(batch.y)] = box(batch.x, self._threat.project(perturbation.delta + step))
+        self.buffer[: len(batch.y)] = self._threat.confine(batch.x, perturbation.delta + step)

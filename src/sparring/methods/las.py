@@ -20,7 +20,7 @@ from sparring.methods.base import Loss, Perturbation, Phase, Review, Task, Trait
 from sparring.methods.policy import Actions, Choice, Distribution, Strategist
 from sparring.methods.reward import Reward
 from sparring.methods.wrapper import Layered, Wrapper, within
-from sparring.threat import Budget, Ratio, Threat, box
+from sparring.threat import Budget, Ratio, Threat
 
 REPORTED = ("reward_l1", "reward_l2", "reward_l3", "reward")
 
@@ -222,7 +222,7 @@ class LAS(Wrapper):
             compact=self._compact,
         )
         found = self.inner.perturb(model, batch, inner, budget)
-        delta = box(batch.x, self._threat.project(found.delta)) if self.clip_final else found.delta
+        delta = self._threat.confine(batch.x, found.delta) if self.clip_final else found.delta
         return Perturbation(delta, found.start, taken.get("beta"), found.steps)
 
     def judge(

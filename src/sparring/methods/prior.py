@@ -163,8 +163,8 @@ class _PriorGuided(Method):
         self, batch: Batch, start: Tensor, direction: Tensor, alpha: float | Tensor, eps: float | Tensor
     ) -> Tensor:
         """clip(start + alpha sign(direction)), inside the pixel box unless `box` is none."""
-        delta = self._threat.project(start + spread(alpha, start) * self._threat.steepest(direction), eps)
-        return delta if self.box == "none" else box(batch.x, delta)
+        moved = start + spread(alpha, start) * self._threat.steepest(direction)
+        return self._threat.project(moved, eps) if self.box == "none" else self._threat.confine(batch.x, moved, eps)
 
     def _noise(self, device: torch.device, epoch: int) -> Callable[[Tensor], Tensor]:
         """Draws what an empty memory holds, like its argument (B, C, H, W); depends on the seed and the epoch only."""

@@ -18,7 +18,7 @@ from sparring.losses import cross_entropy
 from sparring.methods.base import Loss, Method, Perturbation, Phase, Task, state
 from sparring.methods.generator import StartGenerator
 from sparring.randomness import initialised
-from sparring.threat import Budget, Ratio, Threat, box
+from sparring.threat import Budget, Ratio, Threat
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,5 +154,5 @@ class SDI(Method):
         with attackable(model, self.bn):
             gradient, _ = input_gradient(model, batch.x + start, lambda logits: cross_entropy(logits, batch.y))
         alpha = self._threat.eps if self.alpha is None else self.alpha
-        delta = self._threat.project(start + alpha * self._threat.steepest(gradient))
-        return box(batch.x, delta) if self.box else delta
+        moved = start + alpha * self._threat.steepest(gradient)
+        return self._threat.confine(batch.x, moved) if self.box else self._threat.project(moved)
