@@ -24,8 +24,8 @@ from sparring.configuration.classes import choices, keys
 from sparring.data import Augment, Data
 from sparring.errors import BadInput
 from sparring.experiment import Experiment, Model
-from sparring.learner import Optimisation
 from sparring.methods import AWP, LAS, MEP, TRADES, Actions, AdversarialTraining, Method, Standard
+from sparring.optimisation import Optimisation
 from sparring.schedule import Cosine, Cyclic, Schedule
 from sparring.threat import Ratio, Threat
 from sparring.training.diagnostics import Diagnostics

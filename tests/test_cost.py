@@ -8,10 +8,11 @@ from lightning_fabric import Fabric
 
 from sparring.attacks import PGD
 from sparring.data import Augment, Batch, Images, Resident
-from sparring.learner import Learner, Optimisation
+from sparring.learner import Learner
 from sparring.losses import cross_entropy
 from sparring.methods import AWP, BP, EP, MEP, TRADES, AdversarialTraining, Perturbation, Standard, Task
 from sparring.models import create
+from sparring.optimisation import Optimisation
 from sparring.threat import Threat
 from sparring.training import Runtime, Session
 from sparring.training.cost import Calls, step_cost

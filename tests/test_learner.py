@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from sparring.averaging import EMA, SWA
 from sparring.errors import BadInput
-from sparring.learner import Learner, Optimisation
+from sparring.learner import Learner
+from sparring.optimisation import Optimisation
 from sparring.schedule import Constant, Cosine, Cyclic, MultiStep
 from tests.methods.harness import identical
 

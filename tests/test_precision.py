@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from sparring.attacks import attackable
 from sparring.averaging import EMA
-from sparring.learner import Learner, Optimisation
+from sparring.learner import Learner
 from sparring.models import create, foldable
+from sparring.optimisation import Optimisation
 from sparring.precision import InPrecision
 
 NORMS = 4  # of the network below

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from sparring import configuration
 from sparring.data import Data, Splits, load
-from sparring.learner import Optimisation
 from sparring.methods import Method
 from sparring.models import ModelDescription, create
+from sparring.optimisation import Optimisation
 from sparring.threat import Threat
 from sparring.training.diagnostics import Diagnostics
 from sparring.training.progress import Reporter, reporter

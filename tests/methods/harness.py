@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from sparring.data import Augment, Batch, Data, Images, Resident, load
 from sparring.data.resident import batches as evaluation_batches
-from sparring.learner import Learner, Optimisation
+from sparring.learner import Learner
 from sparring.methods import Loss, Method, Task
 from sparring.models import create
+from sparring.optimisation import Optimisation
 from sparring.threat import Threat
 from sparring.training import Runtime, Session, Step, train_step
 from sparring.training.acceleration.cuda_graph import Recorder

@@ -17,8 +17,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from sparring.data import Batch
-from sparring.learner import Learner, Optimisation
+from sparring.learner import Learner
 from sparring.methods import Method
+from sparring.optimisation import Optimisation
 from sparring.threat import Threat
 from tests.methods import harness
 from tests.methods.harness import LINF

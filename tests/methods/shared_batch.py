@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from sparring import ranks
 from sparring.data import Batch
-from sparring.learner import Learner, Optimisation
+from sparring.learner import Learner
 from sparring.methods import LAS, LBGAT, SDI, Method, Wrapper
+from sparring.optimisation import Optimisation
 from sparring.randomness import seed_from
 from tests.methods import harness
 from tests.methods.cases import CASES

@@ -16,8 +16,8 @@ from sparring.data import load
 from sparring.errors import BadInput
 from sparring.evaluation import Evaluator
 from sparring.experiment import train
-from sparring.learner import Optimisation
 from sparring.methods import AWP, CAT, LAS, Method, Review
+from sparring.optimisation import Optimisation
 from sparring.threat import Budget
 from sparring.training import Interrupted, Run
 from sparring.training.progress import Silent

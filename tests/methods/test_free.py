@@ -13,8 +13,8 @@ from sparring.attacks import PGD
 from sparring.data import Augment, Batch, Data
 from sparring.errors import BadInput
 from sparring.experiment import Experiment, Model, train
-from sparring.learner import Optimisation
 from sparring.methods import AWP, LAS, SAT, AdversarialTraining, Free
+from sparring.optimisation import Optimisation
 from sparring.schedule import Cyclic
 from sparring.threat import Threat
 from sparring.training import Selection

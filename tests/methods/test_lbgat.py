@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from sparring.attacks import PGD
 from sparring.data import Batch
 from sparring.errors import BadInput
-from sparring.learner import Learner, Optimisation
+from sparring.learner import Learner
 from sparring.methods import AWP, LAS, LBGAT, Perturbation
+from sparring.optimisation import Optimisation
 from sparring.schedule import Constant, Cyclic, MultiStep
 from tests.methods import harness
 from tests.methods.harness import train_on

@@ -15,10 +15,10 @@ from sparring.attacks import PGD
 from sparring.data import Data
 from sparring.errors import BadInput
 from sparring.experiment import Experiment, Model, train
-from sparring.learner import Optimisation
 from sparring.methods import AdversarialTraining
 from sparring.models import ModelDescription, Normalised, create, create_from, load, save
 from sparring.models.quantise import quantised
+from sparring.optimisation import Optimisation
 from sparring.threat import Threat
 from sparring.training import Selection
 from sparring.training.progress import Silent

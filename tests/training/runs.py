@@ -13,8 +13,8 @@ import torch
 from sparring.averaging import EMA
 from sparring.data import Augment, Data
 from sparring.experiment import Experiment, Model
-from sparring.learner import Optimisation
 from sparring.methods import Method
+from sparring.optimisation import Optimisation
 from sparring.schedule import Cyclic
 from sparring.threat import Threat
 from sparring.training import Run, Selection, checkpoint

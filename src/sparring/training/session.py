@@ -16,9 +16,10 @@ from torch import nn
 
 from sparring import ranks
 from sparring.data import Draw, TrainingData
-from sparring.learner import Learner, Optimisation
+from sparring.learner import Learner
 from sparring.methods import Method, Phase, Review, Task
 from sparring.models import foldable
+from sparring.optimisation import Optimisation
 from sparring.randomness import seed_from
 from sparring.threat import Threat
 from sparring.training.acceleration.cuda_graph import Recorder

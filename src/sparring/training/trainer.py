@@ -20,9 +20,9 @@ from sparring.attacks import Attack
 from sparring.data import Augment, Images, Resident, Splits
 from sparring.errors import BadInput
 from sparring.evaluation import CLEAN, Evaluator
-from sparring.learner import Optimisation
 from sparring.methods import Method, Review
 from sparring.models import ModelDescription
+from sparring.optimisation import Optimisation
 from sparring.threat import Threat
 from sparring.training import checkpoint
 from sparring.training.diagnostics import Diagnostics, Observer

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparring.attacks import PGD, attackable
-from sparring.learner import Learner, Optimisation
+from sparring.learner import Learner
 from sparring.losses import cross_entropy
 from sparring.methods import AWP, MEP, SDI, TRADES, AdversarialTraining, Free, Method, Standard
+from sparring.optimisation import Optimisation
 from sparring.threat import Threat
 from sparring.training.acceleration.compile import Compiled, Compiler, inductor
 from sparring.training.cost import Operations
