@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from sparring.attacks import apgd_l1
 from sparring.attacks.apgd_l1 import SparseLanes, Stages
@@ -87,13 +88,13 @@ class APGD(SearchAttack):
         if not 0 < self.rho < 1:
             raise BadInput(f"rho is a share in (0, 1), not {self.rho}.")
 
+    @override
     @property
     def length(self) -> int:
-        """See `Search`."""
         return self.steps
 
+    @override
     def searches(self, classes: int, threat: Threat) -> Mapping[str, Search]:
-        """See `Attack`."""
         return {"": by_norm(_ASCENTS, threat.norm, "APGD")(self)}
 
     def attempts(self, classes: int) -> int:
@@ -135,8 +136,8 @@ class APGD(SearchAttack):
         old = torch.where(first, 0, (1 - _INERTIA) * (origin - lanes.last))
         return replace(lanes, point=threat.image(lanes.x, origin + new + old - lanes.x), last=origin)
 
+    @override
     def describe(self, threat: Threat) -> dict[str, str | int]:
-        """See `Attack`."""
         settings: dict[str, str | int] = {
             "steps": self.steps,
             "start": "surface",
@@ -213,8 +214,8 @@ class SparseAPGD(SearchAttack):
         """See `Search`: with the looks at the end of balls that others follow."""
         return self._stages.turns
 
+    @override
     def attempts(self, classes: int) -> int:
-        """See `Search`."""
         return self.settings.attempts(classes)
 
     def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
@@ -228,8 +229,8 @@ class SparseAPGD(SearchAttack):
         assert isinstance(lanes, SparseLanes)
         return apgd_l1.advanced(lanes, *self.settings.measure(probe, lanes), threat, self._stages)
 
+    @override
     def describe(self, threat: Threat) -> dict[str, str | int]:
-        """See `Attack`."""
         radii = {"radii": "3 eps, 2 eps, eps"} if self.settings.shrinking else {}
         return self.settings.describe(threat) | {"start": "projected noise"} | radii
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sparring.attacks.capacity import Capacity
 from sparring.attacks.modes import attackable
@@ -66,8 +67,8 @@ class Attack(ABC):
 class SearchAttack(Search, Attack):
     """An attack that is a single search."""
 
+    @override
     def searches(self, classes: int, threat: Threat) -> Mapping[str, Search]:
-        """See `Attack`."""
         return {"": self}
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from typing_extensions import override
+
 from sparring.attacks.apgd import APGD
 from sparring.attacks.attack import Attack, SearchAttack
 from sparring.attacks.fab import FAB
@@ -49,8 +51,8 @@ class AutoAttack(Attack):
         if self.version not in ("standard", "plus", "rand", "fast"):
             raise BadInput(f"Unknown version {self.version!r} of AutoAttack: write standard, plus, rand or fast.")
 
+    @override
     def searches(self, classes: int, threat: Threat) -> Mapping[str, Search]:
-        """See `Attack`."""
         untargeted: Literal["dlr", "margin"] = "dlr" if classes >= 3 else "margin"
         targeted: Literal["dlr", "margin"] = "dlr" if classes >= 4 else "margin"
         first, second = by_norm(_STANDARD, threat.norm, "AutoAttack")

@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from sparring.attacks.attack import SearchAttack
 from sparring.attacks.hyperplane import way_to_hyperplane
@@ -68,26 +69,26 @@ class FAB(SearchAttack):
         if self.eta < 1:
             raise BadInput(f"FAB's eta must be at least 1, not {self.eta}: below, no point gets to the boundary.")
 
+    @override
     @property
     def length(self) -> int:
-        """See `Search`."""
         return self.steps
 
     def attempts(self, classes: int) -> int:
         """See `Search`: all restarts for one target, then the next."""
         return self.restarts * (1 if self.targets is None else min(self.targets, classes - 1))
 
+    @override
     def open(
         self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat
     ) -> FABLanes:
-        """See `Search`."""
         rank, restart = divmod(attempt, self.restarts)
         target = y if self.targets is None else ranked(clean, 1 + rank)
         point = x if restart == 0 else (x + _half_way_out(x, streams, threat)).clamp(0, 1)
         return FABLanes(**opened(x, y, point), target=target, crossed=torch.zeros_like(y, dtype=torch.bool))
 
+    @override
     def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> FABLanes:
-        """See `Search`."""
         assert isinstance(lanes, FABLanes)
         x, reached = lanes.x, lanes.point
         here = torch.where(spread(lanes.crossed, x), x + self.beta * (reached - x), reached)
@@ -109,8 +110,8 @@ class FAB(SearchAttack):
         found = crossed & (threat.size(point - x) <= threat.eps)
         return replace(lanes, point=point, found=found, candidate=point, crossed=crossed)
 
+    @override
     def describe(self, threat: Threat) -> dict[str, str | int]:
-        """See `Attack`."""
         return {
             "steps": self.steps,
             "targets": "all" if self.targets is None else self.targets,

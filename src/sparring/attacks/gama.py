@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from torch import Tensor
+from typing_extensions import override
 
 from sparring.attacks.attack import SearchAttack
 from sparring.attacks.gradient import draw_start
@@ -49,18 +50,18 @@ class GAMA(SearchAttack):
         if self.steps < 1:
             raise BadInput(f"An attack needs at least 1 step, not {self.steps}.")
 
+    @override
     @property
     def length(self) -> int:
-        """See `Search`."""
         return self.steps
 
+    @override
     def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
-        """See `Search`."""
         start = draw_start("bernoulli", x, threat, threat.eps, streams)
         return GAMALanes(**opened(x, y, x + start), clean=clean.softmax(1))
 
+    @override
     def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
-        """See `Search`."""
         assert isinstance(lanes, GAMALanes)
         weight, before, y = self._weight(lanes), lanes.clean, lanes.y
 
@@ -73,8 +74,8 @@ class GAMA(SearchAttack):
         point = threat.image(lanes.x, lanes.point - lanes.x + step)
         return replace(lanes, point=point, found=logits.argmax(1) != y, candidate=lanes.point)
 
+    @override
     def describe(self, threat: Threat) -> dict[str, str | int]:
-        """See `Attack`."""
         alpha = Ratio(str(2 * threat.eps.exact))
         return {
             "steps": self.steps,

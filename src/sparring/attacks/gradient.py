@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sparring.attacks.ascent import Objective, ascend
 from sparring.attacks.attack import SearchAttack
@@ -106,13 +107,13 @@ class PGD(SearchAttack):
         with attackable(model, self.bn):
             return ascend(model, x, objective, threat, budget, start)
 
+    @override
     @property
     def length(self) -> int:
-        """See `Search`."""
         return self.steps
 
+    @override
     def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
-        """See `Search`."""
         start = threat.confine(x, draw_start(self.start, x, threat, threat.eps, streams))
         return Lanes(**opened(x, y, x + start))
 
@@ -123,8 +124,8 @@ class PGD(SearchAttack):
         point = threat.image(lanes.x, lanes.point - lanes.x + step)
         return replace(lanes, point=point, found=logits.argmax(1) != lanes.y, candidate=lanes.point)
 
+    @override
     def describe(self, threat: Threat) -> dict[str, str | int]:
-        """See `Attack`."""
         return {
             "steps": self.steps,
             "alpha": str(self._alpha(threat)),
@@ -149,21 +150,21 @@ class CW(PGD):
 class FGSM(SearchAttack):
     """One step of size eps from the image itself (Goodfellow et al., ICLR 2015)."""
 
+    @override
     @property
     def length(self) -> int:
-        """See `Search`."""
         return 1
 
+    @override
     def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
-        """See `Search`."""
         return _one_step(threat).open(x, y, clean, attempt, streams, threat)
 
+    @override
     def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
-        """See `Search`."""
         return _one_step(threat).advance(probe, lanes, threat)
 
+    @override
     def describe(self, threat: Threat) -> dict[str, str | int]:
-        """See `Attack`."""
         return _one_step(threat).describe(threat)
 
 
@@ -185,34 +186,34 @@ class Restarted(SearchAttack):
         if self.restarts < 1:
             raise BadInput(f"An attack needs at least 1 restart, not {self.restarts}.")
 
+    @override
     def searches(self, classes: int, threat: Threat) -> Mapping[str, Search]:
-        """See `Attack`."""
         return {name: _again(search, self.restarts) for name, search in self.attack.searches(classes, threat).items()}
 
+    @override
     @property
     def lanes(self) -> type[Lanes]:  # type: ignore[override]  # a search wrapped around another has the other's
-        """See `Search`."""
         return self.attack.lanes
 
+    @override
     @property
     def length(self) -> int:
-        """See `Search`."""
         return self.attack.length
 
+    @override
     def attempts(self, classes: int) -> int:
-        """See `Search`."""
         return self.restarts * self.attack.attempts(classes)
 
+    @override
     def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
-        """See `Search`."""
         return self.attack.open(x, y, clean, attempt % self.attack.attempts(clean.shape[1]), streams, threat)
 
+    @override
     def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
-        """See `Search`."""
         return self.attack.advance(probe, lanes, threat)
 
+    @override
     def describe(self, threat: Threat) -> dict[str, str | int]:
-        """See `Attack`."""
         return self.attack.describe(threat) | {"restarts": self.restarts}
 
 

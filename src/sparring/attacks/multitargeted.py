@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from sparring.attacks.attack import SearchAttack
 from sparring.attacks.gradient import draw_start
@@ -65,25 +66,25 @@ class MultiTargeted(SearchAttack):
             if value < 1:
                 raise BadInput(f"MultiTargeted needs at least 1 {name}, not {value}.")
 
+    @override
     @property
     def length(self) -> int:
-        """See `Search`."""
         return self.steps
 
+    @override
     def attempts(self, classes: int) -> int:
-        """See `Search`."""
         return self.restarts
 
+    @override
     def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
-        """See `Search`."""
         own_first = clean.scatter(1, y[:, None], torch.inf)
         target = ranked(own_first, 1 + attempt % min(self.targets, clean.shape[1] - 1))
         start = draw_start("uniform", x, threat, threat.eps, streams)
         nothing = torch.zeros_like(x)
         return MultiTargetedLanes(**opened(x, y, x + start), target=target, mean=nothing, square=nothing)
 
+    @override
     def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
-        """See `Search`."""
         assert isinstance(lanes, MultiTargetedLanes)
         gradient, logits = probe.gradient(lanes.point, partial(targeted_margin, y=lanes.y, target=lanes.target))
         mean = _MEAN_DECAY * lanes.mean + (1 - _MEAN_DECAY) * gradient
@@ -101,8 +102,8 @@ class MultiTargeted(SearchAttack):
             candidate=lanes.point,
         )
 
+    @override
     def describe(self, threat: Threat) -> dict[str, str | int]:
-        """See `Attack`."""
         return {
             "steps": self.steps,
             "alpha": "0.1 with Adam, a tenth of it from 1/2 of the steps on, a hundredth from 3/4 on",

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from sparring.attacks.attack import SearchAttack
 from sparring.attacks.search import Lanes, Probe, opened
@@ -69,12 +70,12 @@ class Square(SearchAttack):
         """See `Search`: the first turn asks about the start."""
         return self.queries + 1
 
+    @override
     def attempts(self, classes: int) -> int:
-        """See `Search`."""
         return self.restarts
 
+    @override
     def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
-        """See `Search`."""
         self._tables(x, threat)  # what they hold is copied to the device now: it would make the host wait in a turn
         start = _shape(threat.norm).start(x, streams, threat)
         worst = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
@@ -99,8 +100,8 @@ class Square(SearchAttack):
             candidate=tried,
         )
 
+    @override
     def describe(self, threat: Threat) -> dict[str, str | int]:
-        """See `Attack`."""
         return {
             "queries": self.queries,
             "p": str(self.p),
@@ -154,7 +155,7 @@ class _Shape(ABC):
 
     @abstractmethod
     def patterns(self, sides: tuple[int, ...]) -> Tensor:
-        """See `Tables`."""
+        """Return `Tables.patterns` for squares of these sides."""
 
     @abstractmethod
     def start(self, x: Tensor, streams: SampleStreams, threat: Threat) -> Tensor:
