@@ -33,7 +33,7 @@ docs: venv
 	$(BIN)/python -m pytest tests/test_docs.py
 
 bench: venv
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python -m benchmarks.speed.cost
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

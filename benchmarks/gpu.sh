@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
-path=src:benchmarks
+path=src:.
 if [ -n "${WHEELS:-}" ]; then
     site=$(mktemp -d)
     "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$WHEELS"/*.whl
@@ -17,4 +17,4 @@ if [ -n "${WHEELS:-}" ]; then
 fi
 # One folder for compiled kernels, so that a second call does not compile them again.
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-${TMPDIR:-/tmp}/sparring-inductor}
-PYTHONPATH=$path${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 exec "$python" benchmarks/gpu.py "$@"
+PYTHONPATH=$path${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 exec "$python" -m benchmarks.speed.gpu "$@"

@@ -10,21 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-import accuracy
-import averaging
-import compaction
-import fast
-import generator
-import overfitting
-import policy
 import sparring
+from benchmarks.accuracy import averaging, comparison, fast, generator, overfitting, policy
+from benchmarks.harness.steps import Bench, held_out
+from benchmarks.harness.subjects import RECIPES
+from benchmarks.speed import compaction
 from sparring.data import Batch
 from sparring.errors import BadInput
 from sparring.learner import Learner
 from sparring.methods import Method
 from sparring.training import checkpoint
 from sparring.training.cost import step_cost
-from steps import Bench, held_out
 
 
 def _call(module, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
@@ -96,10 +92,10 @@ def test_the_benchmark_of_accuracy_repeats_nothing_and_refuses_other_settings(
     small = ["--images", 300, "--held-out", 20, "--test-images", 32, "--width", 8, "--seeds", 0]
     small += ["--attacks", "clean", "pgd-20", "--methods", "fgsm-rs", "trades", "--runs", tmp_path / "runs"]
     words = ["run", "--data-set", "digits", *small]
-    _call(accuracy, monkeypatch, *words, "--epochs", 1, "--json", tmp_path / "one.json")
-    monkeypatch.setattr(accuracy.sparring, "train", None)  # from here on nothing may be trained
-    _call(accuracy, monkeypatch, *words, "--epochs", 1, "--json", tmp_path / "two.json")
-    one, two = (accuracy.read(tmp_path / name) for name in ("one.json", "two.json"))
+    _call(comparison, monkeypatch, *words, "--epochs", 1, "--json", tmp_path / "one.json")
+    monkeypatch.setattr(comparison.sparring, "train", None)  # from here on nothing may be trained
+    _call(comparison, monkeypatch, *words, "--epochs", 1, "--json", tmp_path / "two.json")
+    one, two = (comparison.read(tmp_path / name) for name in ("one.json", "two.json"))
     assert one == two
     assert [(run["method"], run["seed"]) for run in one] == [("fgsm-rs", 0), ("trades", 0)]
     # As in test_cost.py; the first layer, which spares its share, is a larger part of this network.
@@ -110,7 +106,7 @@ def test_the_benchmark_of_accuracy_repeats_nothing_and_refuses_other_settings(
         assert run["train_seconds"] > 0
 
     with pytest.raises(BadInput, match="epochs: 1, not epochs: 2"):
-        _call(accuracy, monkeypatch, *words, "--epochs", 2)
+        _call(comparison, monkeypatch, *words, "--epochs", 2)
 
 
 def test_the_benchmark_of_accuracy_evaluates_a_trained_run_anew(
@@ -118,11 +114,11 @@ def test_the_benchmark_of_accuracy_evaluates_a_trained_run_anew(
 ) -> None:
     words = ["run", "--data-set", "digits", "--methods", "standard", "--seeds", 0, "--epochs", 1, "--width", 8]
     words += ["--images", 200, "--held-out", 20, "--test-images", 32, "--runs", tmp_path / "runs"]
-    _call(accuracy, monkeypatch, *words, "--attacks", "clean")
+    _call(comparison, monkeypatch, *words, "--attacks", "clean")
     trained = (tmp_path / "runs/digits/standard-seed0/environment.json").read_text()
-    monkeypatch.setattr(accuracy.sparring, "train", None)
-    _call(accuracy, monkeypatch, *words, "--attacks", "clean", "fgsm", "--json", tmp_path / "record.json")
-    (run,) = accuracy.read(tmp_path / "record.json")
+    monkeypatch.setattr(comparison.sparring, "train", None)
+    _call(comparison, monkeypatch, *words, "--attacks", "clean", "fgsm", "--json", tmp_path / "record.json")
+    (run,) = comparison.read(tmp_path / "record.json")
     assert [*run["last"]] == ["clean", "fgsm"]
     assert run["environment"] == json.loads(trained)
 
@@ -134,15 +130,16 @@ def test_passes_are_counted_where_training_ended(tmp_path: Path, monkeypatch: py
     trained = sparring.load(tmp_path, "last").state_dict()
     seen, begun = [], []
 
-    def cost(method: Method, learner: Learner, batch: Batch) -> float:
+    def cost(method: Method, learner: Learner, batch: Batch, epoch: int) -> float:
         for name, weights in learner.network.named_parameters():
             assert torch.equal(weights, trained[name])
         seen.append((learner.steps, len(batch.y)))
-        return step_cost(method, learner, batch) + 2 * (len(seen) % 2)
+        assert epoch == 1
+        return step_cost(method, learner, batch, epoch) + 2 * (len(seen) % 2)
 
-    monkeypatch.setattr(accuracy, "step_cost", cost)
-    monkeypatch.setattr(sparring.methods.Standard, "begin_epoch", lambda method, epoch: begun.append(epoch))
-    assert accuracy.passes(sparring.recipe("digits/standard", words), tmp_path) == pytest.approx(3 + 1, rel=0.06)
+    monkeypatch.setattr(comparison, "step_cost", cost)
+    monkeypatch.setattr(sparring.methods.Standard, "begin_epoch", lambda method, epoch, review: begun.append(epoch))
+    assert comparison.passes(sparring.recipe("digits/standard", words), tmp_path) == pytest.approx(3 + 1, rel=0.06)
     steps = 2 * 3  # epochs of two whole batches and a third one
     assert seen == [(steps + number, 128) for number in range(40)]
     assert begun == [1]
@@ -162,16 +159,16 @@ def test_passes_are_counted_where_training_ended(tmp_path: Path, monkeypatch: py
 def test_the_benchmark_of_accuracy_refuses_before_it_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[object], sentence: str
 ) -> None:
-    monkeypatch.setattr(accuracy.sparring, "train", None)
+    monkeypatch.setattr(comparison.sparring, "train", None)
     runs = ["--methods", "standard", "--seeds", 0, "--runs", tmp_path]
     with pytest.raises(BadInput, match=sentence):
-        _call(accuracy, monkeypatch, "run", "--data-set", "digits", *runs, *words)
+        _call(comparison, monkeypatch, "run", "--data-set", "digits", *runs, *words)
 
 
 def test_the_recipes_of_a_comparison_share_one_protocol() -> None:
-    names = [name for name in accuracy.METHODS if f"digits/{name}" in sparring.recipes.names()]
+    names = [name for name in RECIPES if f"digits/{name}" in sparring.recipes.names()]
     options = argparse.Namespace(data=None, images=500, held_out=50, width=8, epochs=3)
-    experiments = [accuracy.Setting("digits", name, 1).experiment(options) for name in names]
+    experiments = [comparison.Setting("digits", name, 1).experiment(options) for name in names]
     for part in ("data", "threat", "runtime", "seed"):
         assert len({repr(getattr(experiment, part)) for experiment in experiments}) == 1, part
     for name in ("name", "width", "normalise"):
@@ -217,23 +214,23 @@ def noted(tmp_path: Path) -> Path:
 def test_a_record_of_accuracies_is_rendered(
     noted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _call(accuracy, monkeypatch, "table", noted)
+    _call(comparison, monkeypatch, "table", noted)
     assert capsys.readouterr().out == TABLE + "\n"
-    _call(accuracy, monkeypatch, "table", noted, "--methods", "strong")
+    _call(comparison, monkeypatch, "table", noted, "--methods", "strong")
     assert capsys.readouterr().out.splitlines()[2:] == [TABLE.splitlines()[3].replace("40.0 ± 0.0", "**40.0 ± 0.0**")]
-    assert "| strong | 90.0 | **40.0** | **25.0** | **40.0** | 5.0 | 20 |" in accuracy.markdown([NOTED[1]])
+    assert "| strong | 90.0 | **40.0** | **25.0** | **40.0** | 5.0 | 20 |" in comparison.markdown([NOTED[1]])
     with pytest.raises(BadInput, match="no run of other"):
-        accuracy.markdown(NOTED, ["weak", "other"])
+        comparison.markdown(NOTED, ["weak", "other"])
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"runs": []}', '{"runs": [{"method": "weak", "seed": 0}]}'])
 def test_what_is_no_record_of_accuracies_is_refused(tmp_path: Path, content: str) -> None:
     file = tmp_path / "record.json"
     with pytest.raises(BadInput, match="not a record of this benchmark"):
-        accuracy.read(file)
+        comparison.read(file)
     file.write_text(content)
     with pytest.raises(BadInput, match="not a record of this benchmark"):
-        accuracy.read(file)
+        comparison.read(file)
 
 
 def test_tables_of_accuracies_are_renewed_between_their_markers(
@@ -245,7 +242,7 @@ def test_tables_of_accuracies_are_renewed_between_their_markers(
     foreign = f"<!-- accuracy: another-record -->\nkept\n{end}\n"
     page.write_text(f"{begun}<!-- accuracy: by-hand -->\n{end}\n{foreign}")
     other.write_text(f"<!-- accuracy: by-hand weak -->\n{end}")
-    _call(accuracy, monkeypatch, "table", noted, "--into", page, other)
+    _call(comparison, monkeypatch, "table", noted, "--into", page, other)
     head, rule, weak, strong = TABLE.splitlines()
     short = "\n".join([head, rule, strong, weak])
     assert page.read_text(encoding="utf-8") == (
@@ -256,7 +253,7 @@ def test_tables_of_accuracies_are_renewed_between_their_markers(
     assert "| strong |" not in other.read_text(encoding="utf-8")
 
     once = page.read_text(encoding="utf-8")
-    _call(accuracy, monkeypatch, "table", noted, "--into", page)
+    _call(comparison, monkeypatch, "table", noted, "--into", page)
     assert page.read_text(encoding="utf-8") == once
 
 
@@ -281,7 +278,7 @@ def test_pages_without_whole_markers_are_refused_and_stay(
     good.write_text(marked)
     page.write_text(text)
     with pytest.raises(BadInput, match=sentence):
-        _call(accuracy, monkeypatch, "table", noted, "--into", good, page)
+        _call(comparison, monkeypatch, "table", noted, "--into", good, page)
     assert page.read_text() == text
     assert good.read_text() == marked
 
@@ -366,8 +363,9 @@ def test_every_variant_changes_what_its_name_says_and_costs_what_it_may(name: st
 
 @pytest.mark.parametrize("name", sorted(fast.UNITS))
 def test_the_units_of_short_trainings_are_those_that_are_counted(name: str) -> None:
-    bench = Bench.of(sparring.recipe(f"digits/{name}"))
-    bench.method.begin_epoch(bench.experiment.optimisation.epochs - 1)  # past AWP's warm-up
-    bench.learner.network.train()
-    batch = next(iter(bench.data().epoch(0)))
-    assert step_cost(bench.method, bench.learner, batch) == pytest.approx(fast.UNITS[name], rel=0.05)
+    bench = Bench(sparring.recipe(f"digits/{name}"))
+    bench.session.epoch = bench.experiment.optimisation.epochs - 1  # past AWP's warm-up
+    bench.session.begin_epoch()
+    batch = bench.show(next(bench.draws(0)))
+    units = step_cost(bench.method, bench.learner, batch, bench.session.epoch)
+    assert units == pytest.approx(fast.UNITS[name], rel=0.05)

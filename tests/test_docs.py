@@ -11,8 +11,8 @@ from statistics import median
 
 import pytest
 
-import accuracy
-import evaluation_tables
+from benchmarks.accuracy import comparison
+from benchmarks.evaluation import tables
 from sparring import configuration, recipes
 from sparring.errors import BadInput
 from sparring.experiment import Experiment
@@ -82,10 +82,10 @@ def test_the_example_method_trains_and_resumes(tmp_path: Path) -> None:
 def with_tables_of_records(text: str) -> str:
     """A page whose tables of accuracies and of evaluations are rendered again from the committed records."""
     for record in re.findall(r"^<!-- accuracy: (\S+)", text, re.MULTILINE):
-        text = accuracy.renewed(text, record, accuracy.read(RECORDS / f"{record}.json"))
+        text = comparison.renewed(text, record, comparison.read(RECORDS / f"{record}.json"))
     for names in re.findall(r"^<!-- evaluation: (.+) -->$", text, re.MULTILINE):
-        records = {name: evaluation_tables.read(RECORDS / f"{name}.json") for name in names.split()}
-        text = evaluation_tables.renewed(text, records)
+        records = {name: tables.read(RECORDS / f"{name}.json") for name in names.split()}
+        text = tables.renewed(text, records)
     return text
 
 

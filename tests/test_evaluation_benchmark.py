@@ -19,14 +19,25 @@ from pyautoattack import AutoAttack as TheirAutoAttack
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import nn
 
-import attacked
-import evaluation
-import libraries
 import sparring
-from attacked import Cut, Masked, Size, Training
-from evaluation_tables import markdown, read, renewed
-from parity import Answer, Counted, Effort, Question, Standard, alone, confirmed, correct_on, noted, ours, theirs
-from parity import _limit as limit
+from benchmarks.evaluation import attacked, compare
+from benchmarks.evaluation.attacked import Cut, Masked, Size, Training
+from benchmarks.evaluation.parity import (
+    Answer,
+    Counted,
+    Effort,
+    Question,
+    Standard,
+    alone,
+    confirmed,
+    correct_on,
+    noted,
+    ours,
+    theirs,
+)
+from benchmarks.evaluation.parity import _limit as limit
+from benchmarks.evaluation.tables import markdown, read, renewed
+from benchmarks.opponents import libraries
 from sparring.attacks.autoattack import AutoAttack
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
@@ -248,7 +259,7 @@ def test_a_note_keeps_who_was_correct_after_every_stage(asked: Asked) -> None:
 
 
 def _call(*words: object) -> None:
-    assert evaluation.main([str(word) for word in words]) == 0
+    assert compare.main([str(word) for word in words]) == 0
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
@@ -259,7 +270,7 @@ def test_parity_writes_a_record_and_trains_once(
     _call("train", *tiny[:4], "--networks", "pgd-at")
     monkeypatch.setattr(sparring.training.session, "train_step", None)  # from here on nothing may be trained
     seeds = []
-    monkeypatch.setattr(evaluation, "theirs", lambda question: seeds.append(question.seed) or theirs(question))
+    monkeypatch.setattr(compare, "theirs", lambda question: seeds.append(question.seed) or theirs(question))
     words = ["--precision", "search16", "--control", "--norm", norm, "--out", file, *little]
     _call("parity", *tiny, "--networks", "pgd-at", "masked pgd-at", *words)
     printed = capsys.readouterr().out
@@ -363,7 +374,7 @@ def test_what_is_missing_is_named_before_anything_is_trained(
 @pytest.mark.parametrize("word", ["--images", "--batch", "--steps", "--queries"])
 def test_nothing_is_no_number(word: str, tiny: list[object], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        evaluation.main(["parity", "--data", "digits", word, "0"])
+        compare.main(["parity", "--data", "digits", word, "0"])
     assert "must be at least 1, not 0" in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""What `benchmarks/frameworks.py` says of other libraries' mathematics is so, and its script measures and records."""
+"""What `benchmarks/speed/frameworks.py` says of other libraries' mathematics is so, and its script measures and records."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from art.defences.trainer import (
 from art.defences.trainer.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 
-import art_trainers
-import frameworks
-import race
-import sides
-import timing
-from art_trainers import Gym
-from frameworks import OPPONENTS, ByMair
-from mair import MairAWP
-from scene import Scene
-from sides import Ours, apart, difference
+from benchmarks.harness import timing
+from benchmarks.harness.ours import Ours
+from benchmarks.harness.scene import Scene
+from benchmarks.opponents import art_trainers
+from benchmarks.opponents.art_trainers import Gym
+from benchmarks.opponents.loops import OPPONENTS, ByMair
+from benchmarks.opponents.mair import MairAWP
+from benchmarks.opponents.match import TOLERANCE, apart, difference
+from benchmarks.speed import frameworks
 from sparring.attacks import PGD, BatchNormMode
 from sparring.data import Augment, Batch
 from sparring.methods import AWP, AdversarialTraining, Method
@@ -40,17 +39,17 @@ MAIR = {name: opponent for name, opponent in OPPONENTS.items() if isinstance(opp
 @pytest.mark.parametrize("opponent", MAIR.values(), ids=MAIR.keys())
 def test_a_step_of_mair_is_ours_where_the_table_says_so(opponent: ByMair) -> None:
     found = difference(opponent.pair, SCENE)
-    assert found > 1e-2 if opponent.unlike else found < race.TOLERANCE
+    assert found > 1e-2 if opponent.unlike else found < TOLERANCE
 
 
 ZERO = PGD(start="zero", bn="eval")
 SETTINGS = {**art_trainers.PGD, "num_random_init": 0}
 
 
-def theirs_and_ours(trainer: Trainer, classifier: PyTorchClassifier, method: Method) -> float:
+def theirs_and_ours(trainer: Trainer, classifier: PyTorchClassifier, method: Method, scene: Scene = SCENE) -> float:
     """How far apart ART and we end on the same batch, without random draws, in single precision."""
     GYM.session(trainer)()
-    ours = Ours(SCENE, method)
+    ours = Ours(scene, method)
     pixels, labels = (torch.from_numpy(part) for part in GYM.images())
     index = torch.arange(len(pixels))
     batch = Batch(pixels, labels.argmax(1), index, Augment().identity(len(pixels), (SCENE.size, SCENE.size)))
@@ -67,12 +66,13 @@ def test_pgd_of_art_is_ours_in_evaluation_mode(bn: BatchNormMode, equal: bool) -
 
 
 @pytest.mark.parametrize(("decay", "equal"), [(0.0, True), (0.05, False)])
-def test_awp_of_art_is_ours_but_for_weight_decay(monkeypatch: pytest.MonkeyPatch, decay: float, equal: bool) -> None:
-    monkeypatch.setattr(sides, "OPTIMISATION", replace(sides.OPTIMISATION, weight_decay=decay))
-    classifier = GYM.classifier()
+def test_awp_of_art_is_ours_but_for_weight_decay(decay: float, equal: bool) -> None:
+    scene = replace(SCENE, optimisation=replace(SCENE.optimisation, weight_decay=decay))
+    gym = replace(GYM, scene=scene)
+    classifier = gym.classifier()
     attack = ProjectedGradientDescent(classifier, **SETTINGS, verbose=False)
-    trainer = AdversarialTrainerAWPPyTorch(classifier, GYM.proxy(), attack, mode="PGD", gamma=0.01, warmup=0, beta=6.0)
-    found = theirs_and_ours(trainer, classifier, AWP(AdversarialTraining(ZERO)))
+    trainer = AdversarialTrainerAWPPyTorch(classifier, gym.proxy(), attack, mode="PGD", gamma=0.01, warmup=0, beta=6.0)
+    found = theirs_and_ours(trainer, classifier, AWP(AdversarialTraining(ZERO)), scene)
     assert found < 1e-4 if equal else found > 1e-3
 
 

@@ -9,15 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import ceilings
-import gpu
-import passes
-import profiled
-import recorded
-import speed
-from scene import Scene
-from sides import Way
-from speed import Cost
+from benchmarks.harness.ours import Way
+from benchmarks.harness.scene import Scene
+from benchmarks.harness.subjects import SUBJECTS
+from benchmarks.speed import ceilings, cost, gpu, passes, profiled, recorded
+from benchmarks.speed.cost import Cost
 
 ROOT = Path(__file__).parents[1]
 
@@ -104,7 +100,7 @@ def test_on_a_gpu_all_that_is_owed_is_asked_for(tmp_path: Path) -> None:
     ]
     places = [names.index(name) for name in order]
     assert places == sorted(places)
-    assert {f"step-{name}-graph" for name in speed.SUBJECTS} < set(names)
+    assert {f"step-{name}-graph" for name in SUBJECTS} < set(names)
     compact = {name for name in names if name.endswith("-compact")}
     assert compact == {f"step-{name}-compact" for name in ("las", "fat-10", "sat-10", "dart-10")}
 
@@ -116,7 +112,7 @@ def test_on_a_gpu_images_leave_where_a_stage_says_so(tmp_path: Path, monkeypatch
         asked.append((way.level, way.compact))
         return Cost(name, way.level, 1.0, 1.0, 1.0, 1, 0, 0, "", [1.0])
 
-    monkeypatch.setattr(speed, "measure", measure)
+    monkeypatch.setattr(cost, "measure", measure)
     for stage in gpu.stages(tmp_path, "cuda", gpu.Size()):
         if stage.name in ("step-las-graph", "step-las-compact"):
             stage.work()
@@ -126,7 +122,7 @@ def test_on_a_gpu_images_leave_where_a_stage_says_so(tmp_path: Path, monkeypatch
 def test_whether_images_leave_is_counted() -> None:
     """A policy like the published ResNet-18 weighs much here: the strategies' 3 to 14 steps are in the difference."""
     scene = Scene(width=4, batch=8, size=16, accelerator="cpu")
-    masked, compact = (speed.measure("las", scene, 1, Way(compact=flag)) for flag in (False, True))
+    masked, compact = (cost.measure("las", scene, 1, Way(compact=flag)) for flag in (False, True))
     assert 4 < masked.units - compact.units < 2 * (14 - 3)
 
 
@@ -187,7 +183,7 @@ def test_the_scripts_for_ceilings_and_passes_print_and_record(
 
 def test_a_time_of_steps_that_were_not_recorded_is_marked() -> None:
     costs = [Cost("mep", "graph", 7.0, 7, 1e9, 200, 0, 0, reason, [1.0]) for reason in ("", "it waits")]
-    table = speed.cost_table(costs, "", 128, 1.0)
+    table = cost.cost_table(costs, "", 128, 1.0)
     assert list(table.columns[1].cells) == ["graph", "graph*"]
     assert table.caption == "* live: it waits"
 

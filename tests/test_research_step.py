@@ -1,4 +1,4 @@
-"""Our steps do what the usual research steps do, so that `benchmarks/race.py` compares equal with equal."""
+"""Our steps do what the usual research steps do, so that `benchmarks/speed/race.py` compares equal with equal."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import race
-import speed
-from pairs import PAIRS
-from research.habits import Draws, into_box
-from research.prior import ResearchBP, ResearchEP, ResearchMEP
-from scene import Scene
-from sides import OurDraws, Pair, apart, difference, double_precision, together
+from benchmarks.harness.ours import double_precision
+from benchmarks.harness.scene import Scene
+from benchmarks.opponents.match import TOLERANCE, OurDraws, Pair, apart, difference, together
+from benchmarks.opponents.pairs import PAIRS
+from benchmarks.opponents.research.habits import Draws, into_box
+from benchmarks.opponents.research.prior import ResearchBP, ResearchEP, ResearchMEP
+from benchmarks.speed import cost, race
 from sparring.attacks import PGD
 from sparring.methods import FAT, AdversarialTraining, Method
 
@@ -32,7 +32,7 @@ def in_double() -> Iterator[None]:
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys())
 def test_a_method_is_its_research_step(pair: Pair) -> None:
-    assert difference(pair, SCENE) < race.TOLERANCE
+    assert difference(pair, SCENE) < TOLERANCE
 
 
 def otherwise(name: str, **settings: object) -> Pair:
@@ -83,7 +83,7 @@ def test_another_step_is_noticed(name: str, settings: dict[str, object]) -> None
 def test_friendly_training_is_its_research_step_where_images_stop_at_once() -> None:
     pair = otherwise("fat-10", tau=0)
     early = Pair(lambda _: FAT(AdversarialTraining(PGD(bn="eval"))), pair.theirs)
-    assert difference(early, SCENE) < race.TOLERANCE
+    assert difference(early, SCENE) < TOLERANCE
 
 
 def test_another_optimizer_is_noticed() -> None:
@@ -144,7 +144,7 @@ def test_another_momentum_is_noticed(in_double: None) -> None:
 def test_both_sides_train_the_generator_alike(in_double: None) -> None:
     start, _ = together(PAIRS["sdi-update"], SCENE, steps=0)
     ours, rival = together(PAIRS["sdi-update"], SCENE, steps=3)
-    assert apart(ours.method.generator, rival.script.generator, start.method.generator) < race.TOLERANCE
+    assert apart(ours.method.generator, rival.script.generator, start.method.generator) < TOLERANCE
 
 
 def policies_apart(**settings: object) -> float:
@@ -162,7 +162,7 @@ def policies_apart(**settings: object) -> float:
 
 
 def test_both_sides_train_the_policy_alike(in_double: None) -> None:
-    assert policies_apart() < race.TOLERANCE
+    assert policies_apart() < TOLERANCE
 
 
 @pytest.mark.parametrize("weights", [(4.0, 2.1), (4.1, 2.0)], ids=["clean", "robust"])
@@ -213,7 +213,7 @@ def test_the_race_compares_and_records(tmp_path: Path, capsys: pytest.CaptureFix
     assert record["benchmark"] == "race"
     assert [found["method"] for found in record["against_research"]] == ["mep", "las"]
     for found in record["against_research"]:
-        assert found["difference"] < race.TOLERANCE
+        assert found["difference"] < TOLERANCE
         assert len(found["research"]) == 2
         assert {name: len(times) for name, times in found["ours"].items()} == {"fp32": 2, "channels-last": 2}
     assert str(tmp_path) not in file.read_text()
@@ -227,13 +227,13 @@ def test_unequal_sides_are_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "differ" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("script", [race, speed])
+@pytest.mark.parametrize("script", [race, cost])
 def test_bad_input_is_one_sentence(script, capsys: pytest.CaptureFixture[str]) -> None:
     assert script.main(["--model", "resnet19", "--methods", "standard", "--device", "cpu"]) == 2
     assert "did you mean 'resnet18'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("script", "option"), [(race, "pairs"), (race, "batch"), (speed, "steps")])
+@pytest.mark.parametrize(("script", "option"), [(race, "pairs"), (race, "batch"), (cost, "steps")])
 def test_counts_below_one_are_refused(script, option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         script.main([f"--{option}", "0", "--methods", "standard", "--device", "cpu"])
@@ -242,7 +242,7 @@ def test_counts_below_one_are_refused(script, option: str, capsys: pytest.Captur
 
 def test_the_script_measures_methods_and_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "speed.json"
-    assert speed.main([*TINY, "--steps", "2", "--methods", "standard", "mep", "--json", str(file)]) == 0
+    assert cost.main([*TINY, "--steps", "2", "--methods", "standard", "mep", "--json", str(file)]) == 0
     record = json.loads(file.read_text())
     assert [(row["method"], len(row["seconds"])) for row in record["methods"]] == [("standard", 2), ("mep", 2)]
     assert str(tmp_path) not in file.read_text()

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-import attacked
-from attacked import Cut, Training
-from parity import Effort, Question
-from rivals import beside, fooled, rivals
+from benchmarks.evaluation import attacked
+from benchmarks.evaluation.attacked import Cut, Training
+from benchmarks.evaluation.parity import Effort, Question
+from benchmarks.opponents.rivals import beside, fooled, rivals
 from sparring.errors import BadInput
 from sparring.threat import Ratio, Threat
 

@@ -1,0 +1,1 @@
+"""Whether our evaluation gives the reference's verdicts, and how much faster."""

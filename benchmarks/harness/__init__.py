@@ -1,0 +1,1 @@
+"""What benchmarks share: the scene, our side of it, the table of methods, clocks, command lines and records."""

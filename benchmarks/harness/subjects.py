@@ -1,0 +1,99 @@
+"""The table of methods: how each is made at its published size, the least that its step can cost, and its recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sparring.attacks import PGD
+from sparring.methods import (
+    AWP,
+    BP,
+    CAT,
+    CKPT,
+    DART,
+    EP,
+    FAT,
+    GAIRAT,
+    GAT,
+    LAS,
+    LBGAT,
+    MART,
+    MEP,
+    NFGSM,
+    SAT,
+    SDI,
+    TRADES,
+    AdversarialTraining,
+    Free,
+    GradAlign,
+    Method,
+    NuAT,
+    Standard,
+    Task,
+)
+from sparring.threat import Ratio
+
+FGSM_AT = PGD(steps=1, alpha=Ratio("8/255"), start="zero", bn="train")
+FGSM_RS = PGD(steps=1, alpha=Ratio("10/255"), bn="train")
+PGD_10 = PGD(steps=10, alpha=Ratio("2/255"), bn="train")
+PGD_10_EVAL = PGD(steps=10, alpha=Ratio("2/255"), bn="eval")
+
+
+class Mastered(CAT):
+    """CAT at its last level."""
+
+    def setup(self, task: Task) -> None:
+        """See `Method`."""
+        super().setup(task)
+        self.level = self.steps
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A method of the table.
+
+    Args:
+        make: a new one, as published for CIFAR-10 and eps = 8/255.
+        minimum: forward passes of a step that its mathematics needs.
+        recipes: what is trained with it, with its variants, on any data set.
+    """
+
+    make: Callable[[], Method]
+    minimum: float
+    recipes: tuple[str, ...] = ()
+
+
+SUBJECTS = {
+    "standard": Subject(Standard, 3, ("standard",)),
+    "fgsm-at": Subject(lambda: AdversarialTraining(FGSM_AT), 5, ("fgsm-at",)),
+    "fgsm-rs": Subject(lambda: AdversarialTraining(FGSM_RS), 5, ("fgsm-rs", "fgsm-rs-previous")),
+    "n-fgsm": Subject(NFGSM, 5, ("n-fgsm",)),
+    "ckpt": Subject(CKPT, 7, ("fgsm-ckpt",)),
+    "gradalign": Subject(GradAlign, 11.11, ("fgsm-ga",)),
+    "free-8": Subject(lambda: Free(m=8), 8 * 3, ("free-at",)),
+    "nuat": Subject(NuAT, 8, ("nuat", "nuat-wa", "nuat2")),
+    "gat": Subject(GAT, 8, ("gat",)),
+    "bp": Subject(BP, 7, ("fgsm-bp",)),
+    "ep": Subject(EP, 7, ("fgsm-ep",)),
+    "mep": Subject(MEP, 7, ("fgsm-mep",)),
+    "awp(mep)": Subject(lambda: AWP(MEP()), 8 + 6),
+    "sdi": Subject(SDI, 7.145, ("fgsm-sdi",)),
+    "pgd-10": Subject(lambda: AdversarialTraining(PGD_10), 2 * 10 + 3, ("pgd2-at", "pgd4-at", "madry-at", "pgd-at")),
+    "awp(pgd-10)": Subject(lambda: AWP(AdversarialTraining(PGD_10)), 2 * 10 + 3 + 3, ("awp",)),
+    "trades-10": Subject(TRADES, 2 * 10 + 7, ("trades",)),
+    "awp(trades-10)": Subject(lambda: AWP(TRADES(), gamma=0.005), 2 * 10 + 7 + 6, ("trades-awp",)),
+    "mart-10": Subject(MART, 2 * 10 + 6, ("mart", "mart-awp")),
+    "fat-10": Subject(lambda: FAT(AdversarialTraining(PGD_10_EVAL)), 2 * 10 + 3, ("fat", "fat-trades", "fat-mart")),
+    "gairat-10": Subject(GAIRAT, 2 * 10 + 3, ("gairat",)),
+    "lbgat": Subject(lambda: LBGAT(teacher="resnet18"), 1 + 20 + 1 + 3 + 3, ("lbgat",)),
+    "sat-10": Subject(lambda: SAT(AdversarialTraining(PGD_10_EVAL)), 2 * 10 + 3, ("sat",)),
+    "cat-7": Subject(Mastered, 7 + 3, ("cat",)),
+    "dart-10": Subject(lambda: DART(AdversarialTraining(PGD_10_EVAL)), 2 * 10 + 3, ("dart",)),
+    "las": Subject(
+        lambda: LAS(AdversarialTraining(PGD(steps=14, bn="eval"))),
+        2 * 14 + 4,
+        ("las-at", "las-madry-at", "las-trades", "las-awp"),
+    ),
+}
+RECIPES = tuple(recipe for subject in SUBJECTS.values() for recipe in subject.recipes)

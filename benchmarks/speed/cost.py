@@ -1,0 +1,177 @@
+"""What a training step costs, for every method and at every level of speed. Synthetic images; CPU or GPU.
+
+    python -m benchmarks.speed.cost --json results/speed.json             # every method, the default level
+    python -m benchmarks.speed.cost --methods mep --levels eager compile --width 16 --batch 32 --steps 3
+
+Counted: forward passes, operators around the network, operators that make the host wait. Timed: a step, and with it images a
+second, the rate of operations and its share of the machine's best (`ceilings.py`). How to read the table: `README.md` beside
+this file. Other programs' steps of the same methods: `race.py`, `frameworks.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.harness import timing
+from benchmarks.harness.command import add_names, read, status
+from benchmarks.harness.ours import WARM_UP, Ours, Way
+from benchmarks.harness.record import save
+from benchmarks.harness.scene import Scene, add_scene, scene_of
+from benchmarks.harness.subjects import SUBJECTS
+from benchmarks.speed import ceilings
+from sparring.environment import environment
+from sparring.training import Runtime
+from sparring.training.acceleration.cuda_graph import noticed_waits
+from sparring.training.cost import Calls, forward_operations, step_cost
+
+IN_A_ROW = {"cuda": 10, "cpu": 1}  # steps a round, as one is short for a GPU's clock
+# Operators that need the device's answer.
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One method's row: what was counted, and the seconds of a step by round."""
+
+    method: str
+    level: str
+    units: float
+    minimum: float
+    operations: float  # floating-point, of a step
+    operators: int  # around the network
+    waits: int
+    peak_bytes: int  # of the GPU's memory; 0 on a CPU
+    refusal: str  # why steps that were to be recorded were not
+    seconds: list[float]
+
+    @property
+    def tflops(self) -> float:
+        """Median rate in TFLOP/s."""
+        return self.operations / median(self.seconds) / 1e12
+
+
+def prepared(name: str, scene: Scene, way: Way) -> Ours:
+    """The method in training, at the chosen level."""
+    return Ours(scene, SUBJECTS[name].make(), way)
+
+
+def measure(name: str, scene: Scene, rounds: int, way: Way) -> Cost:
+    """Count a step where it can be seen, uncompiled, then time some at the level."""
+    counted = _counted(name, scene, replace(way, level="eager", compiler=None))
+    side = prepared(name, scene, way)
+    side.steps(1 if way.level == "eager" else WARM_UP)()
+    if side.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(side.device)
+    number = IN_A_ROW[side.device.type]
+    times = [timing.seconds(side.steps(number), side.device) / number for _ in range(rounds)]
+    peak = torch.cuda.max_memory_allocated(side.device) if side.device.type == "cuda" else 0
+    return Cost(
+        name, way.level, minimum=SUBJECTS[name].minimum, peak_bytes=peak, refusal=side.refusal, seconds=times, **counted
+    )
+
+
+def _counted(name: str, scene: Scene, way: Way) -> dict[str, Any]:
+    """What is the same at every level: `units`, `operations`, `operators` and `waits` of a step."""
+    side = prepared(name, scene, way)
+    side.step()  # optimizers make their state; a policy or a generator that learns now and then has just done so
+    with Calls() as calls:
+        side.step()
+    waits = sum(calls.by_name[operator] for operator in WAITS) + _waits_of_the_driver(side)
+    units = step_cost(side.method, side.learner, next(scene.batches(side.device)))
+    forward = scene.batch * forward_operations(side.learner.network, (3, scene.size, scene.size))
+    return {
+        "units": units,
+        "operations": units * forward,
+        "operators": calls.around_the_network,
+        "waits": waits,
+    }
+
+
+def _waits_of_the_driver(side: Ours) -> int:
+    """On a GPU, what PyTorch itself notices of a step's waits for the device."""
+    if side.device.type != "cuda":
+        return 0
+    with noticed_waits() as waits:
+        side.step()
+    return len(waits)
+
+
+def cost_table(costs: Sequence[Cost], title: str, batch: int, best: float) -> Table:
+    """A row a method and level; `best` is the machine's rate of matrix products in TFLOP/s."""
+    numbers = ("forwards", "least", "calls", "waits", "ms", "least-most", "images/s", "of best")
+    table = timing.table(title, ("method", "level"), numbers)
+    for cost in costs:
+        table.add_row(
+            cost.method,
+            cost.level + "*" * bool(cost.refusal),
+            f"{cost.units:.2f}",
+            f"{cost.minimum:g}",
+            str(cost.operators),
+            str(cost.waits),
+            *timing.milliseconds(cost.seconds),
+            f"{batch / median(cost.seconds):.1f}",
+            f"{cost.tflops / best:.0%}",
+        )
+    refusals = {cost.refusal for cost in costs if cost.refusal}
+    table.caption = "\n".join(f"* live: {refusal}" for refusal in sorted(refusals)) or None
+    return table
+
+
+def arguments_from(words: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; exits with status 2 where it makes no sense."""
+    parser = argparse.ArgumentParser(
+        description="What a training step of each method costs, counted and timed. Images are synthetic noise. Close other "
+        "programs first; read ratios, not absolute times.",
+    )
+    add_names(parser, "--methods", SUBJECTS)
+    add = parser.add_argument
+    add(
+        "--levels",
+        nargs="+",
+        choices=("eager", "compile", "graph", "compile+graph"),
+        default=["eager"],
+        help="how steps are taken (default: eager)",
+    )
+    add_scene(parser)
+    add("--steps", type=int, default=5, help="timed steps, on a GPU rounds of ten (default: %(default)s)")
+    add("--precision", choices=("32", "bf16-mixed"), default="32", help="default: %(default)s")
+    add("--channels-last", action=argparse.BooleanOptionalAction, default=True, help="NHWC (default: yes)")
+    return read(parser, words, "batch", "steps")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    """Measure what was asked for, record it, and print the table."""
+    scene = scene_of(arguments)
+    runtime = Runtime(scene.accelerator)
+    best = ceilings.measure(runtime.fabric().device)
+    costs: list[Cost] = []
+    facts = environment()
+    for name in arguments.methods:
+        for level in arguments.levels:
+            timing.say(f"{name}, {level}: counting a step, timing {arguments.steps}")
+            way = Way(32 if arguments.precision == "32" else "bf16-mixed", arguments.channels_last, level)
+            costs.append(measure(name, scene, arguments.steps, way))
+            save("speed", arguments, facts, ceilings=best, methods=[asdict(cost) for cost in costs])
+    layout = "channels-last" if arguments.channels_last else "NCHW"
+    title = f"A step, {scene.model}, batch {scene.batch}, {arguments.precision}, {layout}, {timing.hardware(facts, runtime)}"
+    kind = "float32" if arguments.precision == "32" else "bfloat16"
+    console.print(cost_table(costs, title, scene.batch, best[f"{kind}_tflop_per_s"]), highlight=False)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The exit status: 2 for bad input."""
+    # Into a file or a pipe as wide as the table is.
+    return status(lambda: run(arguments_from(words), Console(width=None if sys.stdout.isatty() else 120)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

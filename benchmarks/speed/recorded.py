@@ -1,0 +1,110 @@
+"""Whether recorded steps do what live ones do on this GPU, method by method: the same steps live, live again, and recorded.
+
+    python -m benchmarks.speed.recorded --json results/recorded.json
+
+Two live runs show what the device itself leaves open, as some of its sums have no fixed order. Without a GPU nothing is
+recorded, and all three are live.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.harness import timing
+from benchmarks.harness.command import add_names, read, status
+from benchmarks.harness.ours import Ours, Way
+from benchmarks.harness.record import save
+from benchmarks.harness.scene import Scene
+from benchmarks.harness.subjects import SUBJECTS
+from benchmarks.opponents.match import apart
+from sparring.environment import environment
+from sparring.methods import LAS, SDI
+from sparring.training import Runtime
+
+STEPS = 12
+INTERVAL = 3  # of SDI's and LAS's updates, so that a step with one is recorded, after two, and replayed
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The networks after the same steps, each time relative to how far they have moved; and what was recorded."""
+
+    method: str
+    live: float  # between two live runs
+    recorded: float  # between a live and a recorded one
+    recordings: int  # kinds of steps that were held at the end
+    refusal: str  # why steps were taken live after all
+
+
+def compare(name: str, scene: Scene) -> Comparison:
+    """Twelve steps of a method in single precision, three times."""
+    level = "graph" if Runtime(scene.accelerator).fabric().device.type == "cuda" else "eager"
+    with _in_fixed_order():
+        first, second, recorded = (_trained(name, scene, way) for way in (Way(), Way(), Way(level=level)))
+    start = scene.network()
+    return Comparison(
+        name,
+        apart(second.learner.network, first.learner.network, start),
+        apart(recorded.learner.network, first.learner.network, start),
+        recorded.recordings,
+        recorded.refusal,
+    )
+
+
+def _trained(name: str, scene: Scene, way: Way) -> Ours:
+    method = SUBJECTS[name].make()
+    if isinstance(method, SDI | LAS):
+        method = replace(method, interval=INTERVAL)
+    side = Ours(scene, method, way)
+    side.steps(STEPS)()
+    return side
+
+
+@contextmanager
+def _in_fixed_order() -> Iterator[None]:
+    """Convolutions by algorithms that always sum in the same order, in full single precision."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """A row a method."""
+    title = f"Networks after {STEPS} steps: the largest relative difference of a tensor"
+    table = timing.table(title, ("method",), ("live, twice", "live, recorded", "recordings", "not recorded, as"))
+    for one in comparisons:
+        table.add_row(one.method, f"{one.live:.0e}", f"{one.recorded:.0e}", str(one.recordings), one.refusal)
+    return table
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The exit status: 2 for bad input."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_names(parser, "--methods", SUBJECTS)
+    parser.add_argument(
+        "--width", type=int, default=16, help="channels of ResNet-18's first stage (default: %(default)s)"
+    )
+    parser.add_argument("--batch", type=int, default=32, help="images a step (default: %(default)s)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
+    options = read(parser, words, "width", "batch")
+    return status(lambda: _run(options, Console()))
+
+
+def _run(options: argparse.Namespace, console: Console) -> None:
+    scene, facts, found = Scene(width=options.width, batch=options.batch, accelerator=options.device), environment(), []
+    for name in options.methods:
+        timing.say(f"{name}: {STEPS} steps live, live again, and recorded")
+        found.append(compare(name, scene))
+        save("recorded", options, facts, comparisons=[asdict(one) for one in found])
+    console.print(comparison_table(found), highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
