@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from sparring.data import Augment, Batch, Images, Resident
-from sparring.learner import Optimisation
 from sparring.models import create
+from sparring.optimisation import Optimisation
 from sparring.schedule import Constant
 from sparring.threat import Ratio, Threat
 
