@@ -1,4 +1,4 @@
-"""The networks that `evaluation.py` has attacked: our recipes, cut down or whole, trained once; two masked on purpose."""
+"""The networks that `compare.py` has attacked: our recipes, cut down or whole, trained once; two masked on purpose."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@
 Networks are trained by our own recipes, once, into the folder --cache. `parity` lets both attack five small ones, of
 which two are masked on purpose, and compares their verdicts image by image. `others` looks for images that Foolbox or ART
 fool and ours does not. `speed` lets both take turns on one network. --steps and --queries cut searches short; what then
-runs is not AutoAttack, and the record says so. How to read the tables: `README.md` beside this file.
+runs is not AutoAttack, and the record says so. How to read the tables: `benchmarks/README.md`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""AutoAttack on both sides of the comparison in `evaluation.py`: pyautoattack and ours, on the same network and images.
+"""AutoAttack on both sides of the comparison in `compare.py`: pyautoattack and ours, on the same network and images.
 
 pyautoattack runs its standard version, one stage at a time on the images that the stages before left correct, as it
 would by itself, so that what every stage leaves is known image by image. Its checks of the network and its count of

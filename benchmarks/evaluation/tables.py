@@ -1,4 +1,4 @@
-"""The records of `evaluation.py` as tables in Markdown, and in pages between `<!-- evaluation: RECORDS -->` and the end."""
+"""The records of `compare.py` as tables in Markdown, and in pages between `<!-- evaluation: RECORDS -->` and the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other libraries' training loops, and the method of ours that each is compared with: the opponents of `frameworks.py`.
+"""Other libraries' training loops, and the method of ours that each is compared with, in `frameworks.py`.
 
 ART runs through its public trainers (`art_trainers.py`), MAIR's step is written after its trainers (`mair.py`): what each
 does stands there.

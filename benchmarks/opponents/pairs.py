@@ -1,4 +1,4 @@
-"""Which method of ours runs against which research step: pairs with the same mathematics, in `race.py` and in its test."""
+"""Which method of ours runs against which research step: pairs with the same mathematics, in `race.py` and its test."""
 
 from __future__ import annotations
 

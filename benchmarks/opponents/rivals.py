@@ -1,4 +1,4 @@
-"""Attacks of Foolbox and of ART on the networks of `evaluation.py`: whom do they fool that our AutoAttack does not?
+"""Attacks of Foolbox and of ART on the networks of `compare.py`: whom do they fool that our AutoAttack does not?
 
 Who counts as fooled is misclassified by the network itself, within the radius and in the box, whatever a library says.
 They take 100 to 500 steps or 2,000 queries; ART's ascents have five restarts.

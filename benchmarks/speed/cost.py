@@ -4,8 +4,8 @@
     python -m benchmarks.speed.cost --methods mep --levels eager compile --width 16 --batch 32 --steps 3
 
 Counted: forward passes, operators around the network, operators that make the host wait. Timed: a step, and with it images a
-second, the rate of operations and its share of the machine's best (`ceilings.py`). How to read the table: `README.md` beside
-this file. Other programs' steps of the same methods: `race.py`, `frameworks.py`.
+second, the rate of operations and its share of the machine's best (`ceilings.py`). How to read the table:
+`benchmarks/README.md`. Other programs' steps of the same methods: `race.py`, `frameworks.py`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python -m benchmarks.speed.frameworks --json results/frameworks.json
     python -m benchmarks.speed.frameworks --opponents art-pgd-10 mair-pgd-10 --rounds 1 --width 16 --batch 32
 
-ART runs through its public trainers (`art_trainers.py`), MAIR's step is written after its trainers (`mair.py`): what each
+ART runs through its public trainers, MAIR's step is written after its trainers (`opponents/`): what each
 does stands there. Same network, attack settings and number of images, in batches of the same size. Where the mathematics
 is another than ours the table says how; the ratio then compares what users get under one name, not two ways to compute it.
 """

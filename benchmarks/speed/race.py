@@ -4,7 +4,7 @@
     python -m benchmarks.speed.race --methods mep --pairs 3 --variants fp32 --width 16 --batch 32
 
 Before a method is timed, both sides make some steps from the same random draws in double precision, and must end with the
-same weights. How to read the table, and what the opponents do: `README.md` beside this file, `research/`.
+same weights. How to read the table, and what the opponents do: `benchmarks/README.md`, `opponents/research/`.
 """
 
 from __future__ import annotations
