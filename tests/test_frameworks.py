@@ -128,4 +128,4 @@ def test_unequal_sides_are_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setitem(frameworks.OPPONENTS, "mair-pgd-10", other)
     monkeypatch.setattr(timing, "seconds", None)
     assert frameworks.main([*TINY, "--opponents", "mair-pgd-10"]) == 1
-    assert "differs" in capsys.readouterr().err
+    assert "the two sides differ" in capsys.readouterr().err
