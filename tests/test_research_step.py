@@ -241,7 +241,9 @@ def test_counts_below_one_are_refused(script, option: str, capsys: pytest.Captur
 
 
 def test_the_script_measures_methods_and_records(tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(ceilings, "SIDE", {"cpu": 64})  # 16 bits take minutes on processors without instructions for them
+    monkeypatch.setattr(
+        ceilings, "SIDE", {"cpu": 64}
+    )  # 16 bits take minutes on processors without instructions for them
     file = tmp_path / "speed.json"
     assert cost.main([*TINY, "--steps", "2", "--methods", "standard", "mep", "--json", str(file)]) == 0
     record = json.loads(file.read_text())
