@@ -584,7 +584,7 @@ def test_nothing_is_imported_but_what_is_named(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    "base", ["sparring.methods.Method", "sparring.methods.Wrapper", "sparring.methods.base.Wrapper"]
+    "base", ["sparring.methods.Method", "sparring.methods.Wrapper", "sparring.methods.wrapper.Wrapper"]
 )
 def test_a_method_that_is_only_a_base_is_refused(base: str) -> None:
     assert refusal(f"method: {base}").startswith(f"method cannot be '{base}', which is only a base: ")

@@ -47,7 +47,7 @@ def test_what_a_file_says_besides_is_kept(tmp_path: Path) -> None:
 
 def test_the_call_returns_two_fractions_and_writes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(AutoAttack, "searches", lambda attack, classes: {"apgd-ce": APGD(steps=3)})
+    monkeypatch.setattr(AutoAttack, "searches", lambda attack, classes, threat: {"apgd-ce": APGD(steps=3)})
     assert naming.named("aa") == AutoAttack()
     model = create("smallconv", 10, channels=1, size=8, width=4).eval()
     clean, robust = sparring.benchmark(model, 30, "digits", eps="1/10", to_disk=True, model_name="Ours2026First")
