@@ -25,8 +25,8 @@ from benchmarks.evaluation.attacked import Cut, Masked, Size, Training
 from benchmarks.evaluation.parity import (
     Answer,
     Counted,
-    Effort,
     Question,
+    Scale,
     Standard,
     alone,
     confirmed,
@@ -47,7 +47,7 @@ with warnings.catch_warnings():  # see tests/attacks/test_foolbox.py
     warnings.filterwarnings("ignore", message=".*`scipy.ndimage` namespace", category=DeprecationWarning)
     import foolbox  # noqa: F401
 
-LITTLE = Effort(steps=3, queries=15)
+LITTLE = Scale(steps=3, queries=15)
 COUNT = 30
 Asked = Callable[..., Question]
 
@@ -132,7 +132,7 @@ def test_stages_that_nobody_is_left_for_cost_nothing(asked: Asked) -> None:
 @pytest.mark.parametrize("steps", [1, 7, 40, 100])
 def test_fewer_steps_are_those_of_an_apgd_made_for_them(steps: int) -> None:
     attack = TheirAutoAttack(nn.Flatten(), version="standard", eps=0.1)
-    limit(attack, Effort(steps=steps, queries=9))
+    limit(attack, Scale(steps=steps, queries=9))
     for cut, made in ((attack.apgd, APGDAttack), (attack.apgd_targeted, APGDAttack_targeted)):
         expected = vars(made(nn.Flatten(), n_iter=steps, eps=0.1))
         for name in ("n_iter", "n_iter_orig", "n_iter_2", "n_iter_min", "size_decr"):
@@ -142,8 +142,8 @@ def test_fewer_steps_are_those_of_an_apgd_made_for_them(steps: int) -> None:
 
 
 def test_without_less_effort_ours_is_autoattack_s_standard_version() -> None:
-    assert Standard(Effort()).searches(10, Threat()) == AutoAttack().searches(10, Threat())
-    lengths = [search.length for search in Standard(LITTLE).searches(10, Threat()).values()]
+    assert Standard(Scale()).searches(10, Threat()) == AutoAttack().searches(10, Threat())
+    lengths = [search.max_steps for search in Standard(LITTLE).searches(10, Threat()).values()]
     assert lengths == [3, 3, 3, 16]
 
 

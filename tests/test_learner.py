@@ -235,7 +235,7 @@ def test_the_average_has_the_statistics_of_its_steps_and_the_count_of_the_networ
     assert torch.equal(kept["1.running_mean"], before)
 
 
-def test_the_average_is_judged_and_exported() -> None:
+def test_the_average_is_evaluated_and_exported() -> None:
     subject = learner(average=EMA(0.9))
     advance(subject, range(3))
     averaged = subject.export_model
@@ -247,7 +247,7 @@ def test_the_average_is_judged_and_exported() -> None:
     assert not torch.allclose(subject.eval_model(x), subject.network.eval()(x))
 
 
-def test_without_an_average_the_network_itself_is_judged_and_exported() -> None:
+def test_without_an_average_the_network_itself_is_evaluated_and_exported() -> None:
     subject = learner()
     assert subject.export_model is subject.network
     assert subject.eval_model.network is subject.network

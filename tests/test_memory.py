@@ -98,7 +98,7 @@ def test_fp16_never_becomes_infinite() -> None:
 @every_kind
 @pytest.mark.parametrize("scale", [1.0, 255.0, 393216.0])
 def test_what_was_read_can_be_written_back_without_a_change(kind: Kind, scale: float) -> None:
-    """Memories on a canvas are read, painted on in part, and written."""
+    """Memories on a canvas are read, written on in part, and written."""
     memory = SampleMemory(50, (3, 4, 4), kind=kind, scale=scale)
     generator = torch.Generator().manual_seed(0)
     memory.write(torch.arange(50), 50 * torch.randn((50, 3, 4, 4), generator=generator) / scale)

@@ -159,7 +159,7 @@ def test_a_method_leaves_the_protocol_alone_and_steps_in_parts_of_the_radius(fil
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("[!r]*/*.yaml")), ids=lambda file: file.stem)
-def test_only_released_code_is_judged_on_the_test_set(file: Path) -> None:
+def test_only_released_code_is_evaluated_on_the_test_set(file: Path) -> None:
     ours = "split" not in file.read_text(encoding="utf-8")
     assert ours or file.stem == "las-at-official-uniform"
 

@@ -19,7 +19,7 @@ from sparring.configuration import read
 from sparring.data.sources import KNOWN
 from sparring.experiment import Experiment, train
 from sparring.losses import smoothing_from_kept
-from sparring.methods import AWP, BP, LAS, NFGSM, SDI, Reward, Strategist, Task
+from sparring.methods import AWP, BP, LAS, NFGSM, SDI, PolicyNetwork, Reward, Task
 from sparring.threat import Ratio
 from sparring.training import checkpoint
 from sparring.training.progress import Silent
@@ -171,7 +171,7 @@ def test_what_strategies_are_chosen_for(name: str) -> None:
     assert isinstance(method.inner, AWP) == ("las-awp" in name)
     method.setup(task_of(name))  # refuses what cannot be chosen
     if method.policy == "learned":
-        assert method.strategist.network == ("smallconv" if load(name).model.name == "smallconv" else "resnet18")
+        assert method.policy_network.network == ("smallconv" if load(name).model.name == "smallconv" else "resnet18")
 
 
 def task_of(name: str) -> Task:
@@ -216,7 +216,7 @@ def test_the_released_las(default: str) -> None:
     experiment, method = load(f"{default}-official"), las(f"{default}-official")
     assert method.interval == interval
     assert (method.policy, method.returns, method.baseline, method.entropy_bonus) == ("learned", "batch", "none", 0)
-    assert method.strategist == Strategist("resnet18", None, "sgd", 1e-4, momentum, decay, 1.0)
+    assert method.policy_network == PolicyNetwork("resnet18", None, "sgd", 1e-4, momentum, decay, 1.0)
     other = PGD(10, Ratio("2/255"), "uniform", "train")
     hardness = "objective" if family == "las-trades" else "ce"
     assert method.reward == Reward(("L1", "L2", "L3"), "accuracy", hardness, l2, l3, other, 2)

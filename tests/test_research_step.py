@@ -153,7 +153,7 @@ def policies_apart(**settings: object) -> float:
 
     def unclipped(scene: Scene) -> Method:
         method = pair.ours(scene)
-        method.strategist = replace(method.strategist, clip=1e9)
+        method.policy_network = replace(method.policy_network, clip=1e9)
         return method
 
     start, _ = together(Pair(unclipped, pair.theirs), SCENE, steps=0)

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.evaluation import attacked
 from benchmarks.evaluation.attacked import Cut, Training
-from benchmarks.evaluation.parity import Effort, Question
+from benchmarks.evaluation.parity import Question, Scale
 from benchmarks.opponents.rivals import beside, fooled, rivals
 from sparring.errors import BadInput
 from sparring.threat import Ratio, Threat
@@ -26,7 +26,7 @@ def question(tmp_path_factory: pytest.TempPathFactory) -> Question:
     training = Training("digits", None, "pgd-at", Cut(Ratio("0.15"), images=1000, epochs=12))
     network = training.network(tmp_path_factory.mktemp("runs"))
     images = attacked.tested(training.experiment(), COUNT)
-    return Question(network.eval(), images, LINF, COUNT, "cpu", 0, Effort())
+    return Question(network.eval(), images, LINF, COUNT, "cpu", 0, Scale())
 
 
 def alone(found: dict[str, Any]) -> dict[str, int]:
@@ -47,7 +47,7 @@ def test_no_attack_of_foolbox_or_art_beats_our_autoattack_by_more_than_noise(
 
 
 def test_an_autoattack_that_hardly_searches_is_beaten(question: Question) -> None:
-    found = beside(replace(question, threat=Threat("Linf", "0.25"), effort=Effort(steps=1, queries=1)))
+    found = beside(replace(question, threat=Threat("Linf", "0.25"), scale=Scale(steps=1, queries=1)))
     assert max(alone(found).values()) > 3
 
 

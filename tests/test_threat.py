@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sparring.errors import BadInput
 from sparring.randomness import Generator, SampleStreams
-from sparring.threat import Budget, Ratio, Threat, box, spread
+from sparring.threat import Budget, Ratio, Threat, box, per_sample
 
 NORMS = ["Linf", "L2", "L1"]
 MANY = 20_000
@@ -321,7 +321,7 @@ def test_a_samples_draw_does_not_depend_on_its_batch(norm: str) -> None:
     assert torch.equal(threat.draw(torch.zeros(3, 1, 3, 3), generator=SampleStreams(2, index)), whole[index])
 
 
-# box, spread, Budget
+# box, per_sample, Budget
 
 
 @cases
@@ -341,10 +341,10 @@ def test_the_box_keeps_images_images(delta: Tensor, seed: int) -> None:
 
 def test_spread_shapes_values_per_sample_only() -> None:
     like = torch.zeros(3, 2, 4, 4)
-    assert spread(torch.arange(3.0), like).shape == (3, 1, 1, 1)
-    assert spread(torch.arange(3.0), like[:, 0, 0]).shape == (3, 1)
-    assert spread(0.5, like) == 0.5
-    assert (like + spread(torch.arange(3.0), like))[:, 1, 2, 3].tolist() == [0.0, 1.0, 2.0]
+    assert per_sample(torch.arange(3.0), like).shape == (3, 1, 1, 1)
+    assert per_sample(torch.arange(3.0), like[:, 0, 0]).shape == (3, 1)
+    assert per_sample(0.5, like) == 0.5
+    assert (like + per_sample(torch.arange(3.0), like))[:, 1, 2, 3].tolist() == [0.0, 1.0, 2.0]
 
 
 def test_a_budget_goes_round_as_often_as_it_has_steps() -> None:

@@ -6,7 +6,7 @@
 The toy: a network trained on digits stays as it is, the return is L1 alone, and the strategies differ in their radius only,
 so that the largest radius is the best by construction. Each variant of the update is given the number of updates that the
 released CIFAR-10 run has (110 epochs of 391 steps, every 20th). The training: LAS-AT on digits; after each epoch, strategies
-are drawn for training images from the policy and from the uniform one, and judged on the same network.
+are drawn for training images from the policy and from the uniform one, and compared on the same network.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ import sparring
 from benchmarks.harness.command import exit_with
 from benchmarks.harness.record import write_found
 from benchmarks.harness.steps import Bench, held_out
-from sparring.methods import LAS, Actions, AdversarialTraining, Reward, Strategist
+from sparring.methods import LAS, Actions, AdversarialTraining, PolicyNetwork, Reward
 from sparring.methods.policy import Distribution
 
 RELEASED_UPDATES = 110 * 391 // 20
 RADII = Actions(eps=("0.02", "0.05", "0.1", "0.2"), steps=(1,), alpha=("0.2",))
-SMALL = Strategist(network="smallconv", width=8)
+SMALL = PolicyNetwork(network="smallconv", width=8)
 RELEASED = replace(SMALL, optimizer="sgd", lr=1e-4, clip=1.0)
 HARDNESS = Reward(terms=("L1",))
 CONTROLS = ("uniform", "fixed")
 VARIANTS: dict[str, dict[str, Any]] = {
-    "ours: own return, EMA, Adam 1e-3": {"strategist": SMALL, "reward": HARDNESS},
-    "ours, no baseline": {"strategist": SMALL, "reward": HARDNESS, "baseline": "none"},
-    "ours, batch return": {"strategist": SMALL, "reward": HARDNESS, "returns": "batch"},
-    "ours, SGD 1e-3": {"strategist": replace(RELEASED, lr=1e-3), "reward": HARDNESS},
+    "ours: own return, EMA, Adam 1e-3": {"policy_network": SMALL, "reward": HARDNESS},
+    "ours, no baseline": {"policy_network": SMALL, "reward": HARDNESS, "baseline": "none"},
+    "ours, batch return": {"policy_network": SMALL, "reward": HARDNESS, "returns": "batch"},
+    "ours, SGD 1e-3": {"policy_network": replace(RELEASED, lr=1e-3), "reward": HARDNESS},
     "released: batch return, SGD 1e-4": {
-        "strategist": RELEASED,
+        "policy_network": RELEASED,
         "reward": HARDNESS,
         "returns": "batch",
         "baseline": "none",
     },
     "released, SGD 1e-2": {
-        "strategist": replace(RELEASED, lr=1e-2),
+        "policy_network": replace(RELEASED, lr=1e-2),
         "reward": HARDNESS,
         "returns": "batch",
         "baseline": "none",
@@ -123,7 +123,7 @@ def compare(bench: Bench, epoch: int) -> dict[str, float]:
         )
         for name, policy in (("learned", learned), ("uniform", uniform)):
             torch.manual_seed(1000 * epoch + number)
-            returns[name].append(method.judge(target, batch, policy.sample())[3].mean().item())
+            returns[name].append(method.reward_terms(target, batch, policy.sample())[3].mean().item())
     target.network.train()
     means = {name: sum(values) / len(values) for name, values in returns.items()}
     return {name: round(value, 4) for name, value in means.items()} | {

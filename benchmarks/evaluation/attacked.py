@@ -14,7 +14,7 @@ import sparring
 from sparring.norms import NormName
 from sparring.threat import Ratio, Threat
 
-HELD_OUT = 100  # training images that every epoch is judged on
+HELD_OUT = 100  # training images that every epoch is evaluated on
 MASKING = 1000.0  # where a margin was above 0.1, the cross-entropy of such logits is 0 in single precision
 Method: TypeAlias = Literal["standard", "fgsm-rs", "pgd-at"]
 STEPS = {"fgsm-rs": Fraction(5, 4), "pgd-at": Fraction(1, 4)}  # of the radius, as in the recipes

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from benchmarks.evaluation.attacked import MASKING, QUICK, SIZES, TARGETS, Cut, Training, tested, threat_on
-from benchmarks.evaluation.parity import Answer, Effort, Question, alone, noted, ours, theirs
+from benchmarks.evaluation.parity import Answer, Question, Scale, alone, noted, ours, theirs
 from benchmarks.evaluation.tables import OURS, REFERENCE, markdown, read, renew
 from benchmarks.harness.command import exit_with
 from benchmarks.harness.record import write
@@ -40,9 +40,9 @@ from sparring.threat import Ratio
 
 NOT_IN_RECORDS = ("command", "data_path", "cache", "out")  # no paths
 PRECISIONS = ("exact", "search16")
-EFFORTS = ("steps", "queries")
+SCALES = ("steps", "queries")
 TRAINING_BATCH = 128  # of the one network; the small ones need more steps
-WARMING_UP = Effort(steps=2, queries=2)
+WARMING_UP = Scale(steps=2, queries=2)
 
 
 @dataclass
@@ -74,7 +74,7 @@ def begun(options: argparse.Namespace, packages: tuple[str, ...]) -> Report:
         "environment": environment() | {name: version(name) for name in packages},
         "data": options.data,
         "threat": {"norm": threat.norm, "eps": str(threat.eps)},
-        "scaled": {name: getattr(options, name) for name in EFFORTS if getattr(options, name) is not None},
+        "scaled": {name: getattr(options, name) for name in SCALES if getattr(options, name) is not None},
     }
     return Report(options.out, facts)
 
@@ -144,7 +144,7 @@ def speed(options: argparse.Namespace) -> None:
         **{precision: partial(ours, precision=precision) for precision in options.precisions},
     }
     for side in sides.values():
-        side(replace(first_batch(question), effort=WARMING_UP))
+        side(replace(first_batch(question), scale=WARMING_UP))
     for turn in range(options.repeats):
         report.add({name: noted(question, side(question)) for name, side in sides.items()})
         say(f"round {turn + 1} of {options.repeats}: done")
@@ -196,7 +196,7 @@ def asked(network: nn.Module, training: Training, options: argparse.Namespace) -
         options.batch,
         options.device,
         options.seed,
-        Effort(options.steps, options.queries),
+        Scale(options.steps, options.queries),
     )
 
 
@@ -225,15 +225,15 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     """The command line; exits with status 2 where it makes no sense."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    data, network, images, effort = _about_data(), _about_a_network(), _about_images(), _about_effort()
+    data, network, images, scale = _about_data(), _about_a_network(), _about_images(), _about_scale()
     training = commands.add_parser("train", parents=[data], help="train the networks of parity")
-    comparing = commands.add_parser("parity", parents=[data, images, effort], help="verdicts beside pyautoattack's")
-    meeting = commands.add_parser("others", parents=[data, images, effort], help="our AutoAttack beside other attacks")
+    comparing = commands.add_parser("parity", parents=[data, images, scale], help="verdicts beside pyautoattack's")
+    meeting = commands.add_parser("others", parents=[data, images, scale], help="our AutoAttack beside other attacks")
     for command in (training, comparing, meeting):
         command.add_argument("--networks", nargs="+", choices=TARGETS, default=QUICK)
     comparing.add_argument("--precision", choices=PRECISIONS, default="exact", help="search16: after exact")
     comparing.add_argument("--control", action="store_true", help="also pyautoattack beside itself with the next seed")
-    racing = commands.add_parser("speed", parents=[data, network, images, effort], help="seconds beside pyautoattack's")
+    racing = commands.add_parser("speed", parents=[data, network, images, scale], help="seconds beside pyautoattack's")
     racing.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     other = commands.add_parser("pgd", parents=[data, network, images], help="PGD-50 beside other libraries'")
     other.add_argument("--libraries", nargs="+", choices=libraries.LIBRARIES, default=[*libraries.LIBRARIES])
@@ -272,7 +272,7 @@ def _about_images() -> argparse.ArgumentParser:
     return parser
 
 
-def _about_effort() -> argparse.ArgumentParser:
+def _about_scale() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--norm", choices=("Linf", "L2", "L1"), default="Linf")
     parser.add_argument("--steps", type=_count, help="of APGD and FAB, for a quick look")

@@ -33,7 +33,7 @@ STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
 
 
 @dataclass(frozen=True)
-class Effort:
+class Scale:
     """How long both sides search; None is as long as AutoAttack's standard version."""
 
     steps: int | None = None  # of APGD and of FAB, for every target
@@ -50,7 +50,7 @@ class Question:
     batch_size: int
     device: str
     seed: int
-    effort: Effort
+    scale: Scale
 
     def batches(self) -> Iterator[Batch]:
         """The images, in order, on the device."""
@@ -84,9 +84,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Standard(Attack):
-    """AutoAttack's standard version, perhaps with less effort."""
+    """AutoAttack's standard version, perhaps with less scale."""
 
-    effort: Effort
+    scale: Scale
 
     def searches(self, classes: int, threat: Threat) -> Mapping[str, Search]:
         """See `Attack`."""
@@ -99,8 +99,8 @@ class Standard(Attack):
     def _limited(self, search: Search) -> Search:
         if isinstance(search, SparseAPGD):
             return replace(search, settings=self._limited(search.settings))
-        name, effort = ("queries", self.effort.queries) if isinstance(search, Square) else ("steps", self.effort.steps)
-        return search if effort is None else replace(search, **{name: effort})
+        name, scale = ("queries", self.scale.queries) if isinstance(search, Square) else ("steps", self.scale.steps)
+        return search if scale is None else replace(search, **{name: scale})
 
 
 def ours(question: Question, precision: Precision) -> Answer:
@@ -116,7 +116,7 @@ def ours(question: Question, precision: Precision) -> Answer:
         keep=True,
     )
     began = time.perf_counter()
-    clean, attacked = evaluator.under([Standard(question.effort)]).outcomes
+    clean, attacked = evaluator.under([Standard(question.scale)]).outcomes
     seconds = time.perf_counter() - began
     assert attacked.images is not None
     return Answer(clean.correct, attacked.stages, attacked.images, seconds)
@@ -133,7 +133,7 @@ def theirs(question: Question) -> Answer:
         seed=question.seed,
         device=question.device,
     )
-    _limit(attack, question.effort)
+    _limit(attack, question.scale)
     batch = question.whole()
     correct = clean = correct_on(question, batch.x)
     images, stages = batch.x.clone(), []
@@ -152,17 +152,17 @@ def theirs(question: Question) -> Answer:
     )
 
 
-def _limit(attack: pyautoattack.AutoAttack, effort: Effort) -> None:
-    """Gives pyautoattack's attacks this effort, and APGD the checkpoints that belong to so many steps."""
-    if effort.steps is not None:
+def _limit(attack: pyautoattack.AutoAttack, scale: Scale) -> None:
+    """Gives pyautoattack's attacks this scale, and APGD the checkpoints that belong to so many steps."""
+    if scale.steps is not None:
         for apgd in (attack.apgd, attack.apgd_targeted):
-            apgd.n_iter = apgd.n_iter_orig = effort.steps
+            apgd.n_iter = apgd.n_iter_orig = scale.steps
             apgd.n_iter_2, apgd.n_iter_min, apgd.size_decr = (
-                max(int(share * effort.steps), 1) for share in (0.22, 0.06, 0.03)
+                max(int(share * scale.steps), 1) for share in (0.22, 0.06, 0.03)
             )
-        attack.fab.n_iter = effort.steps
-    if effort.queries is not None:
-        attack.square.n_queries = effort.queries
+        attack.fab.n_iter = scale.steps
+    if scale.queries is not None:
+        attack.square.n_queries = scale.queries
 
 
 class Counted(nn.Module):

@@ -44,8 +44,8 @@ def markdown(records: Sequence[Record]) -> str:
 
 def _scaled(record: Record) -> str:
     """What says that this was not AutoAttack."""
-    efforts = " and ".join(f"{count} {name}" for name, count in record["scaled"].items())
-    return f"\nScaled down on both sides, to {efforts}: this is not AutoAttack."
+    scales = " and ".join(f"{count} {name}" for name, count in record["scaled"].items())
+    return f"\nScaled down on both sides, to {scales}: this is not AutoAttack."
 
 
 _WORDS = (

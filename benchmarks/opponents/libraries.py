@@ -1,7 +1,7 @@
 """PGD-50 by us, by Foolbox and by torchattacks, on the same network and images.
 
-All take 50 steps of eps / 4 from a uniform start in Linf. Ours stops an image at its first misclassified iterate and judges
-every iterate; the others take all steps and judge the last one. They are given only the images that are correct to begin
+All take 50 steps of eps / 4 from a uniform start in Linf. Ours stops an image at its first misclassified iterate and checks
+every iterate; the others take all steps and check the last one. They are given only the images that are correct to begin
 with, which ours finds out for itself; that counts as part of their time, too.
 """
 

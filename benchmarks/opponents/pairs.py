@@ -44,8 +44,8 @@ from sparring.methods import (
     Free,
     Method,
     NuAT,
+    PolicyNetwork,
     Reward,
-    Strategist,
 )
 from sparring.schedule import Constant
 from sparring.threat import Ratio
@@ -103,7 +103,7 @@ def _our_las(interval: int, scene: Scene) -> Method:
     """As released; the policy's network is the target's."""
     return LAS(
         AdversarialTraining(PGD(steps=14, bn="eval"), smoothing=smoothing_from_kept(0.7, CLASSES)),
-        strategist=Strategist(scene.model, scene.width, optimizer="sgd", lr=1e-4),
+        policy_network=PolicyNetwork(scene.model, scene.width, optimizer="sgd", lr=1e-4),
         reward=Reward(measure="accuracy", l2_weight=4, l3_weight=2, other=PGD_10, restarts=2),
         interval=interval,
         returns="batch",
@@ -116,7 +116,7 @@ def _las(corner: Corner) -> Script:
     ours = corner.method
     assert isinstance(ours, LAS)
     policy = copy.deepcopy(ours.network)
-    optimizer = torch.optim.SGD(policy.parameters(), lr=ours.strategist.lr)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=ours.policy_network.lr)
     tables = {head: [float(value) for value in getattr(ours.actions, head)] for head in ours.actions.sizes}
     return corner.script(ResearchLAS, policy, optimizer, tables, CLASSES, interval=ours.interval)
 

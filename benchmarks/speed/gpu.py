@@ -181,7 +181,7 @@ def _epochs(data: Path, device: str, name: str, size: Size) -> Callable[[], dict
             "recipe": f"cifar10/{name}",
             "seconds": seconds,
             "train_seconds": [row["train_seconds"] for row in rows],
-            "judge_seconds": [row["judge_seconds"] for row in rows],
+            "validation_seconds": [row["validation_seconds"] for row in rows],
             "seconds_of_110_epochs": EPOCHS * typical,
         }
 

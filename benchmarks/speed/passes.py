@@ -83,7 +83,7 @@ def _works(learner: Learner, scene: Scene) -> dict[str, Callable[[], object]]:
     x = torch.rand((scene.batch, 3, scene.size, scene.size), device=device)
     y = torch.arange(scene.batch, device=device) % 10
 
-    def goal(logits: Tensor) -> Tensor:
+    def objective(logits: Tensor) -> Tensor:
         return cross_entropy(logits, y)
 
     def forward() -> None:
@@ -92,16 +92,16 @@ def _works(learner: Learner, scene: Scene) -> dict[str, Callable[[], object]]:
 
     def pixels() -> None:
         with attackable(learner.attack_model, "train"):
-            input_gradient(learner.attack_model, x, goal)
+            input_gradient(learner.attack_model, x, objective)
 
     def at_rest() -> None:
         with attackable(learner.attack_model, "eval"):
             for _ in range(ATTACK):
-                input_gradient(learner.attack_model, x, goal)
+                input_gradient(learner.attack_model, x, objective)
 
     def weights() -> None:
         learner.zero_grad()
-        learner.backward(goal(learner.model(x)).mean())
+        learner.backward(objective(learner.model(x)).mean())
 
     return {
         "forward": forward,

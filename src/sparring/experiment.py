@@ -10,6 +10,7 @@ from rich.console import Console
 
 from sparring import configuration
 from sparring.data import Data, Splits, load
+from sparring.errors import BadInput
 from sparring.methods import Method
 from sparring.models import ModelDescription, create
 from sparring.optimisation import Optimisation
@@ -117,8 +118,16 @@ def train(experiment: Experiment, folder: str | Path, *, resume: bool = False, r
         Interrupted: Ctrl-C; the state is saved.
     """
     run = Run(Path(folder))
-    run.refuse(configuration.to_yaml(experiment), resume=resume)
+    run.refuse(configuration.to_yaml(experiment), resume=resume, rewritten=_rewritten)
     trainer = experiment.trainer(run, report or reporter(Console(stderr=True)))
     run.begin(configuration.to_yaml(experiment))
     trainer.fit(resume=resume)
     return run
+
+
+def _rewritten(config: str) -> str:
+    """Return a run's configuration as this version writes it; as it is, if this version cannot read it."""
+    try:
+        return configuration.to_yaml(configuration.read(Experiment, config))
+    except BadInput:
+        return config

@@ -27,10 +27,10 @@ _SPARSE = 100  # in L1 a step changes one number in so many
 
 
 @overload
-def spread(value: Tensor, like: Tensor) -> Tensor: ...
+def per_sample(value: Tensor, like: Tensor) -> Tensor: ...
 @overload
-def spread(value: float | Tensor, like: Tensor) -> float | Tensor: ...
-def spread(value: float | Tensor, like: Tensor) -> float | Tensor:
+def per_sample(value: float | Tensor, like: Tensor) -> float | Tensor: ...
+def per_sample(value: float | Tensor, like: Tensor) -> float | Tensor:
     """A per-sample value (B,) shaped so that it multiplies images (B, C, H, W); a number stays as it is."""
     return value.view(-1, *[1] * (like.ndim - 1)) if isinstance(value, Tensor) else value
 
@@ -93,7 +93,7 @@ class _Linf(Norm):
         return w.abs().sum(-1)
 
     def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
-        eps = spread(eps, delta)
+        eps = per_sample(eps, delta)
         if isinstance(eps, Tensor):
             return torch.clamp(delta, -eps, eps)
         return delta.clamp(-eps, eps)
@@ -105,7 +105,7 @@ class _Linf(Norm):
         return 2 * uniform(like, generator) - 1
 
     def draw(self, like: Tensor, eps: float | Tensor, generator: Generator) -> Tensor:
-        return self.direction(like, generator) * spread(eps, like)
+        return self.direction(like, generator) * per_sample(eps, like)
 
     def to_grey(self, numbers: int) -> float:
         return 0.5
@@ -122,13 +122,13 @@ class _L2(Norm):
         return w.norm(dim=-1)
 
     def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
-        size = spread(self.size(delta), delta)
-        return delta * (spread(eps, delta) / size.clamp_min(_TINY)).clamp(max=1)
+        size = per_sample(self.size(delta), delta)
+        return delta * (per_sample(eps, delta) / size.clamp_min(_TINY)).clamp(max=1)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         # Scaled first, as the squares of a confident network's gradients vanish in float32.
-        scaled = gradient / spread(gradient.abs().flatten(1).amax(1), gradient).clamp_min(_SMALLEST)
-        return scaled / spread(self.size(scaled), gradient).clamp_min(_TINY)
+        scaled = gradient / per_sample(gradient.abs().flatten(1).amax(1), gradient).clamp_min(_SMALLEST)
+        return scaled / per_sample(self.size(scaled), gradient).clamp_min(_TINY)
 
     def direction(self, like: Tensor, generator: Generator) -> Tensor:
         return normal(like, generator)
@@ -136,7 +136,7 @@ class _L2(Norm):
     def draw(self, like: Tensor, eps: float | Tensor, generator: Generator) -> Tensor:
         # A Gaussian's direction is uniform on the sphere; the d-th root spreads the radii evenly over the volume.
         direction = self.steepest(normal(like, generator))
-        return direction * spread(eps, like) * _radii(like, _another(generator))
+        return direction * per_sample(eps, like) * _radii(like, _another(generator))
 
     def to_grey(self, numbers: int) -> float:
         return 0.5 * math.sqrt(numbers)
@@ -185,8 +185,8 @@ class _L1(Norm):
         # Exponential variables over their sum are uniform on the simplex.
         lengths = -torch.log1p(-uniform(like, generator))
         signs = rademacher(like, _another(generator))
-        unit = signs * lengths / spread(self.size(lengths), like).clamp_min(_TINY)
-        return unit * spread(eps, like) * _radii(like, _another(_another(generator)))
+        unit = signs * lengths / per_sample(self.size(lengths), like).clamp_min(_TINY)
+        return unit * per_sample(eps, like) * _radii(like, _another(_another(generator)))
 
     def to_grey(self, numbers: int) -> float:
         return 0.5 * numbers
@@ -222,8 +222,8 @@ def sparse_step(gradient: Tensor, kept: Tensor) -> Tensor:
 
 def _equal_parts(gradient: Tensor, least: Tensor) -> Tensor:
     """Steps of unit L1 norm that move all numbers with a slope of at least `least` (B,), and any slope, as far."""
-    signs = gradient.sign() * (gradient.abs() >= spread(least, gradient))
-    return signs / spread(signs.abs().flatten(1).sum(1).clamp_min(1), gradient)
+    signs = gradient.sign() * (gradient.abs() >= per_sample(least, gradient))
+    return signs / per_sample(signs.abs().flatten(1).sum(1).clamp_min(1), gradient)
 
 
 def _shortened(delta: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
@@ -240,7 +240,7 @@ def _shortened(delta: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
     lost = torch.nn.functional.pad(
         (bends.diff(dim=1) * shrinking[:, :-1]).cumsum(1), (1, 0)
     )  # of the sum, at each bend
-    radius = torch.as_tensor(spread(eps, length), dtype=length.dtype, device=length.device)
+    radius = torch.as_tensor(per_sample(eps, length), dtype=length.dtype, device=length.device)
     excess = (whole - radius).clamp_min(0)
     last = ((lost <= excess).sum(1, keepdim=True) - 1).clamp_min(0)  # the bend before the level
     level = bends.gather(1, last) + (excess - lost.gather(1, last)) / shrinking.gather(1, last).clamp_min(1)
@@ -254,7 +254,7 @@ def _shortened(delta: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
 def _radii(like: Tensor, generator: Generator) -> Tensor:
     """Sizes (B, 1, 1, 1), relative to the radius, that fill a ball of that dimension evenly: a root of uniform numbers."""
     volume = uniform(like.flatten(1)[:, :1], generator)
-    return spread(volume[:, 0] ** (1 / math.prod(like.shape[1:])), like)
+    return per_sample(volume[:, 0] ** (1 / math.prod(like.shape[1:])), like)
 
 
 def _another(generator: Generator) -> Generator:

@@ -1,4 +1,4 @@
-"""What the adversary may do: a ball of a norm around each image, in pixel units, and the effort spent inside it.
+"""What the adversary may do: a ball of a norm around each image, in pixel units, and the budget spent inside it.
 
 Knows nothing about networks. Radii are fractions of the pixel range [0, 1] and may be written as text such as 8/255.
 """
@@ -14,11 +14,12 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from sparring.deprecation import renamed_names
 from sparring.errors import BadInput
-from sparring.norms import Norm, NormName, norm_named, spread
+from sparring.norms import Norm, NormName, norm_named, per_sample
 from sparring.randomness import Generator
 
-__all__ = ["Budget", "Images", "PerSample", "Ratio", "Threat", "box", "spread"]
+__all__ = ["Budget", "Images", "PerSample", "Ratio", "Threat", "box", "per_sample"]
 
 Images = Float[Tensor, "B C H W"]
 PerSample = Float[Tensor, " B"]
@@ -144,3 +145,12 @@ class Budget:
             if isinstance(self.steps, Tensor):
                 raise BadInput("A Budget with per-sample steps needs rounds, the largest number of steps.")
             object.__setattr__(self, "rounds", self.steps)
+
+
+_RENAMED = {"spread": "per_sample"}
+_present = renamed_names(__name__, _RENAMED)
+
+
+def __getattr__(name: str) -> Any:
+    """Return what a name of version 0.1 stands for, with a warning."""
+    return globals()[_present(name)]

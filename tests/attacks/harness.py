@@ -1,4 +1,4 @@
-"""What tests of attacks share: toy networks, their images, turns of a search, what all must keep, and trained networks."""
+"""What tests of attacks share: toy networks, their images, steps of a search, what all must keep, and trained networks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from sparring.attacks import PGD, Attack, Lanes, Probe, Search
+from sparring.attacks import PGD, Attack, CountedModel, Search, SearchState
 from sparring.data import Data, Images, load
 from sparring.losses import cross_entropy
 from sparring.randomness import SampleStreams
@@ -102,38 +102,38 @@ class Around(nn.Module):
 # Searches --------------------------------------------------------------------------------------------------------------
 
 
-def opened(search: Search, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, attempt: int = 0) -> Lanes:
-    """An attempt at every image, before its first turn, as the pool begins it."""
-    lanes = search.open(x, y, model(x).detach(), attempt, streams(len(x)).at(attempt), threat)
-    assert type(lanes) is search.lanes
-    return lanes
+def opened(search: Search, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, attempt: int = 0) -> SearchState:
+    """An attempt at every image, before its first step, as the pool begins it."""
+    state = search.init(x, y, model(x).detach(), attempt, streams(len(x)).at(attempt), threat)
+    assert type(state) is search.state_type
+    return state
 
 
-def after(search: Search, lanes: Lanes, model: nn.Module, threat: Threat) -> Lanes:
-    """The lanes after a turn, as the pool takes it."""
-    moved = search.advance(Probe(model), lanes, threat)
-    assert type(moved) is type(lanes)
-    return replace(moved, step=lanes.step + 1)
+def after(search: Search, state: SearchState, model: nn.Module, threat: Threat) -> SearchState:
+    """The state after a step, as the pool takes it."""
+    moved = search.step(CountedModel(model), state, threat)
+    assert type(moved) is type(state)
+    return replace(moved, step=state.step + 1)
 
 
-def assert_a_turn_is_quiet(search: Search, lanes: Lanes, model: nn.Module, threat: Threat) -> Probe:
-    """A turn reads no tensor on the host and changes none; returns the probe that has counted it."""
-    before = {name: value.clone() for name, value in lanes.tensors().items()}
-    probe = Probe(model)
+def assert_a_step_is_quiet(search: Search, state: SearchState, model: nn.Module, threat: Threat) -> CountedModel:
+    """Assert that a step reads no tensor on the host and changes none; return the model that counted it."""
+    before = {name: value.clone() for name, value in state.tensors().items()}
+    counted = CountedModel(model)
     with NoHostSync():
-        moved = search.advance(probe, lanes, threat).tensors()
+        moved = search.step(counted, state, threat).tensors()
     for name, value in before.items():
-        assert torch.equal(getattr(lanes, name), value)
+        assert torch.equal(getattr(state, name), value)
         assert moved[name].dtype == value.dtype
         assert moved[name].shape == value.shape
-    return probe
+    return counted
 
 
-def assert_rows_do_not_meet(search: Search, lanes: Lanes, model: nn.Module, threat: Threat) -> None:
-    """A turn of all rows together is that of each alone."""
-    together = search.advance(Probe(model), lanes, threat).tensors()
-    alone = [search.advance(Probe(model), lanes.rows(row), threat) for row in torch.arange(len(lanes.y)).split(1)]
-    for name, value in type(lanes).joined(alone).tensors().items():
+def assert_rows_do_not_meet(search: Search, state: SearchState, model: nn.Module, threat: Threat) -> None:
+    """A step of all rows together is that of each alone."""
+    together = search.step(CountedModel(model), state, threat).tensors()
+    alone = [search.step(CountedModel(model), state.rows(row), threat) for row in torch.arange(len(state.y)).split(1)]
+    for name, value in type(state).joined(alone).tensors().items():
         torch.testing.assert_close(value, together[name], rtol=0, atol=1e-12)
 
 
@@ -183,7 +183,7 @@ def trained(network: nn.Module, images: Images, epochs: int, attack: PGD | None 
         for rows in torch.randperm(len(y)).split(128):
             batch, labels = x[rows], y[rows]
             if attack is not None:
-                batch = batch + attack.climb(network, batch, lambda z, y=labels: cross_entropy(z, y), LINF)
+                batch = batch + attack.run(network, batch, lambda z, y=labels: cross_entropy(z, y), LINF)
             optimizer.zero_grad()
             nn.functional.cross_entropy(network(batch), labels).backward()
             optimizer.step()

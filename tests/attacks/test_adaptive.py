@@ -87,9 +87,9 @@ def test_parts_that_are_modules_are_frozen_and_put_into_evaluation_mode_with_the
     assert len(list(wrapped.parameters())) == 2
 
 
-def _accuracy(attack: Attack, attacked: nn.Module, judge: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> float:
+def _accuracy(attack: Attack, attacked: nn.Module, verifier: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> float:
     adversarial = attack(attacked, x, y, threat, generator=streams(len(x)))
-    return (judge(adversarial).argmax(1) == y).double().mean().item()
+    return (verifier(adversarial).argmax(1) == y).double().mean().item()
 
 
 class Rounding(nn.Module):
@@ -170,11 +170,11 @@ class Dazzling(nn.Module):
 def test_an_attack_on_the_mean_breaks_what_one_on_single_draws_does_not() -> None:
     x, threat, model = pictures(200), Threat("Linf", "0.12"), curved()
     y = model(x).argmax(1)
-    climb = PGD(steps=5, start="zero")
+    pgd = PGD(steps=5, start="zero")
 
     def left(attacked: nn.Module) -> float:
-        """Judged by what the network is in expectation."""
-        delta = climb.climb(attacked, x, climb.goal(y), threat)
+        """Measured by what the network is in expectation."""
+        delta = pgd.run(attacked, x, pgd.objective_for(y), threat)
         return (model(x + delta).argmax(1) == y).double().mean().item()
 
     with torch.random.fork_rng():

@@ -10,7 +10,7 @@ from pyautoattack import autopgd_base
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor, nn
 
-from sparring.attacks import APGD, AutoAttack, Lanes, Probe, Restarted
+from sparring.attacks import APGD, AutoAttack, CountedModel, Restarted, SearchState
 from sparring.attacks.apgd import SparseAPGD, checkpoint_windows
 from sparring.attacks.fab import FAB
 from sparring.attacks.square import Square
@@ -20,7 +20,7 @@ from tests.attacks.harness import (
     Curved,
     Linear,
     after,
-    assert_a_turn_is_quiet,
+    assert_a_step_is_quiet,
     assert_rows_do_not_meet,
     opened,
     pictures,
@@ -36,13 +36,15 @@ THREATS = {"Linf": Threat("Linf", "1/100"), "L2": Threat("L2", "1/25")}
 both_norms = pytest.mark.parametrize("norm", ["Linf", "L2"])
 
 
-def walked(search: APGD, model: nn.Module, lanes: Lanes, threat: Threat, turns: int) -> tuple[Lanes, Tensor]:
-    """The lanes after so many turns, and who was misclassified at some point on the way."""
-    ever = torch.zeros(len(lanes.y), dtype=torch.bool)
-    for _ in range(turns):
-        lanes = after(search, lanes, model, threat)
-        ever |= lanes.found
-    return lanes, ever
+def walked(
+    search: APGD, model: nn.Module, state: SearchState, threat: Threat, steps: int
+) -> tuple[SearchState, Tensor]:
+    """The state after so many steps, and who was misclassified at some point on the way."""
+    ever = torch.zeros(len(state.y), dtype=torch.bool)
+    for _ in range(steps):
+        state = after(search, state, model, threat)
+        ever |= state.found
+    return state, ever
 
 
 # Against the released code ---------------------------------------------------------------------------------------------
@@ -52,14 +54,14 @@ def walked(search: APGD, model: nn.Module, lanes: Lanes, threat: Threat, turns: 
 @pytest.mark.parametrize("objective", ["ce", "dlr", "dlr targeted"])
 @pytest.mark.parametrize("steps", [10, 40])
 def test_the_best_points_are_the_released_code_s(norm: str, objective: str, steps: int) -> None:
-    """From the same start. Ours evaluates the last point in one more turn. In L2 the code adds 1e-12 to norms."""
+    """From the same start. Ours evaluates the last point in one more step. In L2 the code adds 1e-12 to norms."""
     model, threat, x = Curved(6), THREATS[norm], pictures(COUNT)
     y, kind = model(x).argmax(1), objective.partition(" ")[0]
     rank = 3  # the fourth class of the clean logits
     targets = 5 if "targeted" in objective else None
     search = APGD(kind, targets=targets, steps=steps)
-    lanes = opened(search, model, x, y, threat, rank - 1 if targets else 0)
-    ours, ever = walked(search, model, lanes, threat, steps + 1)
+    state = opened(search, model, x, y, threat, rank - 1 if targets else 0)
+    ours, ever = walked(search, model, state, threat, steps + 1)
 
     if targets:
         theirs = APGDAttack_targeted(model, n_iter=steps, norm=norm, eps=float(threat.eps), device="cpu")
@@ -67,7 +69,7 @@ def test_the_best_points_are_the_released_code_s(norm: str, objective: str, step
     else:
         theirs = APGDAttack(model, n_iter=steps, norm=norm, eps=float(threat.eps), loss=kind, device="cpu")
     theirs.init_hyperparam(x)
-    best, correct, best_loss, _ = theirs.attack_single_run(x, y, x_init=lanes.point)
+    best, correct, best_loss, _ = theirs.attack_single_run(x, y, x_init=state.point)
 
     tolerance = 1e-12 if norm == "Linf" else 1e-6
     torch.testing.assert_close(ours.best_loss, best_loss, rtol=tolerance, atol=tolerance)
@@ -127,9 +129,9 @@ def test_it_reaches_the_optimum_of_a_linear_network(norm: str, target: int | Non
     x, y = pictures(6, 0.3, 0.7), torch.full((6,), 2)
     search = APGD("margin", targets=4 if target else None, steps=80)
     attempt = {None: 0, 4: 0, 3: 1}[target]
-    lanes, _ = walked(search, model, opened(search, model, x, y, threat, attempt), threat, 81)
+    state, _ = walked(search, model, opened(search, model, x, y, threat, attempt), threat, 81)
     best = threat.eps * model.direction(threat, target)
-    torch.testing.assert_close(lanes.best - x, best.expand_as(x), rtol=0, atol=1e-4)
+    torch.testing.assert_close(state.best - x, best.expand_as(x), rtol=0, atol=1e-4)
 
 
 def test_every_attempt_aims_at_a_target_of_its_own_all_restarts_of_one_before_the_next() -> None:
@@ -139,8 +141,8 @@ def test_every_attempt_aims_at_a_target_of_its_own_all_restarts_of_one_before_th
     assert search.attempts(6) == 5 * 2  # there are only five wrong classes
     order = clean.argsort(1, descending=True)
     for attempt in range(10):
-        lanes = search.open(x, order[:, 0], clean, attempt, streams(COUNT), THREATS["Linf"])
-        assert torch.equal(lanes.target, order[:, 1 + attempt // 2])
+        state = search.init(x, order[:, 0], clean, attempt, streams(COUNT), THREATS["Linf"])
+        assert torch.equal(state.target, order[:, 1 + attempt // 2])
 
 
 def test_gradients_are_averaged_over_so_many_passes() -> None:
@@ -154,11 +156,11 @@ def test_gradients_are_averaged_over_so_many_passes() -> None:
     torch.manual_seed(0)
     x, y, threat = pictures(4, 0.3, 0.7), torch.zeros(4, dtype=torch.int64), THREATS["Linf"]
     for eot, agree in ((1, 0.7), (3000, 1.0)):
-        search, probe = APGD(steps=1, eot=eot), Probe(Noisy())
-        lanes = search.open(x, y, torch.zeros(4, 2), 0, streams(4), threat)
-        moved = search.advance(probe, lanes, threat)
-        assert (probe.forwards, probe.backwards) == (4 * eot, 4 * eot)
-        share = (moved.point >= lanes.point - 1e-12).double().mean()
+        search, counted = APGD(steps=1, eot=eot), CountedModel(Noisy())
+        state = search.init(x, y, torch.zeros(4, 2), 0, streams(4), threat)
+        moved = search.step(counted, state, threat)
+        assert (counted.forwards, counted.backwards) == (4 * eot, 4 * eot)
+        share = (moved.point >= state.point - 1e-12).double().mean()
         assert share == 1 if agree == 1 else share < 0.9
 
 
@@ -169,8 +171,8 @@ def test_a_turn_reads_no_tensor(search: APGD, norm: str) -> None:
     clean = model(x)
     y = clean.argmax(1)
     with NoHostSync():
-        lanes = search.open(x, y, clean, 0, streams(COUNT), threat)
-        search.advance(Probe(model), replace(lanes, step=torch.arange(COUNT) % 5), threat)
+        state = search.init(x, y, clean, 0, streams(COUNT), threat)
+        search.step(CountedModel(model), replace(state, step=torch.arange(COUNT) % 5), threat)
 
 
 # What it refuses -------------------------------------------------------------------------------------------------------
@@ -295,10 +297,10 @@ def test_in_l1_every_point_is_the_released_code_s(
     settings = APGD(kind, targets=targets, steps=steps, shrinking=shrinking)
     search = settings.searches(6, L1)[""]
     monkeypatch.setattr("sparring.attacks.apgd.normal", lambda like, _: noise)
-    lanes = opened(search, model, x, y, L1, rank - 1 if targets else 0)
-    lanes, ever = walked(search, Asked("ours"), lanes, L1, search.length)
-    Asked("ours")(lanes.point)  # which the pool judges
-    ever |= model(lanes.point).argmax(1) != y
+    state = opened(search, model, x, y, L1, rank - 1 if targets else 0)
+    state, ever = walked(search, Asked("ours"), state, L1, search.max_steps)
+    Asked("ours")(state.point)  # which the pool verifies
+    ever |= model(state.point).argmax(1) != y
 
     options = {"n_iter": steps, "norm": "L1", "eps": float(L1.eps), "device": "cpu", "use_largereps": shrinking}
     if targets:
@@ -319,7 +321,7 @@ def test_in_l1_every_point_is_the_released_code_s(
     torch.testing.assert_close(torch.stack(asked["ours"]), torch.stack(asked["theirs"]), rtol=0, atol=1e-9)
     assert torch.equal(ever, ~correct.bool())
     assert 0 < ever.sum() < COUNT
-    assert ((lanes.point == x).flatten(1).sum(1) > 0).any()
+    assert ((state.point == x).flatten(1).sum(1) > 0).any()
 
 
 def test_in_l1_standard_shrinks_its_balls_and_plus_and_rand_do_not() -> None:
@@ -332,7 +334,7 @@ def test_in_l1_standard_shrinks_its_balls_and_plus_and_rand_do_not() -> None:
         ("square", Square()),
     ]
     assert [search.attempts(10) for search in standard.values()] == [5, 5, 9, 1]
-    assert [search.length for search in standard.values()] == [102, 102, 100, 5001]
+    assert [search.max_steps for search in standard.values()] == [102, 102, 100, 5001]
     assert AutoAttack("plus").searches(10, L1)["apgd-ce"] == SparseAPGD(APGD("ce", restarts=5))
     assert AutoAttack("rand").searches(10, L1)["apgd-ce"] == SparseAPGD(APGD("ce", eot=20))
     assert AutoAttack("standard").searches(3, L1)["apgd-t"].settings.objective == "margin"
@@ -349,13 +351,13 @@ def test_what_fools_in_a_larger_ball_does_not_count() -> None:
     model.forward = step  # type: ignore[method-assign]
     x, y = torch.full((5, 1, 1, 1), 0.5), torch.zeros(5, dtype=torch.int64)
     search = APGD("margin", steps=20, shrinking=True).searches(3, threat)[""]
-    lanes, reached = opened(search, model, x, y, threat), 0
-    for _ in range(search.length):
-        lanes = after(search, lanes, model, threat)
-        assert not lanes.found.any()
-        reached += int((lanes.candidate > 0.7).any())
+    state, reached = opened(search, model, x, y, threat), 0
+    for _ in range(search.max_steps):
+        state = after(search, state, model, threat)
+        assert not state.found.any()
+        reached += int((state.candidate > 0.7).any())
     assert reached > 3
-    assert threat.size(lanes.point - x).max() <= 0.15 + 1e-12
+    assert threat.size(state.point - x).max() <= 0.15 + 1e-12
 
 
 def test_in_l1_a_linear_network_s_optimum_is_the_steepest_pixels() -> None:
@@ -363,9 +365,9 @@ def test_in_l1_a_linear_network_s_optimum_is_the_steepest_pixels() -> None:
     threat, model = Threat("L1", "0.6"), Linear((-90.0, 0.0, 60.0), true=2, rival=1)
     x, y = torch.full((4, 2, 3, 4), 0.5), torch.full((4,), 2)
     search = APGD("margin", steps=100).searches(3, threat)[""]
-    lanes, _ = walked(search, model, opened(search, model, x, y, threat), threat, search.length)
+    state, _ = walked(search, model, opened(search, model, x, y, threat), threat, search.max_steps)
     slopes = model.slope().flatten().abs().sort(descending=True).values
-    rise = (model.slope() * (lanes.best - x)).sum((1, 2, 3))
+    rise = (model.slope() * (state.best - x)).sum((1, 2, 3))
     torch.testing.assert_close(rise, (0.5 * slopes[0] + 0.1 * slopes[1]).expand(4), rtol=3e-3, atol=0)
 
 
@@ -374,10 +376,10 @@ def test_in_l1_a_turn_reads_no_tensor_and_rows_do_not_meet(shrinking: bool) -> N
     model, x = Curved(6, shape=PICTURES, scale=0.5).requires_grad_(False), pictures(COUNT, shape=PICTURES)
     y = model(x).argmax(1)
     search = APGD("dlr", targets=3, steps=30, shrinking=shrinking).searches(6, L1)[""]
-    lanes = walked(search, model, opened(search, model, x, y, L1), L1, 7)[0]
-    lanes = replace(lanes, step=torch.arange(COUNT) + 3)
-    assert_a_turn_is_quiet(search, lanes, model, L1)
-    assert_rows_do_not_meet(search, lanes, model, L1)
+    state = walked(search, model, opened(search, model, x, y, L1), L1, 7)[0]
+    state = replace(state, step=torch.arange(COUNT) + 3)
+    assert_a_step_is_quiet(search, state, model, L1)
+    assert_rows_do_not_meet(search, state, model, L1)
 
 
 def test_a_ball_shrinks_only_in_l1_and_the_search_with_momentum_knows_no_l1() -> None:
@@ -385,7 +387,7 @@ def test_a_ball_shrinks_only_in_l1_and_the_search_with_momentum_knows_no_l1() ->
         APGD(shrinking=True).searches(10, THREATS["L2"])
     x, y = pictures(3), torch.zeros(3, dtype=torch.int64)
     with pytest.raises(BadInput, match="APGD with momentum does not exist in L1"):
-        APGD().open(x, y, torch.zeros(3, 4), 0, streams(3), L1)
+        APGD().init(x, y, torch.zeros(3, 4), 0, streams(3), L1)
 
 
 @pytest.mark.parametrize("attack", [APGD(steps=12, shrinking=True), APGD("margin", targets=2, steps=8), APGD(steps=6)])

@@ -232,21 +232,21 @@ def test_samples_that_a_rule_has_stopped_may_leave_the_batch(threat: Threat, ste
     for compact in (False, True):
         model, seen[compact] = Watched(), []
         rule = wrong_at_most(1, y, seen[compact])
-        effort = torch.tensor(steps) if isinstance(steps, list) else steps
-        budget = Budget(eps, eps / 5, effort, rounds=6, compact=compact, keep_going=rule)
+        budgeted = torch.tensor(steps) if isinstance(steps, list) else steps
+        budget = Budget(eps, eps / 5, budgeted, rounds=6, compact=compact, keep_going=rule)
         found[compact] = climb(model, x, y, threat, budget, start)
         points[compact] = model.visited
     torch.testing.assert_close(found[True], found[False], rtol=0, atol=1e-12)
 
     going = torch.ones(8, dtype=torch.bool)
     allowed = torch.tensor(steps).expand(8)
-    for turn, (masked, compact) in enumerate(zip(seen[False], seen[True], strict=False)):
-        going &= turn < allowed
-        torch.testing.assert_close(points[True][turn], points[False][turn][going], rtol=0, atol=1e-12)
+    for step, (masked, compact) in enumerate(zip(seen[False], seen[True], strict=False)):
+        going &= step < allowed
+        torch.testing.assert_close(points[True][step], points[False][step][going], rtol=0, atol=1e-12)
         torch.testing.assert_close(compact.delta, masked.delta, rtol=0, atol=1e-12)
         for name in ("logits", "gradient"):
             torch.testing.assert_close(getattr(compact, name)[going], getattr(masked, name)[going], rtol=0, atol=1e-12)
-        wrong = sum((ascent.logits.argmax(1) != y).long() for ascent in seen[False][: turn + 1])
+        wrong = sum((ascent.logits.argmax(1) != y).long() for ascent in seen[False][: step + 1])
         going &= wrong <= 1
     sizes = [len(point) for point in points[True]]
     assert len(sizes) == len(seen[True])
@@ -353,4 +353,4 @@ def test_samples_without_steps_left_may_leave_the_batch(threat: Threat, steps: l
         sizes[compact] = [len(point) for point in model.visited]
     torch.testing.assert_close(found[True], found[False], rtol=0, atol=1e-12)
     assert sizes[False] == [6] * 4
-    assert sizes[True] == [sum(step > turn for step in steps) for turn in range(max(steps))]
+    assert sizes[True] == [sum(count > step for count in steps) for step in range(max(steps))]

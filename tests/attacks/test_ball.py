@@ -129,18 +129,18 @@ def test_all_points_on_the_way_are_in_the_ball_and_in_the_box(
     if name == "pgd":
         attack = replace(attack, alpha=alpha)
     search, allowed = attack.searches(4, threat)[""], eps + threat.geometry.rounding(x[0].numel())
-    turns = (0, 1, 2, 3, 12, 60, 300, 5000) if name == "square" else range(search.length)
+    steps = (0, 1, 2, 3, 12, 60, 300, 5000) if name == "square" else range(search.max_steps)
     y = torch.arange(8) % 4
     for attempt in (0, 1):
         with by_default(default):
-            visited = [search.open(x, y, model(x).detach(), attempt, streams(8, seed).at(attempt), threat)]
-            for turn in turns:
-                lanes = replace(visited[-1], step=visited[-1].step.clamp_min(turn))
-                visited.append(after(search, lanes, model, threat))
-        for lanes in visited:
-            assert all(value.dtype == dtype for value in lanes.tensors().values() if value.is_floating_point())
-            assert threat.size(lanes.candidate - x)[lanes.found].le(allowed).all()
-            for images in (lanes.point, lanes.candidate):
+            visited = [search.init(x, y, model(x).detach(), attempt, streams(8, seed).at(attempt), threat)]
+            for step in steps:
+                state = replace(visited[-1], step=visited[-1].step.clamp_min(step))
+                visited.append(after(search, state, model, threat))
+        for state in visited:
+            assert all(value.dtype == dtype for value in state.tensors().values() if value.is_floating_point())
+            assert threat.size(state.candidate - x)[state.found].le(allowed).all()
+            for images in (state.point, state.candidate):
                 assert images.min() >= 0
                 assert images.max() <= 1
                 assert isinstance(search, FAB) or threat.size(images - x).max() <= allowed

@@ -1,4 +1,4 @@
-"""FAB against pyautoattack, turn by turn and by its verdicts, against closed forms, and what the pool relies on."""
+"""FAB against pyautoattack, step by step and by its verdicts, against closed forms, and what the pool relies on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from sparring import norms
 from sparring.attacks.capacity import Capacity
-from sparring.attacks.fab import FAB, FABLanes
-from sparring.attacks.pool import Pool, Subjects
-from sparring.attacks.search import Probe
+from sparring.attacks.fab import FAB, FABState
+from sparring.attacks.pool import Pool, SearchInputs
+from sparring.attacks.search import CountedModel
 from sparring.data import Data, load
 from sparring.errors import BadInput
 from sparring.randomness import SampleStreams
@@ -22,7 +22,7 @@ from tests.attacks.harness import (
     SHAPE,
     Curved,
     after,
-    assert_a_turn_is_quiet,
+    assert_a_step_is_quiet,
     opened,
     partly_wrong,
     pictures,
@@ -104,10 +104,10 @@ def edged(count: int) -> Tensor:
     return pictures(count, -0.2, 1.2).clamp(0, 1)
 
 
-def walked(attack: FAB, model: nn.Module, lanes: FABLanes, threat: Threat, turns: int) -> FABLanes:
-    for _ in range(turns):
-        lanes = after(attack, lanes, model, threat)
-    return lanes
+def walked(attack: FAB, model: nn.Module, state: FABState, threat: Threat, steps: int) -> FABState:
+    for _ in range(steps):
+        state = after(attack, state, model, threat)
+    return state
 
 
 # pyautoattack ----------------------------------------------------------------------------------------------------------
@@ -117,14 +117,14 @@ def walked(attack: FAB, model: nn.Module, lanes: FABLanes, threat: Threat, turns
 @pytest.mark.parametrize("rank", [1, 4, None], ids=["first target", "last target", "untargeted"])
 @pytest.mark.parametrize("restart", [0, 1])
 def test_every_point_of_a_walk_is_pyautoattack_s(threat, rank, restart, monkeypatch, theirs_in_double) -> None:
-    """All images that the networks are asked about, in order: one for a gradient and one for a label a turn.
+    """All images that the networks are asked about, in order: one for a gradient and one for a label a step.
 
     The random numbers of a restart are theirs.
     """
-    turns, x = 30, edged(40)
+    steps, x = 30, edged(40)
     y = curved()(x).argmax(1)
     theirs = Recorded(curved())
-    rival = FABAttack_PT(theirs, norm=threat.norm, n_iter=turns, eps=float(threat.eps))
+    rival = FABAttack_PT(theirs, norm=threat.norm, n_iter=steps, eps=float(threat.eps))
     rival.target_class = None if rank is None else 1 + rank
     torch.manual_seed(0)
     rival.attack_single_run(x, y, use_rand_start=restart > 0, is_targeted=rank is not None)
@@ -133,15 +133,15 @@ def test_every_point_of_a_walk_is_pyautoattack_s(threat, rank, restart, monkeypa
     monkeypatch.setattr(norms, "normal", lambda like, _: torch.randn(like.shape))
     torch.manual_seed(0)
     ours = Recorded(curved())
-    attack = FAB(steps=turns, restarts=2, targets=None if rank is None else 4)
+    attack = FAB(steps=steps, restarts=2, targets=None if rank is None else 4)
     attempt = restart if rank is None else (rank - 1) * 2 + restart
-    lanes = opened(attack, curved(), x, y, threat, attempt)
-    walked(attack, ours, lanes, threat, turns)
+    state = opened(attack, curved(), x, y, threat, attempt)
+    walked(attack, ours, state, threat, steps)
 
     expected = torch.stack(
         theirs.asked[1 if rank is None else 2 :]
     )  # less the clean images, for labels and for targets
-    assert len(ours.asked) == len(expected) == 2 * turns
+    assert len(ours.asked) == len(expected) == 2 * steps
     torch.testing.assert_close(torch.stack(ours.asked), expected, rtol=0, atol=1e-8)
     assert (expected[1:] - expected[:-1]).abs().flatten(1).amax(1).min() > 1e-4  # it never came to rest
 
@@ -207,8 +207,8 @@ def linear(seed: int) -> tuple[Linear, Tensor, Tensor]:
 def test_the_first_point_is_the_projection_onto_a_linear_boundary(threat: Threat, targets: int | None) -> None:
     model, x, y = linear(20)
     attack = FAB(eta=1.0, targets=targets)
-    lanes = opened(attack, model, x, y, threat)
-    point = attack.advance(Probe(model), lanes, threat).point
+    state = opened(attack, model, x, y, threat)
+    point = attack.step(CountedModel(model), state, threat).point
     w, excess = model.w.detach(), model(x).detach()[:, 1].view(-1, 1, 1, 1)
     steepest = w * (w.abs() == w.abs().max())
     ways = {"Linf": w.sign() / w.abs().sum(), "L2": w / w.square().sum(), "L1": steepest / steepest.square().sum()}
@@ -221,9 +221,9 @@ def test_the_first_point_is_the_projection_onto_a_linear_boundary(threat: Threat
 def test_the_first_point_overshoots_by_eta(threat: Threat) -> None:
     model, x, y = linear(22)
 
-    def first(eta: float) -> FABLanes:
+    def first(eta: float) -> FABState:
         attack = FAB(eta=eta)
-        return attack.advance(Probe(model), opened(attack, model, x, y, threat), threat)
+        return attack.step(CountedModel(model), opened(attack, model, x, y, threat), threat)
 
     torch.testing.assert_close(first(1.3).point - x, 1.3 * (first(1.0).point - x))
     assert first(1.3).crossed.all()
@@ -251,7 +251,7 @@ class Bent(nn.Module):
 
 
 def test_where_a_misclassified_point_goes_back_to_counts_only_once_it_has_been_a_point() -> None:
-    """From 0.5 to 0.605, beyond the radius, and back to 0.5945, inside and still wrong: a turn later there is better."""
+    """From 0.5 to 0.605, beyond the radius, and back to 0.5945, inside and still wrong: a step later there is better."""
     x, y, threat = torch.full((1, 1, 1, 1), 0.5).double(), torch.tensor([0]), Threat("Linf", 0.1)
     assert Bent()(x + 0.9 * 0.105).argmax(1) != y
     assert torch.equal(FAB(steps=1)(Bent(), x, y, threat), x)
@@ -270,10 +270,10 @@ def test_all_restarts_of_a_target_come_before_the_next_target() -> None:
     attack = FAB(targets=3, restarts=2)
     assert attack.attempts(5) == 6
     for attempt in range(6):
-        lanes = attack.open(x, y, clean, attempt, streams(10), LINF)
-        assert torch.equal(lanes.target, clean.argsort(1, descending=True)[:, 1 + attempt // 2])
-        assert torch.equal(lanes.point, x) == (attempt % 2 == 0)
-        assert lanes.point.dtype == x.dtype
+        state = attack.init(x, y, clean, attempt, streams(10), LINF)
+        assert torch.equal(state.target, clean.argsort(1, descending=True)[:, 1 + attempt // 2])
+        assert torch.equal(state.point, x) == (attempt % 2 == 0)
+        assert state.point.dtype == x.dtype
 
 
 def test_there_are_no_more_targets_than_wrong_classes() -> None:
@@ -286,7 +286,7 @@ def test_later_walks_begin_half_way_out(threat: Threat) -> None:
     x = torch.full((200, *SHAPE), 0.5).double()
     attack = FAB(targets=None, restarts=3)
     clean, y = torch.zeros(200, 5), torch.zeros(200, dtype=torch.int64)
-    starts = [attack.open(x, y, clean, attempt, streams(200).at(attempt), threat).point - x for attempt in (1, 2)]
+    starts = [attack.init(x, y, clean, attempt, streams(200).at(attempt), threat).point - x for attempt in (1, 2)]
     for start in starts:
         torch.testing.assert_close(threat.size(start), torch.full((200,), threat.eps / 2).double())
         assert start.mean(0).abs().max() < 0.2 * threat.eps
@@ -336,10 +336,10 @@ def test_the_pool_s_size_does_not_matter(threat: Threat) -> None:
     clean = model(x)
     y, results = clean.argmax(1), []
     for capacity in (64, 1, 7):
-        images, probe = x.clone(), Probe(model)
-        subjects = Subjects(lambda rows: (x[rows], y[rows]), clean, streams(30))
+        images, counted = x.clone(), CountedModel(model)
+        inputs = SearchInputs(lambda rows: (x[rows], y[rows]), clean, streams(30))
         rows, attack = torch.arange(30), FAB(steps=5, restarts=2)
-        pool = Pool(attack, subjects, threat, probe, probe, rows, Capacity(capacity), images=images)
+        pool = Pool(attack, inputs, threat, counted, counted, rows, Capacity(capacity), images=images)
         for _ in pool.run():
             pass
         results.append((images, pool.fooled))
@@ -349,7 +349,7 @@ def test_the_pool_s_size_does_not_matter(threat: Threat) -> None:
     assert 0 < results[0][1].sum() < 30
 
 
-# A turn ----------------------------------------------------------------------------------------------------------------
+# A step ----------------------------------------------------------------------------------------------------------------
 
 
 @all_norms
@@ -358,15 +358,15 @@ def test_what_is_found_is_misclassified_and_not_farther_than_the_radius(threat: 
     model, x = curved(), edged(60)
     y = model(x).argmax(1)
     attack = FAB(targets=targets)
-    lanes = opened(attack, model, x, y, threat)
+    state = opened(attack, model, x, y, threat)
     count = 0
     for _ in range(6):
-        lanes = attack.advance(Probe(model), lanes, threat)
-        wrong = model(lanes.candidate).argmax(1) != y
-        assert torch.equal(lanes.crossed, wrong)
-        assert torch.equal(lanes.found, wrong & (threat.size(lanes.candidate - x) <= threat.eps))
-        count += int((wrong & ~lanes.found).sum())
-    assert lanes.found.any()
+        state = attack.step(CountedModel(model), state, threat)
+        wrong = model(state.candidate).argmax(1) != y
+        assert torch.equal(state.crossed, wrong)
+        assert torch.equal(state.found, wrong & (threat.size(state.candidate - x) <= threat.eps))
+        count += int((wrong & ~state.found).sum())
+    assert state.found.any()
     assert count > 0  # some were beyond it
 
 
@@ -375,12 +375,12 @@ def test_what_is_found_is_misclassified_and_not_farther_than_the_radius(threat: 
 def test_a_turn_changes_nothing_in_place_and_costs_one_gradient_and_one_label(threat: Threat, targets) -> None:
     model, x = curved().requires_grad_(False), edged(20)
     attack = FAB(targets=targets)
-    lanes = walked(attack, model, opened(attack, model, x, model(x).argmax(1), threat), threat, 1)
-    probe = assert_a_turn_is_quiet(attack, lanes, model, threat)
-    assert (probe.forwards, probe.backwards) == (40, 20 if targets else 100)
+    state = walked(attack, model, opened(attack, model, x, model(x).argmax(1), threat), threat, 1)
+    counted = assert_a_step_is_quiet(attack, state, model, threat)
+    assert (counted.forwards, counted.backwards) == (40, 20 if targets else 100)
 
 
-class Answers(Probe):
+class Answers(CountedModel):
     """Knows the answers beforehand: what is counted is the search's own."""
 
     def __init__(self, x: Tensor, classes: int) -> None:
@@ -400,19 +400,19 @@ class Answers(Probe):
 @all_norms
 @all_targets
 def test_a_turn_reads_no_tensor_and_makes_few_calls(threat: Threat, targets: int | None) -> None:
-    """pyautoattack's turn makes 579 calls, the network's included, and makes the host wait 16 times."""
+    """pyautoattack's step makes 579 calls, the network's included, and makes the host wait 16 times."""
     model, x = curved().requires_grad_(False), edged(20)
     y = model(x).argmax(1)
     attack = FAB(targets=targets, restarts=2)
-    lanes = walked(attack, model, opened(attack, model, x, y, threat, attempt=1), threat, 2)
-    assert 0 < lanes.crossed.sum() < 20
-    lanes = replace(lanes, step=torch.arange(20))
+    state = walked(attack, model, opened(attack, model, x, y, threat, attempt=1), threat, 2)
+    assert 0 < state.crossed.sum() < 20
+    state = replace(state, step=torch.arange(20))
     with NoHostSync():
-        attack.open(x, y, lanes.point.flatten(1)[:, :5], 1, streams(20), threat)
-        attack.advance(Probe(model), lanes, threat)
+        attack.init(x, y, state.point.flatten(1)[:, :5], 1, streams(20), threat)
+        attack.step(CountedModel(model), state, threat)
     answers = Answers(x, 5)
     with NoHostSync() as guard:
-        attack.advance(answers, lanes, threat)
+        attack.step(answers, state, threat)
     assert guard.calls <= 105
 
 

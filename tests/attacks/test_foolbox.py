@@ -43,10 +43,10 @@ CASES = {
 
 @pytest.mark.parametrize(("theirs", "norm", "eps", "alpha", "steps"), CASES.values(), ids=CASES.keys())
 def test_pgd_from_the_image_itself_equals_foolbox_s(subject, theirs, norm: str, eps, alpha, steps) -> None:
-    """Foolbox takes all steps whatever happens, as `climb` does."""
+    """Foolbox takes all steps whatever happens, as `run` does."""
     model, x, y = subject
     attack = PGD(steps=steps, alpha=alpha, start="zero")
-    ours = x + attack.climb(model, x, attack.goal(y), Threat(norm, eps))
+    ours = x + attack.run(model, x, attack.objective_for(y), Threat(norm, eps))
     rival = theirs(abs_stepsize=alpha, steps=steps, random_start=False)
     _, expected, fooled = rival(foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilons=eps)
 
@@ -69,7 +69,7 @@ def test_pgd_from_another_start_equals_foolbox_s(subject) -> None:
             return x0 + foolbox.attacks.gradient_descent_base.ep.astensor(start)
 
     attack = PGD(steps=5, alpha=0.025)
-    ours = x + attack.climb(model, x, attack.goal(y), threat, start=start)
+    ours = x + attack.run(model, x, attack.objective_for(y), threat, start=start)
     rival = FromOurStart(abs_stepsize=0.025, steps=5, random_start=True)
     _, expected, _ = rival(foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilons=0.1)
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import GAMA, PGD, Attack, Probe, Restarted
+from sparring.attacks import GAMA, PGD, Attack, CountedModel, Restarted
 from sparring.errors import BadInput
 from sparring.threat import Threat
 from tests.attacks.harness import (
@@ -20,7 +20,7 @@ from tests.attacks.harness import (
     Linear,
     Window,
     after,
-    assert_a_turn_is_quiet,
+    assert_a_step_is_quiet,
     assert_batches_do_not_matter,
     assert_rows_do_not_meet,
     both_norms,
@@ -69,14 +69,14 @@ def slow_attack(model: nn.Module, x: Tensor, label: int, threat: Threat, start: 
 def test_every_iterate_is_that_of_the_formula(threat: Threat, steps: int) -> None:
     search, model, x = GAMA(steps=steps), Curved(), pictures(4)
     y = torch.tensor([0, 1, 2, 3])
-    lanes = opened(GAMA(), model, x, y, threat)
-    expected = [slow_attack(model, x[row], row, threat, lanes.point[row], steps) for row in range(4)]
-    assert search.length == steps
+    state = opened(GAMA(), model, x, y, threat)
+    expected = [slow_attack(model, x[row], row, threat, state.point[row], steps) for row in range(4)]
+    assert search.max_steps == steps
     for step in range(steps):
-        lanes = after(search, lanes, model, threat)
+        state = after(search, state, model, threat)
         reference = torch.stack([points[step + 1] for points in expected])
-        torch.testing.assert_close(lanes.point, reference, rtol=0, atol=1e-8)
-        assert torch.equal(lanes.found, model(lanes.candidate).argmax(1) != y)
+        torch.testing.assert_close(state.point, reference, rtol=0, atol=1e-8)
+        assert torch.equal(state.found, model(state.candidate).argmax(1) != y)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,9 @@ def test_the_step_is_twice_the_radius_and_a_tenth_from_each_drop_on(steps: int, 
     """Seen from the far side of the ball, where nothing is cut off."""
     model, x = two_classes(), pictures(1, 0.4, 0.6).expand(steps, *SHAPE)
     direction = model.direction(LINF)
-    lanes = replace(opened(GAMA(), model, x, torch.ones(steps, dtype=torch.int64), LINF), step=torch.arange(steps))
-    lanes = replace(lanes, point=x - 0.1 * direction, clean=model(x - 0.1 * direction).softmax(1).detach())
-    moved = (GAMA(steps=steps).advance(Probe(model), lanes, LINF).point - lanes.point) * direction
+    state = replace(opened(GAMA(), model, x, torch.ones(steps, dtype=torch.int64), LINF), step=torch.arange(steps))
+    state = replace(state, point=x - 0.1 * direction, clean=model(x - 0.1 * direction).softmax(1).detach())
+    moved = (GAMA(steps=steps).step(CountedModel(model), state, LINF).point - state.point) * direction
     expected = [0.2 if step < drops[0] else 0.02 if step < drops[1] else 0.002 for step in range(steps)]
     sizes = torch.tensor(expected, dtype=torch.float64).view(-1, 1, 1, 1)
     torch.testing.assert_close(moved, sizes.expand_as(moved), rtol=0, atol=1e-12)
@@ -114,24 +114,24 @@ def test_the_guidance_may_lead_away_from_the_boundary_and_ends_before_the_optimu
     safe = replace(opened(GAMA(), model, x, y, threat), point=x - 0.5 * best)
     # Without guidance it would go towards `best`; with it, where p(x') differs most from p(x).
     near = replace(safe, clean=torch.tensor([[0.5, 0.5]], dtype=torch.float64).expand(6, 2))
-    assert ((GAMA().advance(Probe(model), near, threat).point - x) * best < 0).all()
+    assert ((GAMA().step(CountedModel(model), near, threat).point - x) * best < 0).all()
     late = replace(near, step=torch.full((6,), 25))
-    assert ((GAMA().advance(Probe(model), late, threat).point - x) * best > 0).all()
+    assert ((GAMA().step(CountedModel(model), late, threat).point - x) * best > 0).all()
 
-    lanes = safe
+    state = safe
     for _ in range(100):
-        lanes = after(GAMA(), lanes, model, threat)
-        assert not lanes.found.any()
-    torch.testing.assert_close(lanes.point - x, best.expand_as(x), rtol=0, atol=1e-9)
+        state = after(GAMA(), state, model, threat)
+        assert not state.found.any()
+    torch.testing.assert_close(state.point - x, best.expand_as(x), rtol=0, atol=1e-9)
 
 
 def test_an_image_that_is_wrong_at_an_earlier_iterate_counts_as_fooled() -> None:
     model, x, threat = Window(0.5, 0.7), torch.full((1, 1, 1, 1), 0.4).double(), Threat("Linf", "0.4")
-    lanes = replace(opened(GAMA(), model, x, torch.tensor([0]), threat), step=torch.tensor([6]), point=x + 0.1)
+    state = replace(opened(GAMA(), model, x, torch.tensor([0]), threat), step=torch.tensor([6]), point=x + 0.1)
     visited = []
     for _ in range(4):
-        lanes = after(GAMA(steps=10), lanes, model, threat)
-        visited.append((round(lanes.candidate.item(), 6), lanes.found.item()))
+        state = after(GAMA(steps=10), state, model, threat)
+        visited.append((round(state.candidate.item(), 6), state.found.item()))
     assert visited == [(0.5, True), (0.58, True), (0.66, True), (0.74, False)]
 
 
@@ -145,10 +145,10 @@ def test_an_adversarial_image_depends_on_its_own_index_and_not_on_its_batch(sear
 @both_norms
 def test_rows_at_different_steps_do_not_meet_and_a_turn_reads_no_tensor_and_changes_none(threat: Threat) -> None:
     model, x = Curved(), pictures(5)
-    lanes = replace(opened(GAMA(), model, x, torch.arange(5) % 4, threat), step=torch.tensor([0, 13, 25, 60, 99]))
-    probe = assert_a_turn_is_quiet(GAMA(), lanes, model, threat)
-    assert (probe.forwards, probe.backwards) == (5, 5)
-    assert_rows_do_not_meet(GAMA(), lanes, model, threat)
+    state = replace(opened(GAMA(), model, x, torch.arange(5) % 4, threat), step=torch.tensor([0, 13, 25, 60, 99]))
+    counted = assert_a_step_is_quiet(GAMA(), state, model, threat)
+    assert (counted.forwards, counted.backwards) == (5, 5)
+    assert_rows_do_not_meet(GAMA(), state, model, threat)
 
 
 @pytest.mark.parametrize("threat", [Threat("Linf", "0.12"), Threat("L2", "0.6")], ids=["Linf", "L2"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import CW, FGSM, PGD, Attack, Lanes, Restarted, SearchAttack, draw_start, opened
+from sparring.attacks import CW, FGSM, PGD, Attack, Restarted, SearchAttack, SearchState, draw_start, initial_fields
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy, margin
 from sparring.randomness import SampleStreams
@@ -80,7 +80,7 @@ def test_a_training_attack_takes_radii_step_sizes_and_steps_per_sample(threat: T
     eps, alpha = torch.tensor([0.05, 0.1, 0.15, 0.2]).double(), torch.tensor([0.02, 0.03, 0.04, 0.3]).double()
     budget = Budget(eps, alpha, torch.tensor([1, 2, 9, 1]), rounds=9)
     for attack in (PGD(start="zero"), CW(start="zero")):
-        delta = attack.climb(model, x, attack.goal(torch.full((4,), 2)), threat, budget=budget)
+        delta = attack.run(model, x, attack.objective_for(torch.full((4,), 2)), threat, budget=budget)
         reached = torch.tensor([0.02, 0.06, 0.15, 0.2]).double()
         worst = reached.view(-1, 1, 1, 1) * model.direction(threat)
         torch.testing.assert_close(delta, worst, rtol=0, atol=1e-11)
@@ -165,7 +165,7 @@ def test_an_attack_begins_at_its_start(kind) -> None:
     """With steps too small to matter it ends there, too."""
     x = pictures(4, 0.3, 0.7)
     attack = PGD(steps=1, alpha=1e-12, start=kind)
-    delta = attack.climb(Curved(), x, lambda logits: logits[:, 0], LINF, generator=seeded(11))
+    delta = attack.run(Curved(), x, lambda logits: logits[:, 0], LINF, generator=seeded(11))
     torch.testing.assert_close(delta, draw_start(kind, x, LINF, 0.1, seeded(11)), rtol=0, atol=2e-12)
 
 
@@ -173,13 +173,15 @@ def test_an_attack_begins_at_its_start(kind) -> None:
 def test_a_start_fills_the_radius_of_each_sample_s_budget(threat: Threat) -> None:
     x, eps = pictures(40, 0.45, 0.55), torch.linspace(0.01, 0.4, 40).double()
     attack = PGD(steps=1)
-    start = attack.climb(Curved(), x, attack.goal(torch.zeros(40, dtype=torch.int64)), threat, budget=Budget(eps, 1, 0))
+    start = attack.run(
+        Curved(), x, attack.objective_for(torch.zeros(40, dtype=torch.int64)), threat, budget=Budget(eps, 1, 0)
+    )
     assert ((threat.size(start) / eps > 0.6) & (threat.size(start) / eps <= 1 + 1e-12)).all()
 
 
 def test_a_given_start_replaces_the_configured_one() -> None:
     x, start = pictures(4, 0.3, 0.7), torch.full((4, *SHAPE), 0.03).double()
-    delta = PGD(steps=1, alpha=1e-12).climb(Curved(), x, lambda logits: logits[:, 0], LINF, start=start)
+    delta = PGD(steps=1, alpha=1e-12).run(Curved(), x, lambda logits: logits[:, 0], LINF, start=start)
     torch.testing.assert_close(delta, start, rtol=0, atol=2e-12)
 
 
@@ -190,7 +192,7 @@ def test_a_sample_that_fails_at_an_earlier_iterate_counts_as_fooled() -> None:
     """Steps of 0.05 from 0.5: wrong at 0.6, right again at 0.65 and at the end, 0.7."""
     model, x, y = Window(0.58, 0.62), torch.full((1, 1, 1, 1), 0.5).double(), torch.tensor([0])
     threat, attack = Threat("Linf", 0.2), PGD(steps=5, alpha=0.05, start="zero")
-    last = x + attack.climb(model, x, attack.goal(y), threat)
+    last = x + attack.run(model, x, attack.objective_for(y), threat)
     assert last.item() == pytest.approx(0.7)
     assert model(last).argmax(1) == y
 
@@ -249,17 +251,17 @@ class Scripted(SearchAttack):
     calls: list[tuple[list[float], SampleStreams]] = field(default_factory=list)
 
     @property
-    def length(self) -> int:
+    def max_steps(self) -> int:
         return 1
 
-    def open(self, x, y, clean, attempt, streams, threat) -> Lanes:
+    def init(self, x, y, clean, attempt, streams, threat) -> SearchState:
         self.calls.append((x.flatten().tolist(), streams))
         attempt = streams.stage % 10
         fooled = torch.isin(x, torch.tensor(self.script[attempt]))
-        return Lanes(**opened(x, y, torch.where(fooled, 1 - attempt / 100, x + 0.01)))
+        return SearchState(**initial_fields(x, y, torch.where(fooled, 1 - attempt / 100, x + 0.01)))
 
-    def advance(self, probe, lanes, threat) -> Lanes:
-        return lanes
+    def step(self, counted, state, threat) -> SearchState:
+        return state
 
     def describe(self, threat):
         return {"restarts": 1}

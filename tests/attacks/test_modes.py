@@ -103,7 +103,7 @@ def test_train_uses_the_batch_s_statistics_and_moves_the_running_ones() -> None:
 
 def test_train_moves_the_running_statistics_once_a_step() -> None:
     model = network().eval()
-    PGD(steps=3, bn="train").climb(model, images(), lambda logits: logits[:, 0], Threat("Linf", 0.1))
+    PGD(steps=3, bn="train").run(model, images(), lambda logits: logits[:, 0], Threat("Linf", 0.1))
     assert counts(model) == [3] * BOTH_NORMS
 
 

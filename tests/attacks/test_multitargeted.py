@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sparring.attacks import PGD, Attack, MultiTargeted, Probe
+from sparring.attacks import PGD, Attack, CountedModel, MultiTargeted
 from sparring.errors import BadInput
 from sparring.losses import targeted_margin
 from sparring.threat import Threat
@@ -19,7 +19,7 @@ from tests.attacks.harness import (
     Linear,
     Window,
     after,
-    assert_a_turn_is_quiet,
+    assert_a_step_is_quiet,
     assert_batches_do_not_matter,
     assert_rows_do_not_meet,
     both_norms,
@@ -50,7 +50,7 @@ def test_attempts_take_turns_with_the_wrong_classes_from_the_likeliest_on() -> N
 def test_restarts_are_counted_over_all_targets() -> None:
     assert MultiTargeted().attempts(10) == MultiTargeted().attempts(3) == 10
     assert MultiTargeted(restarts=4, targets=2).attempts(10) == 4
-    assert MultiTargeted(steps=30).length == 30
+    assert MultiTargeted(steps=30).max_steps == 30
 
 
 @both_norms
@@ -69,18 +69,18 @@ def test_steps_are_those_of_pytorch_s_adam(threat: Threat, steps: int) -> None:
     """Image by image; in L2 the gradients' squares are those of an image's mean."""
     search, model, x = MultiTargeted(steps=steps), Curved(), pictures(5)
     y = model(x).argmax(1)
-    lanes = opened(search, model, x, y, threat, attempt=1)
-    points = [lanes.point[row].clone().requires_grad_() for row in range(5)]
+    state = opened(search, model, x, y, threat, attempt=1)
+    points = [state.point[row].clone().requires_grad_() for row in range(5)]
     optimizers = [torch.optim.Adam([point], lr=1.0, betas=(0.9, 0.999), eps=1e-9, maximize=True) for point in points]
     second = [torch.zeros(()).double() for _ in points]
     for step in range(steps):
         rate = 0.1 if step < steps / 2 else 0.01 if step < 3 * steps / 4 else 0.001
-        lanes = after(search, lanes, model, threat)
+        state = after(search, state, model, threat)
         for row, (point, optimizer) in enumerate(zip(points, optimizers, strict=True)):
             before = point.detach().clone()
             logits = model(point[None])
             optimizer.zero_grad()
-            (logits[0, lanes.target[row]] - logits[0, y[row]]).backward()
+            (logits[0, state.target[row]] - logits[0, y[row]]).backward()
             square = (point.grad**2).mean()
             optimizer.step()
             change = point.detach() - before
@@ -94,7 +94,7 @@ def test_steps_are_those_of_pytorch_s_adam(threat: Threat, steps: int) -> None:
             elif delta.norm() > 0.1:
                 delta = 0.1 * delta / delta.norm()
             point.data = (x[row] + delta).clamp(0, 1)
-        torch.testing.assert_close(lanes.point, torch.stack(points).detach(), rtol=0, atol=1e-9)
+        torch.testing.assert_close(state.point, torch.stack(points).detach(), rtol=0, atol=1e-9)
 
 
 def test_the_rate_falls_at_half_and_at_three_quarters_of_the_steps() -> None:
@@ -102,13 +102,13 @@ def test_the_rate_falls_at_half_and_at_three_quarters_of_the_steps() -> None:
     for steps, expected in ((200, [0.1] * 100 + [0.01] * 50 + [0.001] * 50), (5, [0.1, 0.1, 0.1, 0.01, 0.001])):
         search, model, threat = MultiTargeted(steps=steps), five_classes(), Threat("Linf", "0.4")
         x = pictures(1, 0.45, 0.55).expand(steps, *SHAPE)
-        lanes = opened(search, model, x, torch.full((steps,), 2), threat)
-        gradient = model.slope(lanes.target)
+        state = opened(search, model, x, torch.full((steps,), 2), threat)
+        gradient = model.slope(state.target)
         # Moments as they are after so many steps with this gradient.
         taken = torch.arange(steps)
         decayed = [1 - decay ** taken.double().view(-1, 1, 1, 1) for decay in (0.9, 0.999)]
-        lanes = replace(lanes, point=x, step=taken, mean=decayed[0] * gradient, square=decayed[1] * gradient**2)
-        moved = search.advance(Probe(model), lanes, threat).point - x
+        state = replace(state, point=x, step=taken, mean=decayed[0] * gradient, square=decayed[1] * gradient**2)
+        moved = search.step(CountedModel(model), state, threat).point - x
         sizes = torch.tensor(expected, dtype=torch.float64).view(-1, 1, 1, 1)
         torch.testing.assert_close(moved, sizes * gradient.sign(), rtol=1e-6, atol=0)
 
@@ -119,26 +119,26 @@ def test_every_target_s_optimum_on_a_linear_network_is_reached(threat: Threat) -
     y = torch.full((8,), 2)
     seen = set()
     for attempt in range(4):
-        lanes = opened(search, model, x, y, threat, attempt)
+        state = opened(search, model, x, y, threat, attempt)
         for _ in range(60):
-            lanes = after(search, lanes, model, threat)
-            assert not lanes.found.any()
-        worst = threat.eps * model.direction(threat, lanes.target)
-        torch.testing.assert_close(lanes.point - x, worst, rtol=0, atol=1e-4)
-        best = targeted_margin(model(x + worst), y, lanes.target)
-        torch.testing.assert_close(targeted_margin(model(lanes.point), y, lanes.target), best, rtol=0, atol=1e-6)
-        seen |= set(lanes.target.tolist())
+            state = after(search, state, model, threat)
+            assert not state.found.any()
+        worst = threat.eps * model.direction(threat, state.target)
+        torch.testing.assert_close(state.point - x, worst, rtol=0, atol=1e-4)
+        best = targeted_margin(model(x + worst), y, state.target)
+        torch.testing.assert_close(targeted_margin(model(state.point), y, state.target), best, rtol=0, atol=1e-6)
+        seen |= set(state.target.tolist())
     assert seen == {0, 1, 3, 4}
 
 
 def test_an_image_that_is_wrong_at_an_earlier_iterate_counts_as_fooled() -> None:
     x, y, threat = torch.full((1, 1, 1, 1), 0.5).double(), torch.tensor([0]), Threat("Linf", 0.3)
     search, model = MultiTargeted(steps=4, restarts=1), Window(0.58, 0.62)
-    lanes = replace(opened(search, model, x, y, threat), point=x)
+    state = replace(opened(search, model, x, y, threat), point=x)
     visited = []
     for _ in range(4):
-        lanes = after(search, lanes, model, threat)
-        visited.append((round(lanes.candidate.item(), 4), lanes.found.item()))
+        state = after(search, state, model, threat)
+        visited.append((round(state.candidate.item(), 4), state.found.item()))
     assert visited == [(0.5, False), (0.6, True), (0.7, False), (0.71, False)]
 
 
@@ -146,9 +146,9 @@ def test_any_wrong_class_counts_not_only_the_target() -> None:
     model, x = Curved(), pictures(60)
     order = model(x).argsort(1, descending=True)
     search = MultiTargeted(targets=2)
-    lanes = replace(opened(search, model, x, order[:, 2], LINF, attempt=1), point=x)
-    assert torch.equal(lanes.target, order[:, 1])  # while the network says order[:, 0]
-    assert after(search, lanes, model, LINF).found.all()
+    state = replace(opened(search, model, x, order[:, 2], LINF, attempt=1), point=x)
+    assert torch.equal(state.target, order[:, 1])  # while the network says order[:, 0]
+    assert after(search, state, model, LINF).found.all()
     right = replace(opened(search, model, x, order[:, 0], LINF, attempt=1), point=x)
     assert not after(search, right, model, LINF).found.any()
 
@@ -163,11 +163,11 @@ def test_an_adversarial_image_depends_on_its_own_index_and_not_on_its_batch(thre
 def test_rows_at_different_steps_do_not_meet_and_a_turn_reads_no_tensor_and_changes_none(threat: Threat) -> None:
     model, x = Curved(), pictures(5)
     search, y = MultiTargeted(steps=10), torch.arange(5) % 4
-    lanes = after(search, opened(search, model, x, y, threat), model, threat)
-    lanes = replace(lanes, step=torch.tensor([1, 3, 5, 8, 9]))
-    probe = assert_a_turn_is_quiet(search, lanes, model, threat)
-    assert (probe.forwards, probe.backwards) == (5, 5)
-    assert_rows_do_not_meet(search, lanes, model, threat)
+    state = after(search, opened(search, model, x, y, threat), model, threat)
+    state = replace(state, step=torch.tensor([1, 3, 5, 8, 9]))
+    counted = assert_a_step_is_quiet(search, state, model, threat)
+    assert (counted.forwards, counted.backwards) == (5, 5)
+    assert_rows_do_not_meet(search, state, model, threat)
 
 
 @pytest.mark.parametrize("threat", [Threat("Linf", "0.12"), Threat("L2", "0.6")], ids=["Linf", "L2"])

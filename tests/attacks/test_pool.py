@@ -8,8 +8,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import APGD, FAB, PGD, Capacity, Lanes, Pool, Probe, Restarted, SearchAttack, Square, Subjects
-from sparring.attacks.search import opened
+from sparring.attacks import (
+    APGD,
+    FAB,
+    PGD,
+    Capacity,
+    CountedModel,
+    Pool,
+    Restarted,
+    SearchAttack,
+    SearchInputs,
+    SearchState,
+    Square,
+)
+from sparring.attacks.search import initial_fields
 from sparring.errors import BadInput
 from sparring.threat import Threat
 from tests.attacks.harness import Curved, pictures, streams
@@ -26,72 +38,72 @@ class Bright(nn.Module):
 
 @dataclass(frozen=True)
 class Walk(SearchAttack):
-    """Adds a hundredth in every turn, and claims to have found something beyond `claim`; attempt k starts k / 100 higher."""
+    """Adds a hundredth in every step, and claims to have found something beyond `claim`; attempt k starts k / 100 higher."""
 
-    turns: int = 10
+    steps: int = 10
     tries: int = 1
     claim: float = 0.6
-    lanes = Lanes
+    state_type = SearchState
 
     @property
-    def length(self) -> int:
-        return self.turns
+    def max_steps(self) -> int:
+        return self.steps
 
     def attempts(self, classes: int) -> int:
         return self.tries
 
-    def open(self, x, y, clean, attempt, streams, threat) -> Lanes:
-        return Lanes(**opened(x, y, x + attempt / 100))
+    def init(self, x, y, clean, attempt, streams, threat) -> SearchState:
+        return SearchState(**initial_fields(x, y, x + attempt / 100))
 
-    def advance(self, probe, lanes, threat) -> Lanes:
-        probe.logits(lanes.point)
-        found = lanes.point[:, 0, 0, 0] > self.claim
-        return replace(lanes, point=lanes.point + 0.01, found=found, candidate=lanes.point)
+    def step(self, counted, state, threat) -> SearchState:
+        counted.logits(state.point)
+        found = state.point[:, 0, 0, 0] > self.claim
+        return replace(state, point=state.point + 0.01, found=found, candidate=state.point)
 
     def describe(self, threat):
         return {}
 
 
-def pool_of(search: SearchAttack, pixels: list[float], capacity: int = 4, **more) -> tuple[Pool, Probe, Tensor]:
-    """A pool on one-pixel images of class 0, the probe that it asks, and the images that it writes into."""
+def pool_of(search: SearchAttack, pixels: list[float], capacity: int = 4, **more) -> tuple[Pool, CountedModel, Tensor]:
+    """A pool on one-pixel images of class 0, the counted that it asks, and the images that it writes into."""
     x = torch.tensor(pixels).view(-1, 1, 1, 1)
     y = torch.zeros(len(x), dtype=torch.int64)
-    probe, images = Probe(Bright()), x.clone()
-    subjects = Subjects(lambda rows: (x[rows], y[rows]), Bright()(x), streams(len(x)))
+    counted, images = CountedModel(Bright()), x.clone()
+    inputs = SearchInputs(lambda rows: (x[rows], y[rows]), Bright()(x), streams(len(x)))
     rows = torch.arange(len(x))
-    pool = Pool(search, subjects, LINF, probe, Probe(Bright()), rows, Capacity(capacity), images=images, **more)
-    return pool, probe, images
+    pool = Pool(search, inputs, LINF, counted, CountedModel(Bright()), rows, Capacity(capacity), images=images, **more)
+    return pool, counted, images
 
 
-def test_each_image_walks_until_it_is_fooled_or_its_turns_are_over() -> None:
-    pool, probe, images = pool_of(Walk(), [0.495, 0.545, 0.595, 0.3])
+def test_each_image_walks_until_it_is_fooled_or_its_steps_are_over() -> None:
+    pool, counted, images = pool_of(Walk(), [0.495, 0.545, 0.595, 0.3])
     fractions = list(pool.run())
     assert pool.fooled.tolist() == [False, True, True, False]
     # The third is beyond 0.6 at its second point, the second at its seventh; the first ends at 0.595, just before.
-    assert probe.forwards == 10 + 7 + 2 + 10
+    assert counted.forwards == 10 + 7 + 2 + 10
     torch.testing.assert_close(images.flatten(), torch.tensor([0.595, 0.605, 0.605, 0.4]))
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
 
 
-def test_the_point_after_the_last_turn_is_judged_too() -> None:
-    pool, _, images = pool_of(Walk(turns=10), [0.505])
+def test_the_point_after_the_last_step_is_verified_too() -> None:
+    pool, _, images = pool_of(Walk(steps=10), [0.505])
     list(pool.run())
     assert pool.fooled.tolist() == [True]
     assert images.item() == pytest.approx(0.605)
 
 
-def test_a_claim_that_the_judge_does_not_confirm_does_not_count_and_the_attempt_goes_on() -> None:
-    pool, probe, images = pool_of(Walk(claim=0.5), [0.495, 0.55])
+def test_a_claim_that_the_verifier_does_not_confirm_does_not_count_and_the_attempt_goes_on() -> None:
+    pool, counted, images = pool_of(Walk(claim=0.5), [0.495, 0.55])
     list(pool.run())
     assert pool.fooled.tolist() == [False, True]
     assert images[1].item() == pytest.approx(0.61)
-    assert probe.forwards == 10 + 7
+    assert counted.forwards == 10 + 7
 
 
-def test_the_last_point_is_judged_also_where_the_last_claim_is_denied() -> None:
+def test_the_last_point_is_verified_also_where_the_last_claim_is_denied() -> None:
     """Its claim is of the point before, 0.595; the one after is beyond 0.6."""
-    pool, _, images = pool_of(Walk(turns=10, claim=0.5), [0.505])
+    pool, _, images = pool_of(Walk(steps=10, claim=0.5), [0.505])
     list(pool.run())
     assert pool.fooled.tolist() == [True]
     assert images.item() == pytest.approx(0.605)
@@ -100,9 +112,9 @@ def test_the_last_point_is_judged_also_where_the_last_claim_is_denied() -> None:
 def test_an_image_outside_the_ball_does_not_count() -> None:
     @dataclass(frozen=True)
     class Jump(Walk):
-        def advance(self, probe, lanes, threat) -> Lanes:
-            point = lanes.x + 0.2501
-            return replace(lanes, point=point, found=torch.ones_like(lanes.found), candidate=point)
+        def step(self, counted, state, threat) -> SearchState:
+            point = state.x + 0.2501
+            return replace(state, point=point, found=torch.ones_like(state.found), candidate=point)
 
     pool, _, images = pool_of(Jump(), [0.4])
     list(pool.run())
@@ -114,7 +126,7 @@ def test_an_image_outside_the_ball_does_not_count() -> None:
 @pytest.mark.parametrize("patience", [1, 4])
 def test_the_earliest_attempt_that_succeeds_is_the_one_that_counts_whatever_the_size(capacity: int, patience) -> None:
     pixels = [0.3, 0.44, 0.485, 0.49, 0.5, 0.55, 0.595]
-    pool, _, images = pool_of(Walk(turns=9, tries=5), pixels, capacity, patience=patience)
+    pool, _, images = pool_of(Walk(steps=9, tries=5), pixels, capacity, patience=patience)
     list(pool.run())
     assert pool.fooled.tolist() == [False, False, True, True, True, True, True]
     # Attempt k ends at x + k / 100 + 0.09: 0.485 needs attempt 3, 0.49 attempt 3, 0.5 attempt 2, the others attempt 0.
@@ -124,13 +136,13 @@ def test_the_earliest_attempt_that_succeeds_is_the_one_that_counts_whatever_the_
 
 
 def test_who_is_fooled_takes_no_later_attempts() -> None:
-    pool, probe, _ = pool_of(Walk(turns=9, tries=5), [0.595], capacity=1)
+    pool, counted, _ = pool_of(Walk(steps=9, tries=5), [0.595], capacity=1)
     list(pool.run())
-    assert probe.forwards == 2
+    assert counted.forwards == 2
 
 
 def test_a_pool_that_stops_goes_on_from_its_state_to_the_same_end() -> None:
-    pixels, search = [0.3 + place / 40 for place in range(12)], Walk(turns=9, tries=3)
+    pixels, search = [0.3 + place / 40 for place in range(12)], Walk(steps=9, tries=3)
     whole, _, images = pool_of(search, pixels)
     list(whole.run())
     for stop in range(1, 40, 3):
@@ -140,13 +152,13 @@ def test_a_pool_that_stops_goes_on_from_its_state_to_the_same_end() -> None:
             next(run, None)
         resumed, _, _ = pool_of(search, pixels)
         resumed._images = parts  # the caller keeps the images
-        resumed.restore({name: value.clone() for name, value in begun.state().items()}, "cpu")
+        resumed.load_state_dict({name: value.clone() for name, value in begun.state_dict().items()}, "cpu")
         list(resumed.run())
         assert torch.equal(resumed.fooled, whole.fooled)
         assert torch.equal(parts, images)
 
 
-class Forgetful(Probe):
+class Forgetful(CountedModel):
     """Runs out of memory on more than two images."""
 
     def __init__(self, message: str) -> None:
@@ -171,7 +183,7 @@ def test_what_does_not_fit_is_tried_again_with_fewer_images(message: str) -> Non
     whole, _, expected = pool_of(Walk(tries=2), pixels)
     list(whole.run())
     pool, _, images = pool_of(Walk(tries=2), pixels, capacity=11)
-    pool._probe = Forgetful(message)
+    pool._model = Forgetful(message)
     list(pool.run())
     assert torch.equal(pool.fooled, whole.fooled)
     assert torch.equal(images, expected)
@@ -180,29 +192,29 @@ def test_what_does_not_fit_is_tried_again_with_fewer_images(message: str) -> Non
 
 def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
     pool, _, _ = pool_of(Walk(), [0.1, 0.2, 0.3])
-    pool._probe = Forgetful("shapes do not match")
+    pool._model = Forgetful("shapes do not match")
     with pytest.raises(RuntimeError, match="shapes do not match"):
         list(pool.run())
 
 
 def test_a_single_image_that_does_not_fit_is_said_to() -> None:
-    class Hopeless(Probe):
+    class Hopeless(CountedModel):
         def logits(self, x: Tensor) -> Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     pool, _, _ = pool_of(Walk(), [0.1, 0.2, 0.3])
-    pool._probe = Hopeless(Bright())
+    pool._model = Hopeless(Bright())
     with pytest.raises(BadInput, match="too small for a single image"):
         list(pool.run())
 
 
-def test_a_judge_that_returns_nan_is_refused() -> None:
+def test_a_verifier_that_returns_nan_is_refused() -> None:
     class Broken(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.full((len(x), 2), torch.nan)
 
     pool, _, _ = pool_of(Walk(), [0.7])
-    pool._judge = Probe(Broken())
+    pool._verifier = CountedModel(Broken())
     with pytest.raises(BadInput, match="NaN logits under attack"):
         list(pool.run())
 
@@ -233,10 +245,10 @@ def test_no_image_depends_on_who_else_is_in_the_pool(attack: SearchAttack, norm)
     y = clean.argmax(1)
 
     def found(capacity: int, patience: int) -> tuple[Tensor, Tensor]:
-        images, probe = x.clone(), Probe(model.requires_grad_(False))
-        subjects = Subjects(lambda rows: (x[rows], y[rows]), clean, streams(48))
+        images, counted = x.clone(), CountedModel(model.requires_grad_(False))
+        inputs = SearchInputs(lambda rows: (x[rows], y[rows]), clean, streams(48))
         rows = torch.arange(48)
-        pool = Pool(attack, subjects, threat, probe, probe, rows, Capacity(capacity), patience, images)
+        pool = Pool(attack, inputs, threat, counted, counted, rows, Capacity(capacity), patience, images)
         list(pool.run())
         return pool.fooled, images
 

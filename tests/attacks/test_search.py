@@ -1,4 +1,4 @@
-"""What searches share: lanes, and the probe that asks the network."""
+"""What searches share: state, and the counted that asks the network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Lanes, Probe, opened
+from sparring.attacks import CountedModel, SearchState, initial_fields
 from sparring.attacks.search import ranked
 
 
@@ -19,21 +19,21 @@ def pictures(count: int = 6) -> Tensor:
     return torch.rand(count, 2, 4, 5, generator=torch.Generator().manual_seed(1))
 
 
-def lanes(count: int) -> Lanes:
+def state(count: int) -> SearchState:
     x = pictures(count)
-    return Lanes(**opened(x, torch.arange(count), x + 0.1))
+    return SearchState(**initial_fields(x, torch.arange(count), x + 0.1))
 
 
 def test_rows_and_joined_are_inverse() -> None:
-    whole = lanes(6)
+    whole = state(6)
     parts = [whole.rows(torch.tensor([0, 1])), whole.rows(torch.tensor([2, 3, 4, 5]))]
-    again = Lanes.joined(parts).tensors()
+    again = SearchState.joined(parts).tensors()
     assert all(torch.equal(value, again[name]) for name, value in whole.tensors().items())
-    assert Lanes.joined(parts[:1]) is parts[0]
+    assert SearchState.joined(parts[:1]) is parts[0]
 
 
 def test_nothing_is_found_to_begin_with() -> None:
-    begun = lanes(3)
+    begun = state(3)
     assert not begun.found.any()
     assert (begun.step == 0).all()
 
@@ -43,29 +43,29 @@ def test_the_ranks_of_classes_count_from_the_prediction() -> None:
     assert [ranked(clean, rank).tolist() for rank in range(3)] == [[1, 0], [2, 2], [0, 1]]
 
 
-def test_a_probe_counts_images() -> None:
-    probe, x = Probe(network()), pictures()
-    probe.logits(x)
-    probe.gradient(x, lambda logits: logits[:, 0])
-    assert (probe.forwards, probe.backwards) == (12, 6)
-    probe.jacobian(x)
-    assert (probe.forwards, probe.backwards) == (18, 36)
+def test_a_counted_model_counts_images() -> None:
+    counted, x = CountedModel(network()), pictures()
+    counted.logits(x)
+    counted.gradient(x, lambda logits: logits[:, 0])
+    assert (counted.forwards, counted.backwards) == (12, 6)
+    counted.jacobian(x)
+    assert (counted.forwards, counted.backwards) == (18, 36)
 
 
 def test_the_jacobian_is_the_gradients_of_all_logits() -> None:
-    probe, x = Probe(network()), pictures()
-    gradients, logits = probe.jacobian(x)
+    counted, x = CountedModel(network()), pictures()
+    gradients, logits = counted.jacobian(x)
     assert torch.equal(logits, network()(x))
     for label in range(5):
-        expected, _ = probe.gradient(x, lambda logits, label=label: logits[:, label])
+        expected, _ = counted.gradient(x, lambda logits, label=label: logits[:, label])
         torch.testing.assert_close(gradients[:, label], expected)
     assert not gradients.requires_grad
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_sixteen_bits_answer_in_single_precision_and_roughly_alike(dtype: torch.dtype) -> None:
-    x, exact = pictures(), Probe(network())
-    low = Probe(network(), dtype, torch.channels_last)
+    x, exact = pictures(), CountedModel(network())
+    low = CountedModel(network(), dtype, torch.channels_last)
     assert low.logits(x).dtype == torch.float32
     torch.testing.assert_close(low.logits(x), exact.logits(x), rtol=0, atol=0.02)
     assert not torch.equal(low.logits(x), exact.logits(x))
@@ -80,7 +80,7 @@ def test_sixteen_bits_answer_in_single_precision_and_roughly_alike(dtype: torch.
 def test_gradients_below_the_least_number_of_fp16_survive() -> None:
     """A network so sure that its loss changes by less than 1e-8 for each pixel."""
     x = pictures()
-    exact, low = Probe(network()), Probe(network(), torch.float16)
+    exact, low = CountedModel(network()), CountedModel(network(), torch.float16)
     small = lambda logits: 1e-7 * logits[:, 0]  # noqa: E731
     expected, _ = exact.gradient(x, small)
     assert expected.abs().max() < 6e-8
@@ -91,7 +91,7 @@ def test_gradients_below_the_least_number_of_fp16_survive() -> None:
 
 def test_gradients_above_the_greatest_number_of_fp16_survive() -> None:
     x = pictures()
-    exact, low = Probe(network()), Probe(network(), torch.float16)
+    exact, low = CountedModel(network()), CountedModel(network(), torch.float16)
     steep = lambda logits: 1e9 * logits[:, 0]  # noqa: E731
     found, _ = low.gradient(x, steep)
     expected, _ = exact.gradient(x, steep)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
-from sparring.attacks import Probe
-from sparring.attacks.square import Square, SquareLanes
+from sparring.attacks import CountedModel
+from sparring.attacks.square import Square, SquareState
 from sparring.attacks.square_tiles import pattern, pattern_table
 from sparring.errors import BadInput
 from sparring.losses import margin
@@ -24,7 +24,7 @@ from sparring.threat import Threat
 from tests.attacks.harness import (
     Curved,
     after,
-    assert_a_turn_is_quiet,
+    assert_a_step_is_quiet,
     assert_batches_do_not_matter,
     assert_rows_do_not_meet,
     noisy_digits,
@@ -36,11 +36,11 @@ LINF, L2, L1 = Threat("Linf", "1/10"), Threat("L2", "1/2"), Threat("L1", 2)
 all_norms = pytest.mark.parametrize("threat", [LINF, L2, L1], ids=["Linf", "L2", "L1"])
 
 
-def opened(x: Tensor, y: Tensor, threat: Threat) -> SquareLanes:
+def opened(x: Tensor, y: Tensor, threat: Threat) -> SquareState:
     """Without a network: the start asks none."""
-    lanes = Square().open(x, y, torch.zeros(len(x), 4), 0, streams(len(x)), threat)
-    assert isinstance(lanes, SquareLanes)
-    return lanes
+    state = Square().init(x, y, torch.zeros(len(x), 4), 0, streams(len(x)), threat)
+    assert isinstance(state, SquareState)
+    return state
 
 
 # The schedule ----------------------------------------------------------------------------------------------------------
@@ -59,8 +59,8 @@ def sides_tried(x: Tensor, steps: Tensor, search: Square, threat: Threat) -> Ten
     """The sides (L,) of the squares that queries change, where nothing had been changed before."""
     if threat.norm == "L1":
         threat = Threat("L1", 10**9)  # the projection onto a smaller ball gives the rim of a square up
-    lanes = replace(opened(x, torch.zeros(len(x), dtype=torch.int64), threat), step=steps, point=x)
-    query = search.advance(Probe(Curved(shape=tuple(x.shape[1:]))), lanes, threat).candidate
+    state = replace(opened(x, torch.zeros(len(x), dtype=torch.int64), threat), step=steps, point=x)
+    query = search.step(CountedModel(Curved(shape=tuple(x.shape[1:]))), state, threat).candidate
     changed = (query != x).any(1)  # (L, H, W)
     assert torch.equal(changed.sum((1, 2)), changed.any(1).sum(1) * changed.any(2).sum(1))  # a rectangle
     assert torch.equal(changed.any(1).sum(1), changed.any(2).sum(1))  # a square
@@ -199,12 +199,12 @@ def test_a_whole_attempt_is_that_of_slow_loops_with_the_same_draws(threat: Threa
     """Start apart: every point that is tried, which of them are kept, and the margins, over two sizes of squares."""
     model, x = Curved(shape=shape, scale=0.5), pictures(6, shape=shape)
     y = model(x).argsort(1)[:, -1]
-    lanes = opened(x, y, threat)
+    state = opened(x, y, threat)
     query, extra = SLOW[threat.norm]
-    best, score, kept, lost = lanes.point.numpy().copy(), np.full(6, -np.inf), 0, 0
+    best, score, kept, lost = state.point.numpy().copy(), np.full(6, -np.inf), 0, 0
     for step in range(25):
         tried = best.copy()
-        draws = drawn(lanes.keys, lanes.step, extra + shape[0]).double().numpy()
+        draws = drawn(state.keys, state.step, extra + shape[0]).double().numpy()
         side = reference_side(threat.norm, 0.8 if step < 12 else 0.4, *shape)
         for row in range(6 if step else 0):
             tried[row] = query(x[row].numpy(), best[row], draws[row], side, float(threat.eps))
@@ -213,11 +213,11 @@ def test_a_whole_attempt_is_that_of_slow_loops_with_the_same_draws(threat: Threa
         kept, lost = kept + better[score < 0].sum(), lost + (~better).sum()
         best[better], score[better] = tried[better], reached[better]
 
-        lanes = after(Square(), lanes, model, threat)
-        torch.testing.assert_close(lanes.candidate, torch.tensor(tried), rtol=0, atol=1e-12)
-        torch.testing.assert_close(lanes.point, torch.tensor(best), rtol=0, atol=1e-12)
-        torch.testing.assert_close(lanes.margin, torch.tensor(score), rtol=0, atol=1e-11)
-        assert lanes.found.tolist() == (reached >= 0).tolist()
+        state = after(Square(), state, model, threat)
+        torch.testing.assert_close(state.candidate, torch.tensor(tried), rtol=0, atol=1e-12)
+        torch.testing.assert_close(state.point, torch.tensor(best), rtol=0, atol=1e-12)
+        torch.testing.assert_close(state.margin, torch.tensor(score), rtol=0, atol=1e-11)
+        assert state.found.tolist() == (reached >= 0).tolist()
     assert kept > 6
     assert lost > 6
 
@@ -238,18 +238,18 @@ def test_points_that_fool_are_taken_even_where_the_margin_falls() -> None:
     x, y = torch.full((64, 1, 6, 6), 0.5, dtype=torch.float64), torch.zeros(64, dtype=torch.int64)
     falls = 0
     for less in (0.3, 0.5):
-        lanes = after(Square(), opened(x, y, LINF), Slope(less), LINF)
+        state = after(Square(), opened(x, y, LINF), Slope(less), LINF)
         for _ in range(10):
-            before, lanes = lanes, after(Square(), lanes, Slope(less), LINF)
-            reached = lanes.candidate.flatten(1).mean(1) - less
+            before, state = state, after(Square(), state, Slope(less), LINF)
+            reached = state.candidate.flatten(1).mean(1) - less
             taken = (reached > before.margin) | (reached >= 0)
-            assert torch.equal(lanes.margin, torch.where(taken, margin(Slope(less)(lanes.candidate), y), before.margin))
+            assert torch.equal(state.margin, torch.where(taken, margin(Slope(less)(state.candidate), y), before.margin))
             falls += int((taken & (reached < before.margin - 1e-9)).sum())
     assert falls > 50
 
 
 def test_a_tie_counts_as_found() -> None:
-    """A network may round its logits: the judge is asked, as where AutoAttack's margin is zero."""
+    """A network may round its logits: the verifier decides, as where AutoAttack's margin is zero."""
     x = torch.full((5, 1, 4, 4), 0.5)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     nn.init.zeros_(model[1].weight), nn.init.zeros_(model[1].bias)
@@ -302,7 +302,7 @@ def test_the_linf_start_is_stripes_of_either_sign() -> None:
 
 @pytest.mark.parametrize("side", [5, 6, 7, 8, 9, 10, 11, 13, 15, 16, 17, 20, 25, 28, 32, 64])
 @pytest.mark.parametrize("threat", [L2, L1], ids=["L2", "L1"])
-def test_the_start_is_autoattack_s_but_for_signs_and_turns(threat: Threat, side: int) -> None:
+def test_the_start_is_autoattack_s_but_for_signs_and_quarter_turns(threat: Threat, side: int) -> None:
     """What turns and signs leave: which pixels are covered, and the magnitudes, in order.
 
     In L1 the tiles are not scaled, and what the projection leaves of a tile depends on its turn.
@@ -351,8 +351,8 @@ def test_squares_lie_everywhere_but_at_the_last_place(threat: Threat) -> None:
     """floor(u (length - side)): the places 0 .. length - side - 1 equally often, in the two directions independently."""
     count, side, places = 6000, 3, 5  # after 201 queries a square has a tenth of the 64 pixels
     x = torch.full((count, 1, 8, 8), 0.5)
-    lanes = replace(opened(x, torch.zeros(count, dtype=torch.int64), threat), point=x, step=torch.full((count,), 300))
-    delta = (after(Square(), lanes, Curved(shape=(1, 8, 8)), threat).candidate - x)[:, 0]
+    state = replace(opened(x, torch.zeros(count, dtype=torch.int64), threat), point=x, step=torch.full((count,), 300))
+    delta = (after(Square(), state, Curved(shape=(1, 8, 8)), threat).candidate - x)[:, 0]
     top, left = (delta != 0).any(2).int().argmax(1), (delta != 0).any(1).int().argmax(1)
     assert (delta != 0).sum((1, 2)).eq(side**2).all()
     together = torch.bincount(top * 8 + left, minlength=64).view(8, 8)
@@ -368,12 +368,12 @@ def test_squares_lie_everywhere_but_at_the_last_place(threat: Threat) -> None:
 def test_l2_queries_have_the_radius_s_norm_where_the_box_does_not_bind(shape) -> None:
     x = pictures(30, 0.4, 0.6, shape)
     threat, model = Threat("L2", "0.3"), Curved(shape=shape)
-    lanes = opened(x, torch.zeros(30, dtype=torch.int64), threat)
+    state = opened(x, torch.zeros(30, dtype=torch.int64), threat)
     for step in (0, 0, 11, 11, 51, 201, 501, 9000):
-        lanes = after(Square(), replace(lanes, step=lanes.step.clamp_min(step)), model, threat)
-        assert 0 < lanes.candidate.min() <= lanes.candidate.max() < 1
+        state = after(Square(), replace(state, step=state.step.clamp_min(step)), model, threat)
+        assert 0 < state.candidate.min() <= state.candidate.max() < 1
         torch.testing.assert_close(
-            threat.size(lanes.candidate - x), torch.full((30,), 0.3, dtype=torch.float64), rtol=0, atol=1e-9
+            threat.size(state.candidate - x), torch.full((30,), 0.3, dtype=torch.float64), rtol=0, atol=1e-9
         )
 
 
@@ -420,8 +420,8 @@ def test_an_adversarial_image_depends_on_its_own_index_and_not_on_its_batch(thre
 @all_norms
 def test_rows_at_different_steps_do_not_meet(threat: Threat) -> None:
     model, x = Curved(shape=(3, 8, 8)), pictures(7, shape=(3, 8, 8))
-    lanes = replace(opened(x, torch.arange(7) % 4, threat), step=torch.tensor([0, 1, 11, 12, 60, 999, 4800]))
-    assert_rows_do_not_meet(Square(), lanes, model, threat)
+    state = replace(opened(x, torch.arange(7) % 4, threat), step=torch.tensor([0, 1, 11, 12, 60, 999, 4800]))
+    assert_rows_do_not_meet(Square(), state, model, threat)
 
 
 @pytest.fixture
@@ -440,10 +440,10 @@ def no_tables_are_made(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_turn_reads_no_tensor_and_changes_none(threat: Threat, dtype: torch.dtype, request) -> None:
     model, x = Curved(shape=(3, 7, 8)).requires_grad_(False), pictures(5, shape=(3, 7, 8)).to(dtype)
-    lanes = replace(opened(x, torch.arange(5) % 4, threat), step=torch.tensor([0, 1, 12, 60, 4000]))
+    state = replace(opened(x, torch.arange(5) % 4, threat), step=torch.tensor([0, 1, 12, 60, 4000]))
     request.getfixturevalue("no_tables_are_made")  # those of `open` must do
-    probe = assert_a_turn_is_quiet(Square(), lanes, model, threat)
-    assert (probe.forwards, probe.backwards) == (5, 0)
+    counted = assert_a_step_is_quiet(Square(), state, model, threat)
+    assert (counted.forwards, counted.backwards) == (5, 0)
 
 
 class Obstinate(nn.Module):
@@ -460,12 +460,12 @@ class Obstinate(nn.Module):
 
 def test_the_start_and_every_query_cost_one_forward_and_restarts_begin_elsewhere() -> None:
     search, model = Square(queries=10, restarts=3), Obstinate()
-    assert (search.length, search.attempts(10)) == (11, 3)
+    assert (search.max_steps, search.attempts(10)) == (11, 3)
     x = torch.full((4, 1, 8, 8), 0.5)
     search(model, x, torch.zeros(4, dtype=torch.int64), LINF, generator=streams(4))
     assert (
         len(torch.cat(model.asked)) == 4 + 3 * 4 * 11 + 3 * 4
-    )  # to begin with, the turns, and what is judged in the end
+    )  # to begin with, in the steps, and what is verified in the end
     first, _, third = (model.asked[1 + 12 * attempt] for attempt in range(3))
     for start in (first, third):
         torch.testing.assert_close((start - 0.5).abs(), torch.full_like(x, 0.1))

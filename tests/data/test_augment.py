@@ -40,8 +40,8 @@ def test_show_agrees_with_a_loop_over_the_images(scene):
 @given(scenes())
 def test_show_and_paint_undo_each_other(scene):
     view, canvas, crop = scene
-    assert torch.equal(view.show(view.paint(canvas, crop)), crop)
-    assert torch.equal(view.paint(canvas, view.show(canvas)), canvas)
+    assert torch.equal(view.show(view.write_back(canvas, crop)), crop)
+    assert torch.equal(view.write_back(canvas, view.show(canvas)), canvas)
 
 
 @settings(deadline=None)
@@ -49,12 +49,12 @@ def test_show_and_paint_undo_each_other(scene):
 def test_paint_keeps_what_was_not_seen_and_its_arguments(scene):
     view, canvas, crop = scene
     before = canvas.clone()
-    painted = view.paint(canvas, crop)
+    written = view.write_back(canvas, crop)
     assert torch.equal(canvas, before)
     seen = torch.zeros_like(canvas, dtype=torch.bool)
     for number, mask in enumerate(seen):
         crop_one(mask, int(view.top[number]), int(view.left[number]), *view.size).fill_(True)
-    assert torch.equal(painted[~seen], canvas[~seen])
+    assert torch.equal(written[~seen], canvas[~seen])
 
 
 def test_view_handles_memory_that_is_not_contiguous():
@@ -64,7 +64,7 @@ def test_view_handles_memory_that_is_not_contiguous():
     striped = canvas.to(memory_format=torch.channels_last)
     crop = torch.rand(4, 3, 6, 5).to(memory_format=torch.channels_last)
     assert torch.equal(view.show(striped), view.show(canvas))
-    assert torch.equal(view.paint(striped, crop), view.paint(canvas, crop))
+    assert torch.equal(view.write_back(striped, crop), view.write_back(canvas, crop))
 
 
 def test_view_reads_no_values():
@@ -72,7 +72,7 @@ def test_view_reads_no_values():
     view = Augment(pad=4, flip=True).draw(3, (8, 6), device="meta")
     canvas = torch.empty(3, 2, 16, 14, device="meta")
     assert view.show(canvas).shape == (3, 2, 8, 6)
-    assert view.paint(canvas, view.show(canvas)).shape == canvas.shape
+    assert view.write_back(canvas, view.show(canvas)).shape == canvas.shape
 
 
 def test_view_passes_gradients_to_the_pixels_that_it_shows():
@@ -80,7 +80,7 @@ def test_view_passes_gradients_to_the_pixels_that_it_shows():
     canvas = torch.zeros(2, 1, 5, 5, requires_grad=True)
     weight = torch.rand(2, 1, 3, 3)
     (view.show(canvas) * weight).sum().backward()
-    assert torch.equal(canvas.grad, view.paint(torch.zeros(2, 1, 5, 5), weight))
+    assert torch.equal(canvas.grad, view.write_back(torch.zeros(2, 1, 5, 5), weight))
 
 
 def test_view_refuses_a_canvas_of_another_size():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import CW, FGSM, PGD, Lanes, SearchAttack, opened
+from sparring.attacks import CW, FGSM, PGD, SearchAttack, SearchState, initial_fields
 from sparring.data import Data, Images, load
 from sparring.errors import BadInput
 from sparring.evaluation import Evaluator, Outcome, Outcomes, naming
@@ -89,15 +89,15 @@ class Spy(SearchAttack):
     seen: list[tuple[list[int], int, int, Tensor, Tensor]] = field(default_factory=list)
 
     @property
-    def length(self) -> int:
+    def max_steps(self) -> int:
         return 1
 
-    def open(self, x, y, clean, attempt, streams, threat) -> Lanes:
+    def init(self, x, y, clean, attempt, streams, threat) -> SearchState:
         self.seen.append((streams.index.tolist(), streams.seed, streams.stage, x, y))
-        return Lanes(**opened(x, y, x))
+        return SearchState(**initial_fields(x, y, x))
 
-    def advance(self, probe, lanes, threat) -> Lanes:
-        return lanes
+    def step(self, counted, state, threat) -> SearchState:
+        return state
 
     def describe(self, threat):
         return {"steps": 7}

@@ -31,9 +31,9 @@ from sparring.methods import (
     GradAlign,
     Method,
     NuAT,
+    PolicyNetwork,
     Reward,
     Standard,
-    Strategist,
     Task,
 )
 from sparring.schedule import Constant
@@ -83,11 +83,11 @@ def released_mep(memory: Kind = "fp32") -> MEP:
 
 
 # A strategy network like the target of the cost test: a forward of it costs 1, its update 3.
-LIKE_THE_TARGET = Strategist(network="resnet18", width=16)
+LIKE_THE_TARGET = PolicyNetwork(network="resnet18", width=16)
 REWARD = Reward(other=PGD(steps=2))
 ACTIONS = Actions(eps=("0.05", "0.1", "0.15"), steps=(1, 2, 3), alpha=("0.03", "0.05"))
 LONGEST, OTHER = 2 * 3, 2 * 2  # forward passes of the attacks
-JUDGED = (
+REWARDED = (
     3 + LONGEST + 1 + OTHER + 2
 )  # the policy's update, the attack, L1, the other attack, L2 and L3, but not the look-ahead
 # The generator has one size: it costs 0.138 of a forward of the published ResNet-18, whatever the image's size.
@@ -95,7 +95,7 @@ GENERATOR = 0.1384
 
 
 def _las(inner: Method, **switches: object) -> LAS:
-    chosen = {"actions": ACTIONS, "strategist": LIKE_THE_TARGET, "reward": REWARD, "interval": 2}
+    chosen = {"actions": ACTIONS, "policy_network": LIKE_THE_TARGET, "reward": REWARD, "interval": 2}
     return LAS(inner, **(chosen | switches))
 
 
@@ -105,10 +105,12 @@ def _at_in_evaluation_mode() -> AdversarialTraining:
 
 def _released_las() -> LAS:
     reward = Reward(measure="accuracy", l2_weight=4.0, l3_weight=2.0, other=PGD(steps=2, bn="train"), restarts=2)
-    strategist = Strategist(network="resnet18", width=16, optimizer="sgd", lr=1e-4, momentum=0.9, weight_decay=5e-4)
+    policy_network = PolicyNetwork(
+        network="resnet18", width=16, optimizer="sgd", lr=1e-4, momentum=0.9, weight_decay=5e-4
+    )
     switches = {
         "reward": reward,
-        "strategist": strategist,
+        "policy_network": policy_network,
         "returns": "batch",
         "baseline": "none",
         "init_radius": "0.1",
@@ -219,43 +221,43 @@ CASES = {
     "CAT": Case(_Advanced, 3 + 3),
     "LAS(FAT(AT))": Case(
         lambda: _las(FAT(_at_in_evaluation_mode())),
-        JUDGED + 3 + 1 + LONGEST + 3,
+        REWARDED + 3 + 1 + LONGEST + 3,
         True,
         later=1 + LONGEST + 3,
         radius=0.15,
     ),
     "LAS(MART)": Case(
         lambda: _las(_mart(), actions=replace(ACTIONS, beta=(3.0, 5.0))),
-        JUDGED + 6 + 1 + LONGEST + 6,
+        REWARDED + 6 + 1 + LONGEST + 6,
         remembers=True,
         later=1 + LONGEST + 6,
         radius=0.15,
     ),
     "LAS(AT)": Case(
-        lambda: _las(_at_in_evaluation_mode()), JUDGED + 3 + 1 + LONGEST + 3, True, later=1 + LONGEST + 3, radius=0.15
+        lambda: _las(_at_in_evaluation_mode()), REWARDED + 3 + 1 + LONGEST + 3, True, later=1 + LONGEST + 3, radius=0.15
     ),
     "LAS(AT), greedy": Case(
         lambda: _las(_at_in_evaluation_mode(), baseline="greedy", entropy_bonus=0.01),
-        JUDGED + 3 + JUDGED + 1 + LONGEST + 3,
+        REWARDED + 3 + REWARDED + 1 + LONGEST + 3,
         remembers=True,
         later=1 + LONGEST + 3,
         radius=0.15,
     ),
     "LAS(AT) as released": Case(
-        _released_las, JUDGED + 3 + OTHER + 2 + 1 + LONGEST + 3, True, later=1 + LONGEST + 3, radius=0.15
+        _released_las, REWARDED + 3 + OTHER + 2 + 1 + LONGEST + 3, True, later=1 + LONGEST + 3, radius=0.15
     ),
     "LAS(AT), uniform": Case(lambda: _las(_at_in_evaluation_mode(), policy="uniform"), LONGEST + 3, radius=0.15),
     "LAS(AT), fixed": Case(lambda: _las(_at_in_evaluation_mode(), policy="fixed"), 2 * 2 + 3, radius=0.15),
     "LAS(TRADES)": Case(
         lambda: _las(_trades(), actions=replace(ACTIONS, beta=(5.0, 7.0, 9.0))),
-        JUDGED + 1 + 6 + 1 + 1 + LONGEST + 6,
+        REWARDED + 1 + 6 + 1 + 1 + LONGEST + 6,
         remembers=True,
         later=1 + 1 + LONGEST + 6,
         radius=0.15,
     ),
     "LAS(AWP(TRADES))": Case(
         lambda: _las(AWP(_trades()), clip_final=True),
-        JUDGED + 1 + 12 + 1 + 1 + LONGEST + 12,
+        REWARDED + 1 + 12 + 1 + 1 + LONGEST + 12,
         remembers=True,
         later=1 + 1 + LONGEST + 12,
     ),

@@ -1,4 +1,4 @@
-"""CAT against a transcription of its card, in float64; its curriculum with a made-up judge, and in real runs."""
+"""CAT against a transcription of its card, in float64; its curriculum with a made-up evaluator, and in real runs."""
 
 from __future__ import annotations
 
@@ -112,10 +112,10 @@ def test_a_budget_replaces_the_radius_only() -> None:
     assert torch.equal(found, other)
 
 
-# The curriculum, with a made-up judge --------------------------------------------------------------------------------------
+# The curriculum, with a made-up evaluator --------------------------------------------------------------------------------------
 
 
-class Judge:
+class MadeUp:
     """Says given accuracies, epoch after epoch, and notes what it was to attack with."""
 
     def __init__(self, *accuracies: float, trained: float = 0.95) -> None:
@@ -131,53 +131,53 @@ def bench(**options: object) -> harness.Bench:
     return harness.bench(CAT(**({"steps": 3, "patience": 2} | options)))
 
 
-def review_of(subject: harness.Bench, judge: Judge) -> Review:
-    return Review(subject.learner, judge.trained, judge.accuracy)
+def review_of(subject: harness.Bench, made_up: MadeUp) -> Review:
+    return Review(subject.learner, made_up.trained, made_up.accuracy)
 
 
-def reviewed(subject: harness.Bench, judge: Judge, epochs: int) -> list[tuple[int, int]]:
+def reviewed(subject: harness.Bench, made_up: MadeUp, epochs: int) -> list[tuple[int, int]]:
     """The level and the epochs waited after each of so many reviews, a training step between them."""
     seen = []
     for _ in range(epochs):
         steps = subject.learner.steps
         subject.steps(steps, steps + 1)
-        subject.method.begin_epoch(1, review_of(subject, judge))
+        subject.method.begin_epoch(1, review_of(subject, made_up))
         seen.append((subject.method.level, subject.method.waited))
     return seen
 
 
 def test_the_level_rises_when_the_accuracy_has_not_for_as_long_as_the_patience() -> None:
     """Rises, falls, rises, stays twice: the next level; a new record there starts from nothing."""
-    seen = reviewed(bench(), Judge(0.5, 0.4, 0.6, 0.6, 0.6, 0.1, 0.2, 0.2, 0.2), 9)
+    seen = reviewed(bench(), MadeUp(0.5, 0.4, 0.6, 0.6, 0.6, 0.1, 0.2, 0.2, 0.2), 9)
     assert seen == [(0, 0), (0, 1), (0, 0), (0, 1), (1, 0), (1, 0), (1, 0), (1, 1), (2, 0)]
 
 
 def test_it_waits_for_the_network_to_master_its_training_examples() -> None:
     subject = bench()
-    assert reviewed(subject, Judge(*[0.5] * 5, trained=0.9), 5) == [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4)]
-    assert reviewed(subject, Judge(0.5, trained=0.91), 1) == [(1, 0)]
+    assert reviewed(subject, MadeUp(*[0.5] * 5, trained=0.9), 5) == [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4)]
+    assert reviewed(subject, MadeUp(0.5, trained=0.91), 1) == [(1, 0)]
 
 
 def test_the_last_level_is_never_left() -> None:
-    seen = reviewed(bench(steps=1, patience=1), Judge(0.5, 0.5, 0.4, 0.4, 0.3, 0.3), 6)
+    seen = reviewed(bench(steps=1, patience=1), MadeUp(0.5, 0.5, 0.4, 0.4, 0.3, 0.3), 6)
     assert [level for level, _ in seen] == [0, 1, 1, 1, 1, 1]
     assert [waited for _, waited in seen] == [0] * 6  # nothing is kept for a way back that there is not
 
 
-def test_it_is_judged_under_the_attacks_of_its_level_with_steps_of_two_radii_in_all() -> None:
+def test_it_is_evaluated_under_the_attacks_of_its_level_with_steps_of_two_radii_in_all() -> None:
     """At level 0 on clean images alone; in evaluation mode, whatever the mode of the training attack."""
-    subject, judge = bench(patience=1), Judge(*[0.5] * 6)
-    reviewed(subject, judge, 6)
-    assert [[attack.steps for attack in attacks] for attacks in judge.attacks] == [[], [], [1], [1], [1, 2], [1, 2]]
-    for attack in judge.attacks[-1]:
+    subject, made_up = bench(patience=1), MadeUp(*[0.5] * 6)
+    reviewed(subject, made_up, 6)
+    assert [[attack.steps for attack in attacks] for attacks in made_up.attacks] == [[], [], [1], [1], [1, 2], [1, 2]]
+    for attack in made_up.attacks[-1]:
         assert attack == PGD(steps=attack.steps, alpha=attack.alpha, start="uniform", bn="eval")
         assert float(attack.alpha) == pytest.approx(2 * EPS / attack.steps, rel=1e-15)
 
 
-def test_being_judged_leaves_the_network_as_it_was() -> None:
+def test_being_evaluated_leaves_the_network_as_it_was() -> None:
     """Also its running statistics, which an attack in training mode would move on the held-out images."""
     subject = bench(patience=1)
-    reviewed(subject, Judge(0.5, 0.5, 0.5, 0.5), 4)
+    reviewed(subject, MadeUp(0.5, 0.5, 0.5, 0.5), 4)
     assert (subject.method.level, subject.method.bn) == (2, "train")
     before = deepcopy(subject.learner.state_dict())
     evaluator = Evaluator(subject.learner.eval_model, harness.digits(), harness.LINF)
@@ -188,13 +188,13 @@ def test_being_judged_leaves_the_network_as_it_was() -> None:
 
 def test_to_rise_is_to_go_back_to_the_record_bit_for_bit_while_the_schedule_goes_on() -> None:
     subject = harness.bench(CAT(steps=3, patience=2), average=EMA(0.9))
-    reviewed(subject, Judge(0.4, 0.6), 2)
+    reviewed(subject, MadeUp(0.4, 0.6), 2)
     record = deepcopy(subject.learner.state_dict())
     assert harness.identical(subject.method.best, record)
-    reviewed(subject, Judge(0.5), 1)
+    reviewed(subject, MadeUp(0.5), 1)
     assert harness.identical(subject.method.best, record), "training moved the copy"
     assert not harness.identical(subject.learner.state_dict()["network"], record["network"])
-    reviewed(subject, Judge(0.5), 1)
+    reviewed(subject, MadeUp(0.5), 1)
     now = subject.learner.state_dict()
     assert subject.method.level == 1
     for kept in ("network", "optimizer", "average"):
@@ -205,7 +205,7 @@ def test_to_rise_is_to_go_back_to_the_record_bit_for_bit_while_the_schedule_goes
 def test_what_is_gone_back_to_is_not_kept_any_longer() -> None:
     """The optimizer owns its tensors from then on, and would move a copy that were kept."""
     subject = bench(patience=1)
-    reviewed(subject, Judge(0.5, 0.5), 2)
+    reviewed(subject, MadeUp(0.5, 0.5), 2)
     assert (subject.method.level, subject.method.record, subject.method.best) == (1, -1.0, {})
 
 
@@ -213,12 +213,12 @@ def test_the_curriculum_is_in_the_checkpoint() -> None:
     """The same reviews lead to the same place whether the state was put aside in between or not."""
     accuracies = [0.4, 0.6, 0.5, 0.5, 0.3, 0.2, 0.2]
     whole = bench()
-    reviewed(whole, Judge(*accuracies), 7)
+    reviewed(whole, MadeUp(*accuracies), 7)
     for pause in range(1, 7):
         first, second = bench(), bench()
-        reviewed(first, Judge(*accuracies), pause)
+        reviewed(first, MadeUp(*accuracies), pause)
         second.load(deepcopy(first.state()))
-        reviewed(second, Judge(*accuracies[pause:]), 7 - pause)
+        reviewed(second, MadeUp(*accuracies[pause:]), 7 - pause)
         assert harness.identical(whole.state(), second.state()), pause
 
 
@@ -226,7 +226,7 @@ def test_wrapped_cat_is_reviewed_too() -> None:
     inner = CAT(steps=2, patience=1)
     subject = harness.bench(AWP(inner))
     for _ in range(2):
-        subject.method.begin_epoch(1, review_of(subject, Judge(0.5)))
+        subject.method.begin_epoch(1, review_of(subject, MadeUp(0.5)))
     assert inner.level == 1
 
 

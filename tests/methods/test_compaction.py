@@ -27,7 +27,7 @@ def _sat(inner: Method) -> SAT:
 
 
 def _las(inner: Method, **switches: object) -> LAS:
-    chosen = {"actions": ACTIONS, "strategist": SMALL, "reward": Reward(other=OTHER), "interval": 2}
+    chosen = {"actions": ACTIONS, "policy_network": SMALL, "reward": Reward(other=OTHER), "interval": 2}
     return LAS(inner, **(chosen | switches))
 
 

@@ -23,9 +23,9 @@ from sparring.methods import (
     AdversarialTraining,
     Method,
     Perturbation,
+    PolicyNetwork,
     Reward,
     Standard,
-    Strategist,
     Wrapper,
 )
 from sparring.methods.policy import Distribution
@@ -174,9 +174,15 @@ def test_a_step_is_the_card_s(official: bool, drawn: list) -> None:
         switches = {"returns": "batch", "baseline": "none", "reward": reward}
     else:
         switches = {"reward": Reward(other=OTHER)}
-    strategist = replace(SMALL, optimizer="sgd", lr=0.01)
+    policy_network = replace(SMALL, optimizer="sgd", lr=0.01)
     method = set_up(
-        LAS(AdversarialTraining(ATTACK, smoothing), actions=ACTIONS, strategist=strategist, interval=2, **switches)
+        LAS(
+            AdversarialTraining(ATTACK, smoothing),
+            actions=ACTIONS,
+            policy_network=policy_network,
+            interval=2,
+            **switches,
+        )
     )
     subject = learner()
     plain = PlainLAS(method.network, 1 - smoothing * (CLASSES - 1) / CLASSES, official)
@@ -197,7 +203,7 @@ def test_beta_is_chosen_for_each_image(drawn: list) -> None:
     """LAS-TRADES: CE(f(x), y) + (1/B) sum_i beta_i KL_i."""
     actions = replace(ACTIONS, beta=(1.0, 5.0, 9.0))
     inner = TRADES(beta=100.0, attack=PGD(steps=3, start="normal"))
-    method = set_up(LAS(inner, actions=actions, strategist=SMALL))
+    method = set_up(LAS(inner, actions=actions, policy_network=SMALL))
     model = harness.network().double()
     batch = batches()[0]
     perturbation = method.perturb(model, batch)
@@ -225,9 +231,9 @@ class _Given(Wrapper):
 def test_awp_shifts_the_weights_of_the_step_ahead_too(drawn: list) -> None:
     """The look-ahead is what the target's own step would be: with AWP inside, the gradient at the perturbed weights."""
     with_awp = LAS(
-        AWP(AdversarialTraining(ATTACK), gamma=0.1), actions=ACTIONS, strategist=SMALL, reward=Reward(other=OTHER)
+        AWP(AdversarialTraining(ATTACK), gamma=0.1), actions=ACTIONS, policy_network=SMALL, reward=Reward(other=OTHER)
     )
-    without = LAS(AdversarialTraining(ATTACK), actions=ACTIONS, strategist=SMALL, reward=Reward(other=OTHER))
+    without = LAS(AdversarialTraining(ATTACK), actions=ACTIONS, policy_network=SMALL, reward=Reward(other=OTHER))
     batch = batches()[0]
     ends = []
     for method in (with_awp, without):
@@ -242,10 +248,10 @@ def test_awp_shifts_the_weights_of_the_step_ahead_too(drawn: list) -> None:
     assert (ends[1] - ahead).abs().max() > 1e-6
 
 
-def test_the_target_is_not_touched_by_judging_strategies() -> None:
+def test_the_target_is_not_touched_by_rewarding_strategies() -> None:
     """Neither weights nor running statistics (the released LAS-TRADES moves them twice)."""
     for inner in (AdversarialTraining(ATTACK), AWP(TRADES(attack=PGD(steps=3, start="normal")))):
-        method = set_up(LAS(inner, actions=ACTIONS, strategist=SMALL, reward=Reward(other=OTHER)))
+        method = set_up(LAS(inner, actions=ACTIONS, policy_network=SMALL, reward=Reward(other=OTHER)))
         subject = learner()
         before = deepcopy(subject.network.state_dict())
         method.adapt(subject, batches()[0])
@@ -255,42 +261,42 @@ def test_the_target_is_not_touched_by_judging_strategies() -> None:
 # The return ------------------------------------------------------------------------------------------------------------
 
 
-def judged(**switches: object) -> Tensor:
+def reward_terms(**switches: object) -> Tensor:
     torch.manual_seed(0)
     method = set_up(
-        LAS(AdversarialTraining(ATTACK), actions=ACTIONS, strategist=SMALL, reward=Reward(other=OTHER, **switches))
+        LAS(AdversarialTraining(ATTACK), actions=ACTIONS, policy_network=SMALL, reward=Reward(other=OTHER, **switches))
     )
     subject = learner()
     batch = batches()[0]
     torch.manual_seed(1)
-    return method.judge(subject, batch, method.strategies(batch.x).likeliest())
+    return method.reward_terms(subject, batch, method.strategies(batch.x).likeliest())
 
 
 def test_terms_can_be_left_out() -> None:
-    l1, l2, l3, _ = judged()
+    l1, l2, l3, _ = reward_terms()
     for terms, expected in {
         ("L1",): l1,
         ("L1", "L2"): l1 + l2,
         ("L1", "L3"): l1 + l3,
         ("L2", "L3"): l2 + l3,
     }.items():
-        torch.testing.assert_close(judged(terms=terms)[3], expected)
-    torch.testing.assert_close(judged(l2_weight=4.0, l3_weight=0.5)[3], l1 + 4 * l2 + 0.5 * l3)
+        torch.testing.assert_close(reward_terms(terms=terms)[3], expected)
+    torch.testing.assert_close(reward_terms(l2_weight=4.0, l3_weight=0.5)[3], l1 + 4 * l2 + 0.5 * l3)
 
 
 def test_accuracies_are_ones_and_zeros() -> None:
-    assert set(judged(measure="accuracy")[1:3].unique().tolist()) <= {0.0, 1.0}
+    assert set(reward_terms(measure="accuracy")[1:3].unique().tolist()) <= {0.0, 1.0}
 
 
 def test_hardness_can_be_the_inner_objective(drawn: list) -> None:
     inner = TRADES(beta=3.0, attack=PGD(steps=3, start="normal"))
     reward = Reward(terms=("L1",), hardness="objective")
-    method = set_up(LAS(inner, actions=ACTIONS, strategist=SMALL, reward=reward, returns="batch"))
+    method = set_up(LAS(inner, actions=ACTIONS, policy_network=SMALL, reward=reward, returns="batch"))
     subject = learner()
     batch = batches()[0]
     torch.manual_seed(3)
     choice = {head: torch.zeros(len(batch.y), dtype=torch.long) for head in ("eps", "steps", "alpha")}
-    found = method.judge(subject, batch, choice)[0]
+    found = method.reward_terms(subject, batch, choice)[0]
     torch.manual_seed(3)
     perturbation = method._attacked(subject.attack_model, batch, choice, None)
     model = subject.network.eval()
@@ -302,7 +308,7 @@ def test_restarts_keep_the_strongest_attack(monkeypatch: pytest.MonkeyPatch) -> 
     model = harness.network().double().eval()
     starts = [torch.zeros_like(batch.x), 0.05 * torch.ones_like(batch.x), -0.05 * torch.ones_like(batch.x)]
     queue = list(starts)
-    monkeypatch.setattr(PGD, "climb", lambda self, *rest, **more: queue.pop(0))
+    monkeypatch.setattr(PGD, "run", lambda self, *rest, **more: queue.pop(0))
     found = Reward(restarts=3)._other_attack(model, batch, harness.LINF)
     losses = torch.stack([smoothed_cross_entropy(model(batch.x + start), batch.y) for start in starts])
     assert len(losses.argmax(0).unique()) > 1
@@ -361,7 +367,7 @@ def toy(steps: int, **switches: object) -> tuple[float, float]:
     """
     torch.set_default_dtype(torch.float32)
     actions = Actions(eps=("0.02", "0.05", "0.1", "0.2"), steps=(3,), alpha=("0.1",))
-    options = {"strategist": SMALL, "reward": Reward(terms=("L1",)), "interval": 1} | switches
+    options = {"policy_network": SMALL, "reward": Reward(terms=("L1",)), "interval": 1} | switches
     method = LAS(AdversarialTraining(PGD(steps=3, bn="eval")), actions=actions, **options)
     target = harness.bench(Standard())
     target.steps(0, 16)
@@ -384,11 +390,11 @@ def toy(steps: int, **switches: object) -> tuple[float, float]:
 
 
 def test_the_greedy_baseline_is_the_return_of_the_likeliest_strategies() -> None:
-    switches = {"actions": ACTIONS, "strategist": SMALL, "reward": Reward(other=OTHER)}
+    switches = {"actions": ACTIONS, "policy_network": SMALL, "reward": Reward(other=OTHER)}
     method = set_up(LAS(AdversarialTraining(ATTACK), baseline="greedy", **switches))
     subject, batch = learner(), batches()[0]
     policy = method.strategies(batch.x)
-    terms = method.judge(subject, batch, policy.likeliest())
+    terms = method.reward_terms(subject, batch, policy.likeliest())
     torch.testing.assert_close(method._baseline(subject, batch, policy, terms + 1, method.phase(0, 0)), terms[3])
 
 
@@ -406,8 +412,8 @@ def test_an_entropy_bonus_keeps_the_policy_open() -> None:
 
 def test_with_the_released_settings_the_policy_does_not_learn() -> None:
     """A finding (docs/log.md): SGD at 1e-4 on a batch's mean return without a baseline leaves the policy where it was."""
-    released = Strategist(network="smallconv", width=4, optimizer="sgd", lr=1e-4, clip=1.0)
-    before, after = toy(250, strategist=released, returns="batch", baseline="none")
+    released = PolicyNetwork(network="smallconv", width=4, optimizer="sgd", lr=1e-4, clip=1.0)
+    before, after = toy(250, policy_network=released, returns="batch", baseline="none")
     assert after == pytest.approx(before, abs=0.01)
 
 
@@ -432,7 +438,7 @@ def test_the_fixed_policy_takes_the_mean_of_every_table() -> None:
     method = set_up(LAS(AdversarialTraining(ATTACK), actions=Actions(steps=(1, 2, 3)), policy="fixed"))
     batch = batches()[0]
     model = harness.network().double()
-    expected = PGD(steps=2, alpha="3/255", start="zero").climb(
+    expected = PGD(steps=2, alpha="3/255", start="zero").run(
         model, batch.x, lambda z: smoothed_cross_entropy(z, batch.y), Threat("Linf", "9/255")
     )
     torch.testing.assert_close(method.perturb(model, batch).delta, expected)
@@ -440,7 +446,7 @@ def test_the_fixed_policy_takes_the_mean_of_every_table() -> None:
 
 def test_a_report_counts_an_epoch_once_also_after_a_resume() -> None:
     method = set_up(
-        LAS(AdversarialTraining(ATTACK), actions=ACTIONS, strategist=SMALL, reward=Reward(other=OTHER), interval=2)
+        LAS(AdversarialTraining(ATTACK), actions=ACTIONS, policy_network=SMALL, reward=Reward(other=OTHER), interval=2)
     )
     subject = learner()
     for batch in batches():
@@ -455,7 +461,7 @@ def test_a_report_counts_an_epoch_once_also_after_a_resume() -> None:
 
 
 def test_an_inspection_tells_each_image_s_radius() -> None:
-    method = set_up(LAS(AdversarialTraining(ATTACK), actions=ACTIONS, strategist=SMALL))
+    method = set_up(LAS(AdversarialTraining(ATTACK), actions=ACTIONS, policy_network=SMALL))
     batch = batches()[0]
     found = method.inspect(batch)
     p = method.network(batch.x)[:, :3].softmax(1)
@@ -470,11 +476,11 @@ def test_the_start_and_the_end_can_be_bound_to_other_radii() -> None:
     inner = AdversarialTraining(PGD(steps=3, bn="eval"))
     batch = batches()[0]
     model = harness.network().double()
-    started = set_up(LAS(inner, actions=wide, strategist=SMALL, init_radius=0.25)).perturb(model, batch)
+    started = set_up(LAS(inner, actions=wide, policy_network=SMALL, init_radius=0.25)).perturb(model, batch)
     assert 0.24 < started.start.abs().max() <= 0.25
-    own = set_up(LAS(inner, actions=wide, strategist=SMALL)).perturb(model, batch)
+    own = set_up(LAS(inner, actions=wide, policy_network=SMALL)).perturb(model, batch)
     assert own.delta.abs().max() > EPS + 0.01
-    clipped = set_up(LAS(inner, actions=wide, strategist=SMALL, clip_final=True)).perturb(model, batch)
+    clipped = set_up(LAS(inner, actions=wide, policy_network=SMALL, clip_final=True)).perturb(model, batch)
     assert clipped.delta.abs().max() <= EPS + 1e-12
 
 
@@ -486,7 +492,7 @@ def test_finished_images_may_leave_the_batch(inner: Method, drawn: list) -> None
     found = []
     for compact in (False, True):
         drawn.clear()
-        method = LAS(deepcopy(inner), actions=ACTIONS, strategist=SMALL)
+        method = LAS(deepcopy(inner), actions=ACTIONS, policy_network=SMALL)
         method.setup(replace(harness.task(), compact=compact))
         method.begin_epoch(0)
         torch.manual_seed(5)
@@ -516,7 +522,7 @@ def test_finished_images_may_leave_the_batch(inner: Method, drawn: list) -> None
     ],
 )
 def test_what_cannot_be_combined_is_refused_in_setup(inner: Method, switches: dict, said: str) -> None:
-    method = LAS(inner, **({"actions": ACTIONS, "strategist": SMALL} | switches))
+    method = LAS(inner, **({"actions": ACTIONS, "policy_network": SMALL} | switches))
     with pytest.raises(BadInput, match=said):
         method.setup(harness.task())
 
@@ -536,10 +542,10 @@ def test_what_cannot_be_combined_is_refused_in_setup(inner: Method, switches: di
         (lambda _: Actions(steps=(0, 1)), "steps holds 0: all of its values must be positive"),
         (lambda _: Actions(alpha=("-1/255",)), "alpha holds -1/255"),
         (lambda _: Actions(beta=(-1.0,)), "beta holds -1.0"),
-        (lambda _: Strategist(lr=0.0), "lr must be positive, not 0.0"),
-        (lambda _: Strategist(clip=0.0), "clip must be positive, not 0.0"),
-        (lambda _: Strategist(momentum=1.0), "momentum must lie in \\[0, 1\\), not 1.0"),
-        (lambda _: Strategist(weight_decay=-1.0), "weight_decay must be at least 0, not -1.0"),
+        (lambda _: PolicyNetwork(lr=0.0), "lr must be positive, not 0.0"),
+        (lambda _: PolicyNetwork(clip=0.0), "clip must be positive, not 0.0"),
+        (lambda _: PolicyNetwork(momentum=1.0), "momentum must lie in \\[0, 1\\), not 1.0"),
+        (lambda _: PolicyNetwork(weight_decay=-1.0), "weight_decay must be at least 0, not -1.0"),
     ],
 )
 def test_values_that_cannot_be_are_refused(make, said: str) -> None:

@@ -233,7 +233,7 @@ def test_the_teacher_learns_the_digits_and_the_student_learns_them_from_it(beta:
     def losses() -> list[float]:
         networks = (subject.method.network, subject.learner.network)
         with torch.no_grad():
-            return [smoothed_cross_entropy(each(images.x), images.y).mean().item() for each in map(_judged, networks)]
+            return [smoothed_cross_entropy(each(images.x), images.y).mean().item() for each in map(_evaluated, networks)]
 
     before = losses()
     subject.steps(0, 80)
@@ -242,7 +242,7 @@ def test_the_teacher_learns_the_digits_and_the_student_learns_them_from_it(beta:
     assert after[1] < 0.85 * before[1]
 
 
-def _judged(model: nn.Module) -> nn.Module:
+def _evaluated(model: nn.Module) -> nn.Module:
     return deepcopy(model).train()
 
 

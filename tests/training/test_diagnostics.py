@@ -30,7 +30,7 @@ from tests.syncs import NoHostSync
 from tests.training.runs import Interrupts, experiment, killed_at, same
 
 FULL = Diagnostics(every=2, images=5, train_images=40)
-USUAL = ("epoch", "train_loss", "train_accuracy", "steps", "train_seconds", "clean", "robust", "judge_seconds")
+USUAL = ("epoch", "train_loss", "train_accuracy", "steps", "train_seconds", "clean", "robust", "validation_seconds")
 LOOKED = ("delta_l2", "start_l2", "move_l2", "delta_saturated", "delta_zero", "gradient_square")
 every_method = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
@@ -138,7 +138,7 @@ def test_the_accuracy_on_training_images_is_that_of_an_evaluation(tmp_path) -> N
     assert 0 < row["train_robust"] < row["train_clean"]
 
 
-def test_the_training_images_to_be_judged_on_are_drawn_once_from_all() -> None:
+def test_the_training_images_to_be_evaluated_on_are_drawn_once_from_all() -> None:
     images = digits()
     drawn = Diagnostics(train_images=20).pick(images, seed=0).index
     assert drawn.tolist() == sorted(set(drawn.tolist()))

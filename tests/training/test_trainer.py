@@ -44,7 +44,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_to_the_same_weights_bit_
         assert (folder / "model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
 
 
-def test_a_run_s_attacks_and_judges_go_through_no_batchnorm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_s_attacks_and_evaluations_go_through_no_batchnorm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TRADES's loss does: four steps, two forward passes, four layers; and the trial of what can be folded, once."""
     passed, original = [], F.batch_norm
     monkeypatch.setattr(F, "batch_norm", lambda *some, **more: passed.append(1) or original(*some, **more))
@@ -100,7 +100,7 @@ def _trained(network) -> dict:
     return {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
 
 
-def test_standard_training_may_be_judged_by_clean_accuracy(tmp_path) -> None:
+def test_standard_training_may_be_selected_by_clean_accuracy(tmp_path) -> None:
     chosen = experiment(Standard(), epochs=4, selection=Selection(attack="pgd-2", by="clean"))
     run = train(chosen, tmp_path, report=Silent())
     rows = run.metrics()

@@ -16,7 +16,7 @@ class ResearchCAT(Script):
     """Curriculum adversarial training (Cai et al., IJCAI 2018) at one level, BatchNorm in training mode throughout.
 
     Share by share, every attack step with weight gradients; the step's size comes from the host. Left out: rounding the
-    network's input, and the judging between epochs that raises the level.
+    network's input, and the evaluation between epochs that raises the level.
 
     Args:
         level: attack steps of the last share; the first stays as it is.

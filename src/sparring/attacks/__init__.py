@@ -1,5 +1,7 @@
 """Attacks: functions of (model, images, labels, threat) that return adversarial images."""
 
+from typing import Any
+
 from sparring.attacks.adaptive import BPDA, EOT
 from sparring.attacks.apgd import APGD
 from sparring.attacks.ascent import Ascent, KeepGoing, Objective, ascend, input_gradient
@@ -12,9 +14,10 @@ from sparring.attacks.gradient import CW, FGSM, PGD, Restarted, draw_start
 from sparring.attacks.modes import BatchNormMode, attackable, frozen_statistics
 from sparring.attacks.multitargeted import MultiTargeted
 from sparring.attacks.named import named
-from sparring.attacks.pool import Pool, Subjects
-from sparring.attacks.search import Lanes, Probe, Search, opened
+from sparring.attacks.pool import Pool, SearchInputs
+from sparring.attacks.search import CountedModel, Search, SearchState, initial_fields
 from sparring.attacks.square import Square
+from sparring.deprecation import renamed_names
 
 __all__ = [
     "APGD",
@@ -30,22 +33,30 @@ __all__ = [
     "AutoAttack",
     "BatchNormMode",
     "Capacity",
+    "CountedModel",
     "KeepGoing",
-    "Lanes",
     "MultiTargeted",
     "Objective",
     "Pool",
-    "Probe",
     "Restarted",
     "Search",
     "SearchAttack",
+    "SearchInputs",
+    "SearchState",
     "Square",
-    "Subjects",
     "ascend",
     "attackable",
     "draw_start",
     "frozen_statistics",
+    "initial_fields",
     "input_gradient",
     "named",
-    "opened",
 ]
+
+_RENAMED = {"Lanes": "SearchState", "Probe": "CountedModel", "Subjects": "SearchInputs", "opened": "initial_fields"}
+_present = renamed_names(__name__, _RENAMED)
+
+
+def __getattr__(name: str) -> Any:
+    """Return what a name of version 0.1 stands for, with a warning."""
+    return globals()[_present(name)]

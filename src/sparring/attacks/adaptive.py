@@ -48,7 +48,7 @@ class EOT(nn.Module):
     """A randomised network's mean logits: expectation over transformation (Athalye et al., ICML 2018).
 
     Any attack on it ascends the objective of the mean logits, and counts an image as fooled where these are wrong.
-    AutoAttack's "rand" version averages the gradients of the loss of each draw instead, and judges a single draw. The
+    AutoAttack's "rand" version averages the gradients of the loss of each draw instead, and evaluates a single draw. The
     network takes its random numbers where it likes, so an image's result depends on what else is attacked with it.
 
     Args:

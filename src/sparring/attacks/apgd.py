@@ -15,21 +15,21 @@ from torch import Tensor
 from typing_extensions import override
 
 from sparring.attacks import apgd_l1
-from sparring.attacks.apgd_l1 import SparseLanes, Stages
+from sparring.attacks.apgd_l1 import SparseState, Stages
 from sparring.attacks.attack import SearchAttack
-from sparring.attacks.search import AimedLanes, Lanes, Probe, Search, opened, ranked
+from sparring.attacks.search import CountedModel, Search, SearchState, TargetedState, initial_fields, ranked
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy, dlr, margin, targeted_dlr, targeted_margin
 from sparring.norms import NormName, by_norm
 from sparring.randomness import SampleStreams, normal
-from sparring.threat import Threat, spread
+from sparring.threat import Threat, per_sample
 
 _INERTIA = 0.75  # share of the new step in a move; the rest goes on as the last one did
 
 
 @dataclass(frozen=True)
-class APGDLanes(AimedLanes):
-    """What an ascent remembers."""
+class APGDState(TargetedState):
+    """The state of ascents with momentum."""
 
     last: Tensor  # (L, C, H, W), where the last move began
     best: Tensor  # (L, C, H, W), the point of the greatest loss so far
@@ -67,7 +67,7 @@ class APGD(SearchAttack):
             fewer than 4; shrinking in another norm than L1.
     """
 
-    lanes = APGDLanes
+    state_type = APGDState
 
     objective: Literal["ce", "dlr", "margin"] = "ce"
     targets: int | None = None
@@ -90,28 +90,31 @@ class APGD(SearchAttack):
 
     @override
     @property
-    def length(self) -> int:
+    def max_steps(self) -> int:
         return self.steps
 
     @override
     def searches(self, classes: int, threat: Threat) -> Mapping[str, Search]:
         return {"": by_norm(_ASCENTS, threat.norm, "APGD")(self)}
 
-    def attempts(self, classes: int) -> int:
-        """See `Search`. All restarts of a target come before the next target."""
+    @override
+    def attempts(self, classes: int) -> int:  # all restarts of a target come before the next target
         needed = 4 if self.targets else 3
         if self.objective == "dlr" and classes < needed:
             raise BadInput(f"DLR needs {needed} classes, the model knows {classes}: use the objective margin.")
         return self.restarts * (min(self.targets, classes - 1) if self.targets else 1)
 
-    def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
-        """See `Search`. The start has a random direction and, before the box, the full radius."""
+    @override
+    def init(
+        self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat
+    ) -> SearchState:
+        # The start has a random direction and, before the box, the full radius.
         by_norm(_MOMENTUM, threat.norm, "APGD with momentum")
         noise = threat.geometry.direction(x, streams)
-        start = (x + threat.eps * noise / spread(threat.size(noise), x)).clamp(0, 1)
+        start = (x + threat.eps * noise / per_sample(threat.size(noise), x)).clamp(0, 1)
         nothing = x.new_zeros(len(x))
-        return APGDLanes(
-            **opened(x, y, start),
+        return APGDState(
+            **initial_fields(x, y, start),
             target=self.target(y, clean, attempt),
             last=start,
             best=start,
@@ -124,17 +127,17 @@ class APGD(SearchAttack):
             halved=torch.ones_like(y, dtype=torch.bool),
         )
 
-    def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
-        """See `Search`: every misclassified iterate is an adversarial image, the start among them."""
-        assert isinstance(lanes, APGDLanes)
-        gradient, logits, loss = self.measure(probe, lanes)
-        lanes = replace(lanes, found=logits.argmax(1) != lanes.y, candidate=lanes.point)
-        lanes, origin, gradient = self._reconsidered(_improved(lanes, loss, gradient), gradient)
-        first = spread(lanes.step == 0, origin)
-        ahead = threat.image(lanes.x, origin + spread(lanes.eta, origin) * threat.steepest(gradient) - lanes.x)
+    @override
+    def step(self, model: CountedModel, state: SearchState, threat: Threat) -> SearchState:
+        assert isinstance(state, APGDState)
+        gradient, logits, loss = self.measure(model, state)
+        state = replace(state, found=logits.argmax(1) != state.y, candidate=state.point)
+        state, origin, gradient = self._reconsidered(_improved(state, loss, gradient), gradient)
+        first = per_sample(state.step == 0, origin)
+        ahead = threat.image(state.x, origin + per_sample(state.eta, origin) * threat.steepest(gradient) - state.x)
         new = torch.where(first, ahead - origin, _INERTIA * (ahead - origin))
-        old = torch.where(first, 0, (1 - _INERTIA) * (origin - lanes.last))
-        return replace(lanes, point=threat.image(lanes.x, origin + new + old - lanes.x), last=origin)
+        old = torch.where(first, 0, (1 - _INERTIA) * (origin - state.last))
+        return replace(state, point=threat.image(state.x, origin + new + old - state.x), last=origin)
 
     @override
     def describe(self, threat: Threat) -> dict[str, str | int]:
@@ -152,39 +155,42 @@ class APGD(SearchAttack):
         """Return the classes (L,) that attempts of this number aim at; the labels where they aim at none."""
         return ranked(clean, 1 + attempt // self.restarts) if self.targets else y
 
-    def measure(self, probe: Probe, lanes: AimedLanes) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient, a mean over `eot` passes, and the last pass's logits and losses, at the points."""
-        value = self._loss(lanes)
-        gradient, logits = probe.gradient(lanes.point, value)
+    def measure(self, model: CountedModel, state: TargetedState) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradient, a mean over `eot` passes, and the last pass's logits and losses, at the points."""
+        value = self._loss(state)
+        gradient, logits = model.gradient(state.point, value)
         for _ in range(self.eot - 1):
-            another, logits = probe.gradient(lanes.point, value)
+            another, logits = model.gradient(state.point, value)
             gradient = gradient + another
         return gradient / self.eot, logits, value(logits)
 
-    def _loss(self, lanes: AimedLanes) -> Callable[[Tensor], Tensor]:
+    def _loss(self, state: TargetedState) -> Callable[[Tensor], Tensor]:
         if self.objective == "ce":
-            return partial(cross_entropy, y=lanes.y)
+            return partial(cross_entropy, y=state.y)
         if self.targets:
             targeted = targeted_dlr if self.objective == "dlr" else targeted_margin
-            return partial(targeted, y=lanes.y, target=lanes.target)
-        return partial(dlr if self.objective == "dlr" else margin, y=lanes.y)
+            return partial(targeted, y=state.y, target=state.target)
+        return partial(dlr if self.objective == "dlr" else margin, y=state.y)
 
-    def _reconsidered(self, lanes: APGDLanes, gradient: Tensor) -> tuple[APGDLanes, Tensor, Tensor]:
-        """At a checkpoint: half the step size, and back to the best point, where progress was poor; else on from here."""
-        windows = torch.tensor(checkpoint_windows(self.steps), device=lanes.step.device)
-        window = windows[lanes.step.clamp_max(self.steps)]
+    def _reconsidered(self, state: APGDState, gradient: Tensor) -> tuple[APGDState, Tensor, Tensor]:
+        """Return the state, the points to step from and the gradients there.
+
+        At a checkpoint where progress was poor, halve the step size and go back to the best point; else go on from here.
+        """
+        windows = torch.tensor(checkpoint_windows(self.steps), device=state.step.device)
+        window = windows[state.step.clamp_max(self.steps)]
         here = window > 0
-        poor = (lanes.rises <= self.rho * window) | (~lanes.halved & (lanes.checked_loss >= lanes.best_loss))
+        poor = (state.rises <= self.rho * window) | (~state.halved & (state.checked_loss >= state.best_loss))
         halve = here & poor
-        back = spread(halve, lanes.x)
+        back = per_sample(halve, state.x)
         checked = replace(
-            lanes,
-            eta=torch.where(halve, lanes.eta / 2, lanes.eta),
-            rises=torch.where(here, 0, lanes.rises),
-            checked_loss=torch.where(here, lanes.best_loss, lanes.checked_loss),
-            halved=torch.where(here, halve, lanes.halved),
+            state,
+            eta=torch.where(halve, state.eta / 2, state.eta),
+            rises=torch.where(here, 0, state.rises),
+            checked_loss=torch.where(here, state.best_loss, state.checked_loss),
+            halved=torch.where(here, halve, state.halved),
         )
-        return checked, torch.where(back, lanes.best, lanes.point), torch.where(back, lanes.best_gradient, gradient)
+        return checked, torch.where(back, state.best, state.point), torch.where(back, state.best_gradient, gradient)
 
 
 @dataclass(frozen=True)
@@ -205,29 +211,32 @@ class SparseAPGD(SearchAttack):
         settings: objective, targets, steps, restarts, eot and shrinking.
     """
 
-    lanes = SparseLanes
+    state_type = SparseState
 
     settings: APGD
 
+    @override
     @property
-    def length(self) -> int:
-        """See `Search`: with the looks at the end of balls that others follow."""
-        return self._stages.turns
+    def max_steps(self) -> int:
+        return self._stages.steps
 
     @override
     def attempts(self, classes: int) -> int:
         return self.settings.attempts(classes)
 
-    def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
-        """See `Search`. The start is the image of the first ball that is nearest to Gaussian noise."""
+    @override
+    def init(
+        self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat
+    ) -> SearchState:
+        # The start is the image of the first ball that is nearest to Gaussian noise.
         target = self.settings.target(y, clean, attempt)
         start = threat.image(x, normal(x, streams), self._stages.factors[0] * threat.eps)
-        return apgd_l1.begun(opened(x, y, start), target, threat, self._stages)
+        return apgd_l1.initial(initial_fields(x, y, start), target, threat, self._stages)
 
-    def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
-        """See `Search`: every misclassified iterate in the threat's own ball is an adversarial image."""
-        assert isinstance(lanes, SparseLanes)
-        return apgd_l1.advanced(lanes, *self.settings.measure(probe, lanes), threat, self._stages)
+    @override
+    def step(self, model: CountedModel, state: SearchState, threat: Threat) -> SearchState:
+        assert isinstance(state, SparseState)
+        return apgd_l1.step(state, *self.settings.measure(model, state), threat, self._stages)
 
     @override
     def describe(self, threat: Threat) -> dict[str, str | int]:
@@ -249,24 +258,24 @@ _MOMENTUM: dict[NormName, Callable[[APGD], Search]] = {"Linf": _with_momentum, "
 _ASCENTS: dict[NormName, Callable[[APGD], Search]] = _MOMENTUM | {"L1": SparseAPGD}
 
 
-def _improved(lanes: APGDLanes, loss: Tensor, gradient: Tensor) -> APGDLanes:
-    """The memory with the point's loss (L,) in it."""
-    first = lanes.step == 0
-    better = loss > lanes.best_loss
-    images = spread(better, lanes.x)
+def _improved(state: APGDState, loss: Tensor, gradient: Tensor) -> APGDState:
+    """Return the state with the point's loss (L,) in it."""
+    first = state.step == 0
+    better = loss > state.best_loss
+    images = per_sample(better, state.x)
     return replace(
-        lanes,
-        best=torch.where(images, lanes.point, lanes.best),
-        best_gradient=torch.where(images, gradient, lanes.best_gradient),
-        best_loss=torch.where(better, loss, lanes.best_loss),
-        rises=lanes.rises + (~first & (loss > lanes.loss)),
+        state,
+        best=torch.where(images, state.point, state.best),
+        best_gradient=torch.where(images, gradient, state.best_gradient),
+        best_loss=torch.where(better, loss, state.best_loss),
+        rises=state.rises + (~first & (loss > state.loss)),
         loss=torch.where(first, 0, loss),
-        checked_loss=torch.where(first, loss, lanes.checked_loss),
+        checked_loss=torch.where(first, loss, state.checked_loss),
     )
 
 
 def checkpoint_windows(steps: int) -> list[int]:
-    """For each number of moves 0 .. steps: how many moves are looked back on there, 0 where there is no checkpoint.
+    """Return, for each number of moves 0 .. steps, how many moves a checkpoint there looks back on; 0 where there is none.
 
     The first window is 22% of the steps, each next one 3% shorter, down to 6% (section 3.3 of the paper): for 100 steps
     the checkpoints are 22, 41, 57, 70, 80, 87, 93 and 99.

@@ -1,6 +1,6 @@
 """APGD's ascent in L1: sparse steps whose number of pixels adapts to the best point's, perhaps in shrinking balls.
 
-Knows nothing about networks: a turn is told what the network said at the points.
+Knows nothing about networks: a step is given the logits, losses and gradients at the points.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from sparring.attacks.search import AimedLanes
+from sparring.attacks.search import TargetedState
 from sparring.norms import sparse_step
-from sparring.threat import Threat, spread
+from sparring.threat import Threat, per_sample
 
 _FIRST_SHARE = 0.2  # of the numbers, that a step changes until the first checkpoint
 _THINNING = 1.5  # a step changes so many times fewer numbers than the best point has changed
@@ -27,8 +27,8 @@ _SHRINKING_RADII = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # of the radius, and th
 
 
 @dataclass(frozen=True)
-class SparseLanes(AimedLanes):
-    """What an ascent in L1 remembers."""
+class SparseState(TargetedState):
+    """The state of ascents in L1."""
 
     best: Tensor  # (L, C, H, W), the point of the greatest loss so far in this ball
     best_gradient: Tensor  # (L, C, H, W), there
@@ -42,8 +42,8 @@ class SparseLanes(AimedLanes):
 class Stages:
     """The balls of an ascent, one after the other: how large each is, and how many moves are made in it.
 
-    A turn looks at a point and moves on; the last look in a ball leads to the best point's nearest image in the next one.
-    After the last ball's last move the pool looks.
+    A step evaluates a point and moves on; the last one in a ball moves to the best point's nearest image in the next ball.
+    The pool verifies the last ball's last point.
     """
 
     factors: tuple[float, ...]  # of the radius
@@ -59,29 +59,29 @@ class Stages:
         return cls(tuple(factor for factor, _ in _SHRINKING_RADII), (*moves, steps - sum(moves)))
 
     @property
-    def turns(self) -> int:
-        """How many turns they take in all."""
+    def steps(self) -> int:
+        """The steps of all balls together."""
         return sum(self.moves) + len(self.moves) - 1
 
 
 @dataclass(frozen=True)
 class _Schedule:
-    """For each turn, (turns,): what is special about it."""
+    """What is special about each step, (steps,)."""
 
     factor: Tensor  # of the radius, in which the point lies
     next_factor: Tensor  # of the radius, in which the next point lies
-    first: Tensor  # bool, whether it looks at the start of a ball
-    last: Tensor  # bool, whether it looks at the end of a ball that another one follows
+    first: Tensor  # bool, whether it evaluates the start of a ball
+    last: Tensor  # bool, whether it evaluates the last point of a ball that another one follows
     check: Tensor  # bool, whether step size and sparsity are reconsidered
     final: Tensor  # bool, whether the ball is the threat's own
 
 
-def begun(shared: dict[str, Tensor], target: Tensor, threat: Threat, stages: Stages) -> SparseLanes:
-    """Return the lanes before the first turn, from the fields that all lanes share, and targets (L,)."""
+def initial(shared: dict[str, Tensor], target: Tensor, threat: Threat, stages: Stages) -> SparseState:
+    """Return the state before the first step, from the fields that all searches share, and targets (L,)."""
     x, start = shared["x"], shared["point"]
     nothing = x.new_zeros(len(x))
     many = _changed(start, x) if len(stages.moves) > 1 else nothing + x[0].numel()
-    return SparseLanes(
+    return SparseState(
         **shared,
         target=target,
         best=start,
@@ -93,72 +93,75 @@ def begun(shared: dict[str, Tensor], target: Tensor, threat: Threat, stages: Sta
     )
 
 
-def advanced(
-    lanes: SparseLanes, gradient: Tensor, logits: Tensor, loss: Tensor, threat: Threat, stages: Stages
-) -> SparseLanes:
-    """Return the lanes a turn later; gradient (L, C, H, W), logits (L, K) and loss (L,) are those at their points."""
-    now = _at(lanes, stages)
-    lanes = replace(lanes, found=(logits.argmax(1) != lanes.y) & now.final, candidate=lanes.point)
-    lanes = _improved(lanes, loss, gradient, now.first)
-    lanes, origin, gradient = _reconsidered(lanes, gradient, now, threat)
-    step = spread(lanes.eta, origin) * sparse_step(gradient, lanes.kept)
-    ahead = torch.where(spread(now.last, origin), lanes.best, origin + step)
-    point = threat.image(lanes.x, ahead - lanes.x, now.next_factor * threat.eps)
-    many = _changed(point, lanes.x)  # what counts where the next turn begins a ball
+def step(
+    state: SparseState, gradient: Tensor, logits: Tensor, loss: Tensor, threat: Threat, stages: Stages
+) -> SparseState:
+    """Return the state a step later; gradient (L, C, H, W), logits (L, K) and loss (L,) are those at the points."""
+    now = _at(state, stages)
+    state = replace(state, found=(logits.argmax(1) != state.y) & now.final, candidate=state.point)
+    state = _improved(state, loss, gradient, now.first)
+    state, origin, gradient = _reconsidered(state, gradient, now, threat)
+    move = per_sample(state.eta, origin) * sparse_step(gradient, state.kept)
+    ahead = torch.where(per_sample(now.last, origin), state.best, origin + move)
+    point = threat.image(state.x, ahead - state.x, now.next_factor * threat.eps)
+    many = _changed(point, state.x)  # what counts where the next step begins a ball
     return replace(
-        lanes,
+        state,
         point=point,
-        eta=torch.where(now.last, now.next_factor * threat.eps, lanes.eta),
-        kept=torch.where(now.last, _thinned(many, lanes.x), lanes.kept),
-        changed=torch.where(now.last, many, lanes.changed),
+        eta=torch.where(now.last, now.next_factor * threat.eps, state.eta),
+        kept=torch.where(now.last, _thinned(many, state.x), state.kept),
+        changed=torch.where(now.last, many, state.changed),
     )
 
 
-def _improved(lanes: SparseLanes, loss: Tensor, gradient: Tensor, first: Tensor) -> SparseLanes:
-    """The memory with the point's loss (L,) in it; the first of a ball is its best."""
-    better = first | (loss > lanes.best_loss)
-    images = spread(better, lanes.x)
+def _improved(state: SparseState, loss: Tensor, gradient: Tensor, first: Tensor) -> SparseState:
+    """Return the state with the point's loss (L,) in it; the first point of a ball is its best."""
+    better = first | (loss > state.best_loss)
+    images = per_sample(better, state.x)
     return replace(
-        lanes,
-        best=torch.where(images, lanes.point, lanes.best),
-        best_gradient=torch.where(images, gradient, lanes.best_gradient),
-        best_loss=torch.where(better, loss, lanes.best_loss),
+        state,
+        best=torch.where(images, state.point, state.best),
+        best_gradient=torch.where(images, gradient, state.best_gradient),
+        best_loss=torch.where(better, loss, state.best_loss),
     )
 
 
 def _reconsidered(
-    lanes: SparseLanes, gradient: Tensor, now: _Schedule, threat: Threat
-) -> tuple[SparseLanes, Tensor, Tensor]:
-    """At a checkpoint: full steps from the best point where it has become sparser; smaller ones from here where not."""
-    many = _changed(lanes.best, lanes.x)
-    sparser = many / lanes.changed < _SPARSER
+    state: SparseState, gradient: Tensor, now: _Schedule, threat: Threat
+) -> tuple[SparseState, Tensor, Tensor]:
+    """Return the state, the points to step from and the gradients there.
+
+    At a checkpoint: full steps from the best point where it has become sparser; smaller ones from here where not.
+    """
+    many = _changed(state.best, state.x)
+    sparser = many / state.changed < _SPARSER
     full = now.factor * threat.eps
-    smaller = torch.maximum(lanes.eta / _SHRINKING, full * _LEAST)
-    back = spread(now.check & sparser, lanes.x)
+    smaller = torch.maximum(state.eta / _SHRINKING, full * _LEAST)
+    back = per_sample(now.check & sparser, state.x)
     checked = replace(
-        lanes,
-        eta=torch.where(now.check, torch.where(sparser, full, smaller), lanes.eta),
-        kept=torch.where(now.check, _thinned(many, lanes.x), lanes.kept),
-        changed=torch.where(now.check, many, lanes.changed),
+        state,
+        eta=torch.where(now.check, torch.where(sparser, full, smaller), state.eta),
+        kept=torch.where(now.check, _thinned(many, state.x), state.kept),
+        changed=torch.where(now.check, many, state.changed),
     )
-    return checked, torch.where(back, lanes.best, lanes.point), torch.where(back, lanes.best_gradient, gradient)
+    return checked, torch.where(back, state.best, state.point), torch.where(back, state.best_gradient, gradient)
 
 
 def _changed(point: Tensor, x: Tensor) -> Tensor:
-    """How many numbers of the images differ by more than rounding, (L,)."""
+    """Return how many numbers of the images differ by more than rounding, (L,)."""
     return ((point - x).abs() > _NOTHING).flatten(1).sum(1).to(x.dtype)
 
 
 def _thinned(changed: Tensor, x: Tensor) -> Tensor:
-    """The share of numbers that a step from such points changes, (L,)."""
+    """Return the share of numbers that a step from such points changes, (L,)."""
     return changed / x[0].numel() / _THINNING
 
 
-def _at(lanes: SparseLanes, stages: Stages) -> _Schedule:
-    """The schedule at the lanes' turns, each (L,)."""
-    table = _schedule(stages, lanes.step.device, lanes.x.dtype)
-    turn = lanes.step.clamp_max(stages.turns - 1)
-    return _Schedule(**{name: value[turn] for name, value in vars(table).items()})
+def _at(state: SparseState, stages: Stages) -> _Schedule:
+    """Return the schedule at the attempts' steps, each (L,)."""
+    table = _schedule(stages, state.step.device, state.x.dtype)
+    step = state.step.clamp_max(stages.steps - 1)
+    return _Schedule(**{name: value[step] for name, value in vars(table).items()})
 
 
 @lru_cache(maxsize=32)

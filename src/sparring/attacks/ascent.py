@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sparring.threat import Budget, Threat, spread
+from sparring.threat import Budget, Threat, per_sample
 
 Images = Float[Tensor, "B C H W"]
 Objective: TypeAlias = Callable[[Tensor], Tensor]  # logits (B, K) -> per-sample values (B,)
@@ -53,7 +53,7 @@ def ascend(
     delta = start if budget.keep_going is None else threat.confine(x, start, budget.eps)
     if budget.compact and (isinstance(budget.steps, Tensor) or budget.keep_going is not None):
         return _ascend_shrinking(model, x, objective, threat, budget, delta)
-    alpha = spread(budget.alpha, x)
+    alpha = per_sample(budget.alpha, x)
     for step in range(budget.rounds or 0):
         gradient, logits = input_gradient(model, x + delta, objective)
         moved = threat.confine(x, delta + alpha * threat.steepest(gradient), budget.eps)
@@ -61,7 +61,7 @@ def ascend(
         if isinstance(budget.steps, Tensor):
             has_steps = step < budget.steps
             going = has_steps if going is None else going & has_steps
-        delta = moved if going is None else torch.where(spread(going, x), moved, delta)
+        delta = moved if going is None else torch.where(per_sample(going, x), moved, delta)
     return delta
 
 
@@ -88,13 +88,13 @@ def _ascend_shrinking(
             return objective(_placed(own, rows, len(x)))[rows]
 
         own_gradient, own_logits = input_gradient(model, images + current, of_these)
-        ahead = current + spread(alpha, images) * threat.steepest(own_gradient)
+        ahead = current + per_sample(alpha, images) * threat.steepest(own_gradient)
         moved = threat.confine(images, ahead, eps)
         if budget.keep_going is not None:
             gradient = gradient.index_copy(0, rows, own_gradient)
             logits = _placed(own_logits, rows, len(x)) if logits is None else logits.index_copy(0, rows, own_logits)
             allowed = budget.keep_going(Ascent(x, delta, logits, gradient, step))[rows]
-            moved = torch.where(spread(allowed, images), moved, current)
+            moved = torch.where(per_sample(allowed, images), moved, current)
             going = [i for i, may in zip(going, allowed.tolist(), strict=True) if may]
         delta = delta.index_copy(0, rows, moved)
     return delta

@@ -1,4 +1,4 @@
-"""What all attacks have in common: they are called alike, and run one or several searches on whoever is still right."""
+"""What all attacks have in common: the same call, and one or several searches on the images that are still correct."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing_extensions import override
 
 from sparring.attacks.capacity import Capacity
 from sparring.attacks.modes import attackable
-from sparring.attacks.pool import Pool, Subjects
-from sparring.attacks.search import Probe, Search
+from sparring.attacks.pool import Pool, SearchInputs
+from sparring.attacks.search import CountedModel, Search
 from sparring.errors import BadInput
 from sparring.randomness import Generator, SampleStreams
 from sparring.threat import Threat
@@ -27,37 +27,37 @@ class Attack(ABC):
 
     @abstractmethod
     def searches(self, classes: int, threat: Threat) -> Mapping[str, Search]:
-        """What is run, in this order, each on the images that those before left correct; by name.
+        """Return the searches by name, in order; each runs on the images that the ones before left correct.
 
         Raises BadInput where the attack cannot be run on so few classes, or in the threat's norm.
         """
 
     @abstractmethod
     def describe(self, threat: Threat) -> dict[str, str | int]:
-        """What a record must state to repeat the attack: its step size, steps, start, restarts."""
+        """Return what a record must state to repeat the attack: its step size, steps, start, restarts."""
 
     def __call__(
         self, model: nn.Module, x: Images, y: Labels, threat: Threat, *, generator: Generator = None
     ) -> Images:
-        """Adversarial images (B, C, H, W) in [0, 1] for images x in [0, 1] and labels y (B,).
+        """Return adversarial images (B, C, H, W) in [0, 1] for images x in [0, 1] and labels y (B,).
 
-        The model must return logits (B, K). Its modes and gradient flags are left as they were. Images that it gets wrong
-        to begin with are returned as they are; where nothing fools it, the last image that was tried. Raises BadInput for
+        The model must return logits (B, K). Its modes and gradient flags are left as they were. Images that it already
+        gets wrong are returned as they are; where nothing fools it, the last image that was tried. Raises BadInput for
         images outside [0, 1].
         """
         _check_pixels(x)
         x = x.detach()
         images = x.clone().cpu()
         with attackable(model, "eval"):
-            probe = Probe(model)
-            clean = probe.logits(x)
-            subjects = Subjects(
+            counted = CountedModel(model)
+            clean = counted.logits(x)
+            inputs = SearchInputs(
                 lambda rows: (x[rows.to(x.device)], y[rows.to(y.device)]), clean.cpu(), _streams(x, generator)
             )
             right = (clean.argmax(1) == y).cpu()
             for search in self.searches(clean.shape[1], threat).values():
                 rows = right.nonzero()[:, 0]
-                pool = Pool(search, subjects, threat, probe, probe, rows, Capacity(max(len(x), 1)), images=images)
+                pool = Pool(search, inputs, threat, counted, counted, rows, Capacity(max(len(x), 1)), images=images)
                 for _ in pool.run():
                     pass
                 right &= ~pool.fooled
@@ -81,7 +81,7 @@ def _check_pixels(x: Tensor) -> None:
 
 
 def _streams(x: Tensor, generator: Generator) -> SampleStreams:
-    """Streams of the images' own, seeded from a sequential generator where one is given."""
+    """Return the images' own streams, seeded from a sequential generator where one is given."""
     if isinstance(generator, SampleStreams):
         return SampleStreams(generator.seed, generator.index.cpu(), generator.stage)
     device = generator.device if generator is not None else "cpu"

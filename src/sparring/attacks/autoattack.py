@@ -73,6 +73,6 @@ class AutoAttack(Attack):
                 chosen |= {"fab-t": FAB(targets=TARGETS), "square": Square()}
         return {name: attack.searches(classes, threat)[""] for name, attack in chosen.items()}
 
-    def describe(self, threat: Threat) -> dict[str, str | int]:
-        """See `Attack`. The settings of each attack are those of its paper."""
+    @override
+    def describe(self, threat: Threat) -> dict[str, str | int]:  # each attack's settings are those of its paper
         return {"version": self.version}

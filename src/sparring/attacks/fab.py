@@ -11,36 +11,36 @@ from typing_extensions import override
 
 from sparring.attacks.attack import SearchAttack
 from sparring.attacks.hyperplane import way_to_hyperplane
-from sparring.attacks.search import Lanes, Probe, opened, ranked
+from sparring.attacks.search import CountedModel, SearchState, initial_fields, ranked
 from sparring.errors import BadInput
 from sparring.losses import targeted_margin
 from sparring.randomness import SampleStreams
-from sparring.threat import Threat, spread
+from sparring.threat import Threat, per_sample
 
 _SMALL = 1e-12  # keeps the distance to a plane without a slope finite
 _SHORT = 1e-8  # the least length of a way, so that two ways of length 0 can be compared
 
 
 @dataclass(frozen=True)
-class FABLanes(Lanes):
-    """Walks under way."""
+class FABState(SearchState):
+    """The state of walks."""
 
     target: Tensor  # (L,), the class to be reached; the label itself where any class will do; never changes
-    crossed: Tensor  # (L,) bool, whether `point` is misclassified: then the next turn begins nearer to x
+    crossed: Tensor  # (L,) bool, whether `point` is misclassified: then the next step begins nearer to x
 
 
 @dataclass(frozen=True)
 class FAB(SearchAttack):
     """The fast adaptive boundary attack: seeks the nearest misclassified image (Croce and Hein, ICML 2020, Algorithm 1).
 
-    Each turn takes the boundary for flat, projects the walk's point and the image onto it, moves a little beyond a mixture
+    Each step takes the boundary to be flat, projects the walk's point and the image onto it, moves a little beyond a mixture
     of the two, and from a misclassified point goes back towards the image. An image is fooled as soon as a misclassified
     point lies within eps. As in AutoAttack, no search along a line follows at the end.
 
     Args:
-        steps: turns, at least 1.
+        steps: number of steps, at least 1.
         targets: how many classes are tried, one after the other: the most likely wrong ones of the image, all of them if
-            there are fewer. None heads, in each turn, for the nearest boundary of all, at one backward pass a class.
+            there are fewer. None heads, in each step, for the nearest boundary of all, at one backward pass a class.
         restarts: walks for each target; the first begins at the image, later ones at random, eps / 2 away.
         alpha_max: the largest share of the image's own projection in the mixture.
         eta: how far beyond the boundary to go; 1 stops at it.
@@ -57,7 +57,7 @@ class FAB(SearchAttack):
     eta: float = 1.05
     beta: float = 0.9
 
-    lanes = FABLanes
+    state_type = FABState
 
     def __post_init__(self) -> None:
         for count, kind in ((self.steps, "step"), (self.targets, "target"), (self.restarts, "restart")):
@@ -71,28 +71,28 @@ class FAB(SearchAttack):
 
     @override
     @property
-    def length(self) -> int:
+    def max_steps(self) -> int:
         return self.steps
 
-    def attempts(self, classes: int) -> int:
-        """See `Search`: all restarts for one target, then the next."""
+    @override
+    def attempts(self, classes: int) -> int:  # all restarts for one target, then the next
         return self.restarts * (1 if self.targets is None else min(self.targets, classes - 1))
 
     @override
-    def open(
+    def init(
         self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat
-    ) -> FABLanes:
+    ) -> FABState:
         rank, restart = divmod(attempt, self.restarts)
         target = y if self.targets is None else ranked(clean, 1 + rank)
         point = x if restart == 0 else (x + _half_way_out(x, streams, threat)).clamp(0, 1)
-        return FABLanes(**opened(x, y, point), target=target, crossed=torch.zeros_like(y, dtype=torch.bool))
+        return FABState(**initial_fields(x, y, point), target=target, crossed=torch.zeros_like(y, dtype=torch.bool))
 
     @override
-    def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> FABLanes:
-        assert isinstance(lanes, FABLanes)
-        x, reached = lanes.x, lanes.point
-        here = torch.where(spread(lanes.crossed, x), x + self.beta * (reached - x), reached)
-        excess, w = self._boundary(probe, here, lanes, threat)
+    def step(self, model: CountedModel, state: SearchState, threat: Threat) -> FABState:
+        assert isinstance(state, FABState)
+        x, reached = state.x, state.point
+        here = torch.where(per_sample(state.crossed, x), x + self.beta * (reached - x), reached)
+        excess, w = self._boundary(model, here, state, threat)
         excess_at_x = excess + (w * (x - here)).flatten(1).sum(1)
         ways = way_to_hyperplane(
             torch.cat([here, x]).flatten(1),
@@ -101,14 +101,14 @@ class FAB(SearchAttack):
             threat.norm,
         ).view(2, *x.shape)
         length, length_from_x = threat.size(ways.flatten(0, 1)).clamp_min(_SHORT).chunk(2)
-        alpha = spread((length / (length + length_from_x)).clamp_max(self.alpha_max), x)
+        alpha = per_sample((length / (length + length_from_x)).clamp_max(self.alpha_max), x)
         beyond, beyond_from_x = torch.stack([here, x]) + self.eta * ways
         point = ((1 - alpha) * beyond + alpha * beyond_from_x).clamp(0, 1)
 
-        # The mixture's own label: its gradient is taken a turn later, and elsewhere if it is misclassified.
-        crossed = probe.logits(point).argmax(1) != lanes.y
+        # The mixture's own label: its gradient is taken a step later, and elsewhere if it is misclassified.
+        crossed = model.logits(point).argmax(1) != state.y
         found = crossed & (threat.size(point - x) <= threat.eps)
-        return replace(lanes, point=point, found=found, candidate=point, crossed=crossed)
+        return replace(state, point=point, found=found, candidate=point, crossed=crossed)
 
     @override
     def describe(self, threat: Threat) -> dict[str, str | int]:
@@ -120,17 +120,17 @@ class FAB(SearchAttack):
             "objective": "fab",
         }
 
-    def _boundary(self, probe: Probe, point: Tensor, lanes: FABLanes, threat: Threat) -> tuple[Tensor, Tensor]:
-        """z_s - z_y (L,) at the points, and its gradient (L, C, H, W): s is the target, or the class that is nearest."""
+    def _boundary(self, model: CountedModel, point: Tensor, state: FABState, threat: Threat) -> tuple[Tensor, Tensor]:
+        """Return z_s - z_y (L,) at the points, and its gradient (L, C, H, W): s is the target, or the nearest class."""
         if self.targets is None:
-            return _nearest(*probe.jacobian(point), lanes.y, threat)
-        margin = partial(targeted_margin, y=lanes.y, target=lanes.target)
-        gradient, logits = probe.gradient(point, margin)
+            return _nearest(*model.jacobian(point), state.y, threat)
+        margin = partial(targeted_margin, y=state.y, target=state.target)
+        gradient, logits = model.gradient(point, margin)
         return margin(logits), gradient
 
 
 def _nearest(gradients: Tensor, logits: Tensor, y: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
-    """z_s - z_y (L,) and its gradient (L, C, H, W) for the class s whose flat boundary is nearest, but for the box.
+    """Return z_s - z_y (L,) and its gradient (L, C, H, W) for the class s whose flat boundary is nearest, without the box.
 
     s minimises |z_s - z_y| / ||grad (z_s - z_y)||_dual over s != y (Croce and Hein, ICML 2020), from the gradients
     (L, K, C, H, W) of the logits (L, K).
@@ -144,6 +144,6 @@ def _nearest(gradients: Tensor, logits: Tensor, y: Tensor, threat: Threat) -> tu
 
 
 def _half_way_out(x: Tensor, streams: SampleStreams, threat: Threat) -> Tensor:
-    """Perturbations (L, C, H, W) of size eps / 2 in random directions; the pixel box is not applied."""
+    """Return perturbations (L, C, H, W) of size eps / 2 in random directions; the pixel box is not applied."""
     direction = threat.geometry.direction(x, streams)
-    return threat.eps / 2 * direction / spread(threat.size(direction).clamp_min(_SMALL), x)
+    return threat.eps / 2 * direction / per_sample(threat.size(direction).clamp_min(_SMALL), x)

@@ -9,18 +9,18 @@ from typing_extensions import override
 
 from sparring.attacks.attack import SearchAttack
 from sparring.attacks.gradient import draw_start
-from sparring.attacks.search import Lanes, Probe, opened
+from sparring.attacks.search import CountedModel, SearchState, initial_fields
 from sparring.errors import BadInput
 from sparring.losses import margin
 from sparring.randomness import SampleStreams
-from sparring.threat import Ratio, Threat, spread
+from sparring.threat import Ratio, Threat, per_sample
 
-_GUIDANCE = 50.0  # the weight of the distance in the first turn
+_GUIDANCE = 50.0  # the weight of the distance in the first step
 
 
 @dataclass(frozen=True)
-class GAMALanes(Lanes):
-    """Attempts of GAMA."""
+class GAMAState(SearchState):
+    """The state of GAMA."""
 
     clean: Tensor  # (L, K), the probabilities p(x) of the original images; never changes
 
@@ -31,7 +31,7 @@ class GAMA(SearchAttack):
 
     p is the softmax. The weight w falls linearly from 50 to 0 over the first quarter of the steps. They are steepest steps
     of size 2 eps, a tenth of that from 60% of the steps on and a hundredth from 85% on, from a start of +-eps (in L2: of
-    that direction). An image is fooled by the first misclassified iterate, the start among them. The released code judges
+    that direction). An image is fooled by the first misclassified iterate, the start among them. The released code evaluates
     the last iterate only, and takes p(x) at the start of the attack instead of the clean image as the paper has it; its
     figures are of up to 5 restarts: `Restarted(GAMA(), 5)`.
 
@@ -42,7 +42,7 @@ class GAMA(SearchAttack):
         BadInput: fewer than 1 step.
     """
 
-    lanes = GAMALanes
+    state_type = GAMAState
 
     steps: int = 100
 
@@ -52,27 +52,29 @@ class GAMA(SearchAttack):
 
     @override
     @property
-    def length(self) -> int:
+    def max_steps(self) -> int:
         return self.steps
 
     @override
-    def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
+    def init(
+        self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat
+    ) -> SearchState:
         start = draw_start("bernoulli", x, threat, threat.eps, streams)
-        return GAMALanes(**opened(x, y, x + start), clean=clean.softmax(1))
+        return GAMAState(**initial_fields(x, y, x + start), clean=clean.softmax(1))
 
     @override
-    def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
-        assert isinstance(lanes, GAMALanes)
-        weight, before, y = self._weight(lanes), lanes.clean, lanes.y
+    def step(self, model: CountedModel, state: SearchState, threat: Threat) -> SearchState:
+        assert isinstance(state, GAMAState)
+        weight, before, y = self._weight(state), state.clean, state.y
 
         def guided_margin(logits: Tensor) -> Tensor:
             now = logits.softmax(1)
             return margin(now, y) + weight * ((now - before) ** 2).sum(1)
 
-        gradient, logits = probe.gradient(lanes.point, guided_margin)
-        step = spread(self._alpha(lanes, threat), lanes.x) * threat.steepest(gradient)
-        point = threat.image(lanes.x, lanes.point - lanes.x + step)
-        return replace(lanes, point=point, found=logits.argmax(1) != y, candidate=lanes.point)
+        gradient, logits = model.gradient(state.point, guided_margin)
+        step = per_sample(self._alpha(state, threat), state.x) * threat.steepest(gradient)
+        point = threat.image(state.x, state.point - state.x + step)
+        return replace(state, point=point, found=logits.argmax(1) != y, candidate=state.point)
 
     @override
     def describe(self, threat: Threat) -> dict[str, str | int]:
@@ -85,11 +87,11 @@ class GAMA(SearchAttack):
             "objective": "probability margin, guided with weight 50 falling to 0 over 25% of the steps",
         }
 
-    def _weight(self, lanes: Lanes) -> Tensor:
-        """w of the step to come, (L,)."""
-        return _GUIDANCE * (1 - 4 * lanes.step.to(lanes.x.dtype) / self.steps).clamp_min(0)
+    def _weight(self, state: SearchState) -> Tensor:
+        """Return w of the step to come, (L,)."""
+        return _GUIDANCE * (1 - 4 * state.step.to(state.x.dtype) / self.steps).clamp_min(0)
 
-    def _alpha(self, lanes: Lanes, threat: Threat) -> Tensor:
-        """The size (L,) of the step to come."""
-        drops = (100 * lanes.step >= 60 * self.steps).long() + (100 * lanes.step >= 85 * self.steps).long()
-        return 2 * threat.eps * 0.1 ** drops.to(lanes.x.dtype)
+    def _alpha(self, state: SearchState, threat: Threat) -> Tensor:
+        """Return the size (L,) of the step to come."""
+        drops = (100 * state.step >= 60 * self.steps).long() + (100 * state.step >= 85 * self.steps).long()
+        return 2 * threat.eps * 0.1 ** drops.to(state.x.dtype)

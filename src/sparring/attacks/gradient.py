@@ -1,7 +1,7 @@
-"""FGSM, PGD and C&W: the gradient attacks, for training (`climb`) and for evaluation (as searches).
+"""FGSM, PGD and C&W: the gradient attacks, for training (`run`) and for evaluation (as searches).
 
 Evaluation stops a sample at its first misclassified iterate, so an image counts as robust only if the start and every
-iterate were classified correctly: stronger than judging the last iterate.
+iterate were classified correctly: stronger than evaluating the last iterate alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing_extensions import override
 from sparring.attacks.ascent import Objective, ascend
 from sparring.attacks.attack import SearchAttack
 from sparring.attacks.modes import BatchNormMode, attackable
-from sparring.attacks.search import Lanes, Probe, Search, opened
+from sparring.attacks.search import CountedModel, Search, SearchState, initial_fields
+from sparring.deprecation import renamed_method
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy, margin
 from sparring.randomness import Generator, SampleStreams, normal, rademacher
@@ -34,7 +35,7 @@ TRADES_NOISE = 1e-3  # standard deviation of the "normal" start (TRADES and its 
 
 
 def draw_start(kind: Start, x: Images, threat: Threat, eps: float | Tensor, generator: Generator = None) -> Images:
-    """Where an attack begins, (B, C, H, W): no perturbation, uniform in the ball, N(0, 1e-3), or +-eps at random.
+    """Return where an attack begins, (B, C, H, W): no perturbation, uniform in the ball, N(0, 1e-3), or +-eps at random.
 
     The normal start is not clipped: the first step's projection does that, as in TRADES.
     """
@@ -77,19 +78,19 @@ class PGD(SearchAttack):
                 raise BadInput(f"The step size alpha must be positive, not {self.alpha}.")
 
     def budget(self, threat: Threat) -> Budget:
-        """The same radius, step size and steps for every sample."""
+        """Return the same radius, step size and steps for every sample."""
         return Budget(threat.eps, self._alpha(threat), self.steps)
 
-    def goal(self, y: Labels) -> Objective:
-        """The configured objective for these labels: logits (B, K) -> (B,)."""
+    def objective_for(self, y: Labels) -> Objective:
+        """Return the configured objective for these labels: logits (B, K) -> (B,)."""
         return partial(cross_entropy, y=y) if self.objective == "ce" else partial(margin, y=y)
 
-    def begin(self, x: Images, threat: Threat, budget: Budget | None = None, generator: Generator = None) -> Images:
-        """A start of the configured kind, (B, C, H, W)."""
+    def initial(self, x: Images, threat: Threat, budget: Budget | None = None, generator: Generator = None) -> Images:
+        """Return a start of the configured kind, (B, C, H, W)."""
         budget = budget or self.budget(threat)
         return draw_start(self.start, x, threat, budget.eps if budget.start is None else budget.start, generator)
 
-    def climb(
+    def run(
         self,
         model: nn.Module,
         x: Images,
@@ -100,29 +101,35 @@ class PGD(SearchAttack):
         start: Images | None = None,
         generator: Generator = None,
     ) -> Images:
-        """The perturbation (B, C, H, W) after the last step; `start` and `budget` replace the configured ones."""
+        """Return the perturbation (B, C, H, W) after the last step; `start` and `budget` replace the configured ones."""
         budget = budget or self.budget(threat)
         if start is None:
-            start = self.begin(x, threat, budget, generator)
+            start = self.initial(x, threat, budget, generator)
         with attackable(model, self.bn):
             return ascend(model, x, objective, threat, budget, start)
 
+    climb = renamed_method("climb", run)
+    begin = renamed_method("begin", initial)
+    goal = renamed_method("goal", objective_for)
+
     @override
     @property
-    def length(self) -> int:
+    def max_steps(self) -> int:
         return self.steps
 
     @override
-    def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
+    def init(
+        self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat
+    ) -> SearchState:
         start = threat.confine(x, draw_start(self.start, x, threat, threat.eps, streams))
-        return Lanes(**opened(x, y, x + start))
+        return SearchState(**initial_fields(x, y, x + start))
 
-    def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
-        """See `Search`: an image is fooled by the first misclassified iterate, the start among them."""
-        gradient, logits = probe.gradient(lanes.point, self.goal(lanes.y))
+    @override
+    def step(self, model: CountedModel, state: SearchState, threat: Threat) -> SearchState:
+        gradient, logits = model.gradient(state.point, self.objective_for(state.y))
         step = self._alpha(threat) * threat.steepest(gradient)
-        point = threat.image(lanes.x, lanes.point - lanes.x + step)
-        return replace(lanes, point=point, found=logits.argmax(1) != lanes.y, candidate=lanes.point)
+        point = threat.image(state.x, state.point - state.x + step)
+        return replace(state, point=point, found=logits.argmax(1) != state.y, candidate=state.point)
 
     @override
     def describe(self, threat: Threat) -> dict[str, str | int]:
@@ -152,16 +159,18 @@ class FGSM(SearchAttack):
 
     @override
     @property
-    def length(self) -> int:
+    def max_steps(self) -> int:
         return 1
 
     @override
-    def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
-        return _one_step(threat).open(x, y, clean, attempt, streams, threat)
+    def init(
+        self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat
+    ) -> SearchState:
+        return _one_step(threat).init(x, y, clean, attempt, streams, threat)
 
     @override
-    def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
-        return _one_step(threat).advance(probe, lanes, threat)
+    def step(self, model: CountedModel, state: SearchState, threat: Threat) -> SearchState:
+        return _one_step(threat).step(model, state, threat)
 
     @override
     def describe(self, threat: Threat) -> dict[str, str | int]:
@@ -192,25 +201,27 @@ class Restarted(SearchAttack):
 
     @override
     @property
-    def lanes(self) -> type[Lanes]:  # type: ignore[override]  # a search wrapped around another has the other's
-        return self.attack.lanes
+    def state_type(self) -> type[SearchState]:  # type: ignore[override]  # a search wrapped around another has the other's
+        return self.attack.state_type
 
     @override
     @property
-    def length(self) -> int:
-        return self.attack.length
+    def max_steps(self) -> int:
+        return self.attack.max_steps
 
     @override
     def attempts(self, classes: int) -> int:
         return self.restarts * self.attack.attempts(classes)
 
     @override
-    def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
-        return self.attack.open(x, y, clean, attempt % self.attack.attempts(clean.shape[1]), streams, threat)
+    def init(
+        self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat
+    ) -> SearchState:
+        return self.attack.init(x, y, clean, attempt % self.attack.attempts(clean.shape[1]), streams, threat)
 
     @override
-    def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
-        return self.attack.advance(probe, lanes, threat)
+    def step(self, model: CountedModel, state: SearchState, threat: Threat) -> SearchState:
+        return self.attack.step(model, state, threat)
 
     @override
     def describe(self, threat: Threat) -> dict[str, str | int]:

@@ -11,19 +11,19 @@ from typing_extensions import override
 
 from sparring.attacks.attack import SearchAttack
 from sparring.attacks.gradient import draw_start
-from sparring.attacks.search import Lanes, Probe, opened, ranked
+from sparring.attacks.search import CountedModel, SearchState, initial_fields, ranked
 from sparring.errors import BadInput
 from sparring.losses import targeted_margin
 from sparring.randomness import SampleStreams
-from sparring.threat import Threat, spread
+from sparring.threat import Threat, per_sample
 
 _RATE = 0.1  # pixel fractions, whatever the radius
 _MEAN_DECAY, _SQUARE_DECAY, _SMALL = 0.9, 0.999, 1e-9  # Adam's
 
 
 @dataclass(frozen=True)
-class MultiTargetedLanes(Lanes):
-    """Attempts of MultiTargeted."""
+class MultiTargetedState(SearchState):
+    """The state of MultiTargeted."""
 
     target: Tensor  # (L,), the classes to be reached; never changes
     mean: Tensor  # (L, C, H, W), Adam's running mean of the gradients
@@ -55,7 +55,7 @@ class MultiTargeted(SearchAttack):
         BadInput: a number below 1.
     """
 
-    lanes = MultiTargetedLanes
+    state_type = MultiTargetedState
 
     steps: int = 200
     restarts: int = 10
@@ -68,7 +68,7 @@ class MultiTargeted(SearchAttack):
 
     @override
     @property
-    def length(self) -> int:
+    def max_steps(self) -> int:
         return self.steps
 
     @override
@@ -76,30 +76,32 @@ class MultiTargeted(SearchAttack):
         return self.restarts
 
     @override
-    def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
+    def init(
+        self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat
+    ) -> SearchState:
         own_first = clean.scatter(1, y[:, None], torch.inf)
         target = ranked(own_first, 1 + attempt % min(self.targets, clean.shape[1] - 1))
         start = draw_start("uniform", x, threat, threat.eps, streams)
         nothing = torch.zeros_like(x)
-        return MultiTargetedLanes(**opened(x, y, x + start), target=target, mean=nothing, square=nothing)
+        return MultiTargetedState(**initial_fields(x, y, x + start), target=target, mean=nothing, square=nothing)
 
     @override
-    def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
-        assert isinstance(lanes, MultiTargetedLanes)
-        gradient, logits = probe.gradient(lanes.point, partial(targeted_margin, y=lanes.y, target=lanes.target))
-        mean = _MEAN_DECAY * lanes.mean + (1 - _MEAN_DECAY) * gradient
-        square = _SQUARE_DECAY * lanes.square + (1 - _SQUARE_DECAY) * self._squares(gradient, threat)
-        turn = (lanes.step + 1).to(mean.dtype)
-        unbiased_mean = mean / spread(1 - _MEAN_DECAY**turn, mean)
-        unbiased_square = square / spread(1 - _SQUARE_DECAY**turn, mean)
-        step = spread(self._rate(lanes), mean) * unbiased_mean / (unbiased_square.sqrt() + _SMALL)
+    def step(self, model: CountedModel, state: SearchState, threat: Threat) -> SearchState:
+        assert isinstance(state, MultiTargetedState)
+        gradient, logits = model.gradient(state.point, partial(targeted_margin, y=state.y, target=state.target))
+        mean = _MEAN_DECAY * state.mean + (1 - _MEAN_DECAY) * gradient
+        square = _SQUARE_DECAY * state.square + (1 - _SQUARE_DECAY) * self._squares(gradient, threat)
+        count = (state.step + 1).to(mean.dtype)
+        unbiased_mean = mean / per_sample(1 - _MEAN_DECAY**count, mean)
+        unbiased_square = square / per_sample(1 - _SQUARE_DECAY**count, mean)
+        step = per_sample(self._rate(state), mean) * unbiased_mean / (unbiased_square.sqrt() + _SMALL)
         return replace(
-            lanes,
-            point=threat.image(lanes.x, lanes.point - lanes.x + step),
+            state,
+            point=threat.image(state.x, state.point - state.x + step),
             mean=mean,
             square=square,
-            found=logits.argmax(1) != lanes.y,
-            candidate=lanes.point,
+            found=logits.argmax(1) != state.y,
+            candidate=state.point,
         )
 
     @override
@@ -114,12 +116,12 @@ class MultiTargeted(SearchAttack):
         }
 
     def _squares(self, gradient: Tensor, threat: Threat) -> Tensor:
-        """What Adam's second mean is of, (L, C, H, W)."""
+        """Return what Adam's second mean averages, (L, C, H, W)."""
         squares = gradient**2
         if threat.geometry.bounds_numbers:
             return squares
         return squares.mean((1, 2, 3), keepdim=True).expand_as(squares)
 
-    def _rate(self, lanes: Lanes) -> Tensor:
-        drops = (2 * lanes.step >= self.steps).long() + (4 * lanes.step >= 3 * self.steps).long()  # (L,)
-        return _RATE * 0.1 ** drops.to(lanes.x.dtype)
+    def _rate(self, state: SearchState) -> Tensor:
+        drops = (2 * state.step >= self.steps).long() + (4 * state.step >= 3 * self.steps).long()  # (L,)
+        return _RATE * 0.1 ** drops.to(state.x.dtype)

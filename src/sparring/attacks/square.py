@@ -13,22 +13,22 @@ from torch import Tensor
 from typing_extensions import override
 
 from sparring.attacks.attack import SearchAttack
-from sparring.attacks.search import Lanes, Probe, opened
+from sparring.attacks.search import CountedModel, SearchState, initial_fields
 from sparring.attacks.square_tiles import moved, pattern_table, scaled, tiled
 from sparring.errors import BadInput
 from sparring.losses import margin
 from sparring.norms import NormName, by_norm
 from sparring.randomness import SampleStreams, drawn, rademacher
-from sparring.threat import Threat, spread
+from sparring.threat import Threat, per_sample
 
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries; the schedule for 10,000, not rescaled
 
 
 @dataclass(frozen=True)
-class SquareLanes(Lanes):
-    """Attempts of Square; `point` is the best image so far."""
+class SquareState(SearchState):
+    """The state of Square; `point` is the best image so far."""
 
-    margin: Tensor  # (L,), max_{j != y} z_j - z_y at `point`; -inf before the first turn
+    margin: Tensor  # (L,), max_{j != y} z_j - z_y at `point`; -inf before the first step
     keys: Tensor  # (L,) int64, which the queries are drawn from; never changes
 
 
@@ -51,7 +51,7 @@ class Square(SearchAttack):
         BadInput: a number out of its range.
     """
 
-    lanes = SquareLanes
+    state_type = SquareState
 
     queries: int = 5000
     p: float = 0.8
@@ -65,37 +65,40 @@ class Square(SearchAttack):
         if self.restarts < 1:
             raise BadInput(f"An attack needs at least 1 restart, not {self.restarts}.")
 
+    @override
     @property
-    def length(self) -> int:
-        """See `Search`: the first turn asks about the start."""
-        return self.queries + 1
+    def max_steps(self) -> int:
+        return self.queries + 1  # the first is of the start
 
     @override
     def attempts(self, classes: int) -> int:
         return self.restarts
 
     @override
-    def open(self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat) -> Lanes:
-        self._tables(x, threat)  # what they hold is copied to the device now: it would make the host wait in a turn
+    def init(
+        self, x: Tensor, y: Tensor, clean: Tensor, attempt: int, streams: SampleStreams, threat: Threat
+    ) -> SearchState:
+        self._tables(x, threat)  # copied to the device now: in a step that would make the host wait
         start = _shape(threat.norm).start(x, streams, threat)
         worst = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-        return SquareLanes(**opened(x, y, start), margin=worst, keys=streams.keys().to(x.device))
+        return SquareState(**initial_fields(x, y, start), margin=worst, keys=streams.keys().to(x.device))
 
-    def advance(self, probe: Probe, lanes: Lanes, threat: Threat) -> Lanes:
-        """See `Search`: a query is kept where the margin grows, or fools the network."""
-        assert isinstance(lanes, SquareLanes)
-        tables, shape = self._tables(lanes.x, threat), _shape(threat.norm)
-        draws = drawn(lanes.keys, lanes.step, shape.draws(lanes.x.shape[1]))
-        halvings = torch.bucketize(lanes.step - 1, tables.halved_after)
-        query = shape.query(lanes.x, lanes.point, draws, halvings, tables, threat)
-        tried = torch.where(spread(lanes.step == 0, query), lanes.point, query)
-        reached = margin(probe.logits(tried), lanes.y).to(lanes.margin)
+    @override
+    def step(self, model: CountedModel, state: SearchState, threat: Threat) -> SearchState:
+        # A query is kept where the margin grows, or where it fools the network.
+        assert isinstance(state, SquareState)
+        tables, shape = self._tables(state.x, threat), _shape(threat.norm)
+        draws = drawn(state.keys, state.step, shape.draws(state.x.shape[1]))
+        halvings = torch.bucketize(state.step - 1, tables.halved_after)
+        query = shape.query(state.x, state.point, draws, halvings, tables, threat)
+        tried = torch.where(per_sample(state.step == 0, query), state.point, query)
+        reached = margin(model.logits(tried), state.y).to(state.margin)
         found = reached >= 0
-        better = found | (reached > lanes.margin)
+        better = found | (reached > state.margin)
         return replace(
-            lanes,
-            point=torch.where(spread(better, tried), tried, lanes.point),
-            margin=torch.where(better, reached, lanes.margin),
+            state,
+            point=torch.where(per_sample(better, tried), tried, state.point),
+            margin=torch.where(better, reached, state.margin),
             found=found,
             candidate=tried,
         )

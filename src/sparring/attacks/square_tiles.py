@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparring.randomness import SampleStreams, uniform
-from sparring.threat import spread
+from sparring.threat import per_sample
 
 _TILES = 5  # the start is a grid of about five by five patterns
 _TINY = 1e-12  # keeps nothing nothing instead of 0 / 0
@@ -90,7 +90,7 @@ def moved(delta: Tensor, first: Tensor, second: Tensor, change: Tensor, eps: flo
     kept = torch.where(first, delta, 0.0)
     fresh = change + kept / (_size(kept, order) + _TINY)
     channels, before = delta.shape[1], _size(torch.where(first | second, delta, 0.0), order)
-    whole = spread(delta.flatten(1).norm(order, dim=1), delta)
+    whole = per_sample(delta.flatten(1).norm(order, dim=1), delta)
     size = _WINDOW[order](eps, whole, before, channels)
     return torch.where(first, fresh / (_size(fresh, order) + _TINY) * size, torch.where(second, 0.0, delta))
 
@@ -108,7 +108,7 @@ _WINDOW = {2: _l2_window, 1: _l1_window}  # by order: the size of a channel's fi
 
 def scaled(delta: Tensor, eps: float) -> Tensor:
     """Perturbations (L, C, H, W) of L2 norm eps."""
-    return delta * (eps / (spread(delta.flatten(1).norm(dim=1), delta) + _TINY))
+    return delta * (eps / (per_sample(delta.flatten(1).norm(dim=1), delta) + _TINY))
 
 
 def _size(delta: Tensor, order: int) -> Tensor:

@@ -21,6 +21,11 @@ def keys(kind: Any) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in fields(kind) if f.init}
 
 
+def former_keys(kind: Any) -> dict[str, str]:
+    """Return the keys of the version before that are called otherwise now: former name to present name."""
+    return {f.metadata["formerly"]: f.name for f in fields(kind) if "formerly" in f.metadata}
+
+
 def without_none(hint: Any) -> Any:
     """Return the other type of a field that may be None, and any other hint as it is."""
     options = [option for option in get_args(hint) if option is not NoneType]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType
 from typing import Any, TypeVar, get_args
 
-from sparring.configuration.classes import find, keys, listed, paths, without_none
+from sparring.configuration.classes import find, former_keys, keys, listed, paths, without_none
 from sparring.configuration.settings import Setting, from_short_form
 from sparring.configuration.values import converted
 from sparring.errors import BadInput, first_line, unknown
@@ -25,9 +26,11 @@ class Reader:
 
     def section(self, kind: type[T], settings: Sequence[Setting], place: str = "", default: object = None) -> T:
         """Return a dataclass; fields that nothing is said of are as in `default`, or as the class has them."""
-        hints, values = keys(kind), {}
+        hints, former, values = keys(kind), former_keys(kind), {}
         inside: dict[str, list[Setting]] = {name: [] for name in hints}
         for setting in (part for whole in settings for part in from_short_form(whole, place)):
+            if setting.path and setting.path[0] in former:
+                setting = self._renamed(setting, former[setting.path[0]])
             if setting.path:
                 inside[self._known(setting, hints, place)].append(setting._replace(path=setting.path[1:]))
             elif setting.value != kind.__name__:
@@ -84,6 +87,11 @@ class Reader:
         if kept and isinstance(default, base):
             return self.section(type(default), kept, place, default)
         raise BadInput(f"{place} must name its class, one of {listed(base)}.") if kept else self._missing(place)
+
+    def _renamed(self, setting: Setting, present: str) -> Setting:
+        """Return a setting of a former key under its present name, with a warning."""
+        warnings.warn(f"The key {setting.path[0]} is called {present} now.", FutureWarning, stacklevel=2)
+        return setting._replace(path=(present, *setting.path[1:]))
 
     def _missing(self, place: str) -> BadInput:
         return BadInput(f"{self.origin} does not say which {place}: add the key {place}.")

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
+from sparring.deprecation import renamed_method
 from sparring.errors import BadInput, unknown
 
 
@@ -20,8 +21,8 @@ from sparring.errors import BadInput, unknown
 class View:
     """Where each crop of a batch lies on its canvas (H + 2 pad, W + 2 pad), and whether it is seen in a mirror.
 
-    `show` and `paint` are inverse to each other: `show(paint(canvas, crop))` is `crop`, and
-    `paint(canvas, show(canvas))` is `canvas`, bit for bit, for every dtype.
+    `show` and `write_back` are inverse to each other: `show(write_back(canvas, crop))` is `crop`, and
+    `write_back(canvas, show(canvas))` is `canvas`, bit for bit, for every dtype.
     """
 
     top: Int64[Tensor, "B"]  # pixels, 0 .. 2 pad
@@ -36,7 +37,7 @@ class View:
         crop = canvas.flatten(2).gather(2, self._pixels.expand(-1, canvas.shape[1], -1))  # (B, C, H * W)
         return crop.view(*crop.shape[:2], *self.size)
 
-    def paint(
+    def write_back(
         self, canvas: Shaped[Tensor, "B C canvasH canvasW"], crop: Shaped[Tensor, "B C H W"]
     ) -> Shaped[Tensor, "B C canvasH canvasW"]:
         """A copy of the canvases with the crops written back where they were seen; the other pixels stay.
@@ -46,6 +47,8 @@ class View:
         self._fits(canvas)
         index = self._pixels.expand(-1, canvas.shape[1], -1)
         return canvas.flatten(2).scatter(2, index, crop.flatten(2)).view(canvas.shape)
+
+    paint = renamed_method("paint", write_back)
 
     def to(self, device: torch.device | str) -> View:
         """The same view with its tensors on `device`."""

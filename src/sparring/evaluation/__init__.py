@@ -1,8 +1,8 @@
 """Evaluation: how robust a network is, and a record of how that was found out."""
 
-import warnings
 from typing import Any
 
+from sparring.deprecation import renamed_names
 from sparring.evaluation.evaluate import Evaluation, evaluate
 from sparring.evaluation.evaluator import Evaluator
 from sparring.evaluation.fit import check_fit
@@ -32,18 +32,10 @@ __all__ = [
     "write_record",
 ]
 
-_RENAMED = {
-    "Examination": "Evaluator",
-    "Subject": "ModelSource",
-    "roomy": "auto_batch_size",
-    "write": "write_record",
-}
+_RENAMED = {"Examination": "Evaluator", "Subject": "ModelSource", "roomy": "auto_batch_size", "write": "write_record"}
+_present = renamed_names(__name__, _RENAMED)
 
 
 def __getattr__(name: str) -> Any:
-    """Return what a name of version 0.1 is called now, with a warning."""
-    if name not in _RENAMED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    new = _RENAMED[name]
-    warnings.warn(f"sparring.evaluation.{name} is called {new} now.", DeprecationWarning, stacklevel=2)
-    return globals()[new]
+    """Return what a name of version 0.1 stands for, with a warning."""
+    return globals()[_present(name)]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 
-from sparring.attacks import Probe
+from sparring.attacks import CountedModel
 
 
 class Clock:
     """What a search has cost, with what it had cost before its process was replaced."""
 
-    def __init__(self, before: tuple[float, int, int], *probes: Probe) -> None:
-        self._before, self._probes = before, set(probes)
+    def __init__(self, before: tuple[float, int, int], *models: CountedModel) -> None:
+        self._before, self._models = before, set(models)
         self._began = time.perf_counter(), *self._count()
 
     @property
@@ -24,4 +24,4 @@ class Clock:
         return float(seconds), int(forwards), int(backwards)
 
     def _count(self) -> tuple[int, int]:
-        return sum(probe.forwards for probe in self._probes), sum(probe.backwards for probe in self._probes)
+        return sum(counted.forwards for counted in self._models), sum(counted.backwards for counted in self._models)

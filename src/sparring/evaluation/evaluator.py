@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring import ranks
-from sparring.attacks import Attack, Capacity, Pool, Probe, Search, Subjects, attackable
+from sparring.attacks import Attack, Capacity, CountedModel, Pool, Search, SearchInputs, attackable
 from sparring.data import Images, batches
 from sparring.errors import BadInput
 from sparring.evaluation.clock import Clock
@@ -31,7 +31,7 @@ from sparring.models import may_be_channels_last
 from sparring.randomness import SampleStreams, repeatable, seed_from
 from sparring.threat import Threat
 
-_PATIENCE = {"cpu": 1, "cuda": 10}  # turns between two looks at what was found: on a GPU each makes the host wait
+_PATIENCE = {"cpu": 1, "cuda": 10}  # steps between two readings of what was found: on a GPU each makes the host wait
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class _Run:
         count = len(evaluator.images)
         self._mine = torch.zeros(count, dtype=torch.bool)  # this process's share of the images
         self._mine[ranks.index() :: ranks.count()] = True
-        self._verifier = Probe(evaluator.model)
+        self._verifier = CountedModel(evaluator.model)
 
     def outcomes(self, attacks: Sequence[NamedAttack]) -> Outcomes:
         exact = full_precision() if self._evaluator.precision else nullcontext()
@@ -183,9 +183,9 @@ class _Run:
         seed = seed_from(self._evaluator.seed, *attack.encode(), *name.encode())
         pool = Pool(
             search,
-            Subjects(self._fetch, progress.clean, SampleStreams(seed, self._evaluator.images.index)),
+            SearchInputs(self._fetch, progress.clean, SampleStreams(seed, self._evaluator.images.index)),
             self._evaluator.threat,
-            self._probe,
+            self._searched,
             self._verifier,
             correct.nonzero()[:, 0],
             self._capacity,
@@ -193,13 +193,13 @@ class _Run:
             self._kept(attack),
         )
         if progress.running:
-            pool.restore(progress.running, device)
+            pool.load_state_dict(progress.running, device)
         settings = search.describe(self._evaluator.threat)
-        clock = Clock(progress.spent, self._probe, self._verifier)
+        clock = Clock(progress.spent, self._searched, self._verifier)
         for done in pool.run():
             self._report(f"{attack} {name}".strip(), done)
             if self._checkpoint and self._checkpoint.due:
-                progress.running, progress.spent = pool.state(), clock.spent
+                progress.running, progress.spent = pool.state_dict(), clock.spent
                 self._save()
         self._report(f"{attack} {name}".strip(), 1.0)
         self._finish(Stage(attack, name, correct & ~pool.fooled, *clock.spent, settings))
@@ -266,14 +266,14 @@ class _Run:
         return (self._progress.clean.argmax(1) == self._evaluator.images.labels) & self._mine
 
     @cached_property
-    def _probe(self) -> Probe:
-        """What the searches ask."""
+    def _searched(self) -> CountedModel:
+        """The network that the searches run."""
         precision, device = self._evaluator.precision, self._evaluator.device
         if precision is None:
-            return Probe(self._evaluator.model)
+            return CountedModel(self._evaluator.model)
         network = optimised_copy(self._evaluator.model, self._fetch(torch.arange(min(2, len(self._mine))))[0])
         layout = torch.channels_last if may_be_channels_last(network, device) else None
-        return Probe(network, low_precision(device) if precision == "search16" else None, layout)
+        return CountedModel(network, low_precision(device) if precision == "search16" else None, layout)
 
     def _fetch(self, rows: Tensor, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
         device = self._evaluator.device if device is None else device

@@ -12,9 +12,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import Probe
+from sparring.attacks import CountedModel
 from sparring.errors import BadInput
-from sparring.threat import Threat, spread
+from sparring.threat import Threat, per_sample
 
 # model, x (B, C, H, W) in [0, 1], y (B,), threat -> adversarial images (B, C, H, W)
 Function: TypeAlias = Callable[[nn.Module, Tensor, Tensor, Threat], Tensor]
@@ -56,7 +56,7 @@ class FunctionAttack:
         counted = f"images within the threat, to {rounding:g}, that the network itself gets wrong in single precision"
         return {"function": self.definition, "counted": counted, "outside": outside}
 
-    def attempt(self, model: nn.Module, verifier: Probe, x: Tensor, y: Tensor, threat: Threat) -> Attempt:
+    def attempt(self, model: nn.Module, verifier: CountedModel, x: Tensor, y: Tensor, threat: Threat) -> Attempt:
         """Call the function on images x (B, C, H, W) with labels y (B,) and verify what it returns.
 
         The model is in evaluation mode; it is put back into it. Raises BadInput for anything but images of the shape of x,
@@ -74,7 +74,7 @@ class FunctionAttack:
         box = found.clamp(0, 1)
         allowed = threat.eps + threat.geometry.rounding(x.shape[1:].numel())
         inside = (threat.size(found - x) <= allowed) & ((found - box).abs().flatten(1).amax(1) <= _BOX)  # False for NaN
-        images = torch.where(spread(inside, x), box, x)
+        images = torch.where(per_sample(inside, x), box, x)
         logits = verifier.logits(images)
         if bool(logits.isnan().any()):
             raise BadInput("The model returned NaN logits under attack: an accuracy would mean nothing.")

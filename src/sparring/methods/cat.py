@@ -105,10 +105,10 @@ class CAT(Method):
             if len(x) < (1 if self.bn == "eval" else 2):  # BatchNorm's statistics need two
                 continue
             radius = eps[part] if isinstance(eps, Tensor) else eps
-            effort = Budget(radius, (2 * radius / j) * (1 + draws[j] * (10 / j - 1)), j)
-            start[part] = attack.begin(x, self._threat, effort)
+            chosen = Budget(radius, (2 * radius / j) * (1 + draws[j] * (10 / j - 1)), j)
+            start[part] = attack.initial(x, self._threat, chosen)
             objective = partial(cross_entropy, y=batch.y[part])
-            delta[part] = attack.climb(model, x, objective, self._threat, budget=effort, start=start[part])
+            delta[part] = attack.run(model, x, objective, self._threat, budget=chosen, start=start[part])
         return Perturbation(delta, start)
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:

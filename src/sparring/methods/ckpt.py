@@ -13,7 +13,7 @@ from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
 from sparring.methods.base import Loss, Method, Perturbation, Phase, Task
-from sparring.threat import Budget, Ratio, Threat, spread
+from sparring.threat import Budget, Ratio, Threat, per_sample
 
 
 @dataclass
@@ -26,7 +26,7 @@ class CKPT(Method):
     Args:
         points: how many, c; at least 1, which checks the random start alone.
         alpha: FGSM-RS's step size; None is 1.25 eps.
-        bn: BatchNorm in FGSM-RS's forward. The points between are judged in evaluation mode.
+        bn: BatchNorm in FGSM-RS's forward. The points between are evaluated in evaluation mode.
 
     Raises:
         BadInput: fewer than one point, or a step size that is not positive.
@@ -62,14 +62,14 @@ class CKPT(Method):
             return torch.ones_like(astray)
 
         budget = replace(budget or self._attack.budget(self._threat), steps=1, rounds=1, keep_going=look)
-        start = self._attack.begin(x, self._threat, budget)
-        whole = self._attack.climb(model, x, self._attack.goal(y), self._threat, budget=budget, start=start)
+        start = self._attack.initial(x, self._threat, budget)
+        whole = self._attack.run(model, x, self._attack.objective_for(y), self._threat, budget=budget, start=start)
         part = torch.ones_like(x[:, 0, 0, 0])  # (B,), j / points
         with torch.no_grad(), attackable(model, "eval"):
             for j in range(self.points - 1, 0, -1):
                 fooled = model(x + (j / self.points) * whole).argmax(1) != y
                 part = torch.where(fooled, j / self.points, part)
-        delta = spread(torch.where(astray, 0.0, part), x) * whole
+        delta = per_sample(torch.where(astray, 0.0, part), x) * whole
         return Perturbation(delta, start)
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:

@@ -60,9 +60,9 @@ class Attacked(Method):
         self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
     ) -> Perturbation:
         """Solve max_delta CE(f(x + delta), y) by projected gradient ascent."""
-        start = self.attack.begin(batch.x, self._threat, budget)
-        objective = self.attack.goal(batch.y)
-        delta = self.attack.climb(model, batch.x, objective, self._threat, budget=budget, start=start)
+        start = self.attack.initial(batch.x, self._threat, budget)
+        objective = self.attack.objective_for(batch.y)
+        delta = self.attack.run(model, batch.x, objective, self._threat, budget=budget, start=start)
         return Perturbation(delta, start)
 
 

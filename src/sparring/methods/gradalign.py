@@ -16,7 +16,7 @@ from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
 from sparring.methods.base import Loss, Method, Perturbation, Phase, Task, Traits
-from sparring.threat import Budget, Ratio, Threat, spread
+from sparring.threat import Budget, Ratio, Threat, per_sample
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class GradAlign(Method):
         x = batch.x
         with attackable(model, self.bn):
             gradient, _ = input_gradient(model, x, partial(cross_entropy, y=batch.y))
-        delta = self._threat.confine(x, spread(alpha, x) * self._threat.steepest(gradient), eps)
+        delta = self._threat.confine(x, per_sample(alpha, x) * self._threat.steepest(gradient), eps)
         probe = self._threat.draw(x, eps)
         return AlignedPerturbation(delta, torch.zeros_like(x), gradient=gradient, probe=probe)
 

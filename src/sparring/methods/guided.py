@@ -73,7 +73,7 @@ class _Guided(Method):
         """One step of eps from +-eps / 2; a budget's steps do not apply to a one-step method."""
         phase = phase or self.phase(0, 0)
         weight = phase.weight if phase.second else None
-        return self._climb(model, batch, budget, 1, None, weight)
+        return self._run(model, batch, budget, 1, None, weight)
 
     def loss(
         self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: GuidedPhase | None = None
@@ -87,7 +87,7 @@ class _Guided(Method):
         terms = {"natural": natural.detach(), "distance": distance.detach()}
         return Loss(natural + phase.weight * distance, adversarial, terms)
 
-    def _climb(
+    def _run(
         self,
         model: nn.Module,
         batch: Batch,
@@ -101,12 +101,12 @@ class _Guided(Method):
         size: float | Tensor = eps / steps if alpha is None else alpha
         once = Budget(eps, budget.alpha if budget else size, steps=1, start=eps / 2)
         attack = PGD(steps=1, start="bernoulli", bn=self.bn)
-        delta = start = attack.begin(batch.x, self._threat, once)
+        delta = start = attack.initial(batch.x, self._threat, once)
         for step in range(steps):
-            objective = attack.goal(batch.y)
+            objective = attack.objective_for(batch.y)
             if weight is not None and step == 0:
                 objective = self._guided(model, batch, objective, weight)
-            delta = attack.climb(model, batch.x, objective, self._threat, budget=once, start=delta)
+            delta = attack.run(model, batch.x, objective, self._threat, budget=once, start=delta)
         return Perturbation(delta, start)
 
     def _guided(self, model: nn.Module, batch: Batch, objective: Objective, weight: float) -> Objective:
@@ -172,7 +172,7 @@ class NuAT(_Guided):
         """Steps from +-eps / 2, which add up to eps unless alpha says otherwise."""
         phase = phase or self.phase(0, 0)
         weight = phase.weight if self.steps > 1 or phase.second else None
-        return self._climb(model, batch, budget, self.steps, self.alpha, weight)
+        return self._run(model, batch, budget, self.steps, self.alpha, weight)
 
     @override
     def traits(self) -> Traits:

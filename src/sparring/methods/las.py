@@ -17,7 +17,7 @@ from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.learner import Learner, LookAhead
 from sparring.methods.base import Loss, Perturbation, Phase, Review, Task, Traits, state
-from sparring.methods.policy import Actions, Choice, Distribution, Strategist
+from sparring.methods.policy import Actions, Choice, Distribution, PolicyNetwork
 from sparring.methods.reward import Reward
 from sparring.methods.wrapper import Layered, Wrapper, within
 from sparring.threat import Budget, Ratio, Threat
@@ -51,7 +51,7 @@ class LAS(Wrapper):
         inner: AdversarialTraining, TRADES, or AWP around either; its attack's steps are the most that may be chosen.
         actions: what there is to choose from.
         policy: learned; uniform, every action equally likely; or fixed, the mean of each table for every image.
-        strategist: the network behind a learned policy.
+        policy_network: the network behind a learned policy.
         reward: what a strategy's return is made of.
         interval: target steps between two updates of the policy, k.
         returns: an image's own return (the paper), or the batch's mean for all its images (the released code).
@@ -68,7 +68,7 @@ class LAS(Wrapper):
 
     actions: Actions = field(default_factory=Actions)
     policy: Literal["learned", "uniform", "fixed"] = "learned"
-    strategist: Strategist = field(default_factory=Strategist)
+    policy_network: PolicyNetwork = field(default_factory=PolicyNetwork, metadata={"formerly": "strategist"})
     reward: Reward = field(default_factory=Reward)
     interval: int = 40
     returns: Literal["sample", "batch"] = "sample"
@@ -118,8 +118,8 @@ class LAS(Wrapper):
         self._tables = self._chosen_from.tables(task.device)
         actions = sum(self._sizes.values())
         if self.policy == "learned":
-            self.network = self.strategist.build(task, actions)
-            self.optimizer = self.strategist.optimiser(self.network)
+            self.network = self.policy_network.build(task, actions)
+            self.optimizer = self.policy_network.optimiser(self.network)
         self.epoch = -1
         self.usual_return = torch.zeros((), device=task.device)
         self.counts = torch.zeros(actions, device=task.device)
@@ -147,12 +147,12 @@ class LAS(Wrapper):
             self.network.train()
             policy = self.strategies(batch.x)
             choice = policy.sample()
-            terms = self.judge(target, batch, choice, phase)
+            terms = self.reward_terms(target, batch, choice, phase)
             self.rewards += torch.cat([terms.mean(1), torch.ones_like(terms[0, :1])])
             advantage = self._credited(terms) - self._baseline(target, batch, policy, terms, phase)
             gain = (advantage * policy.log_probability(choice)).mean()
             gain = gain + self.entropy_bonus * policy.entropy().sum(0).mean()
-            self.strategist.ascend(self.network, self.optimizer, gain)
+            self.policy_network.ascend(self.network, self.optimizer, gain)
             self.network.eval()
         return batch
 
@@ -225,7 +225,7 @@ class LAS(Wrapper):
         delta = self._threat.confine(batch.x, found.delta) if self.clip_final else found.delta
         return Perturbation(delta, found.start, taken.get("beta"), found.steps)
 
-    def judge(
+    def reward_terms(
         self, target: Learner, batch: Batch, choice: Choice, phase: Layered | None = None
     ) -> Float[Tensor, "4 B"]:
         """Return L1, L2, L3 and the return of strategies for this batch."""
@@ -244,7 +244,7 @@ class LAS(Wrapper):
         if self.baseline == "none":
             return torch.zeros_like(terms[3, 0])
         if self.baseline == "greedy":
-            return self._credited(self.judge(target, batch, policy.likeliest(), phase))
+            return self._credited(self.reward_terms(target, batch, policy.likeliest(), phase))
         mean = _mean(terms[3])
         # The first step is the first update.
         usual = mean if phase.own.first else self.usual_return.to(mean.dtype, copy=True)

@@ -14,7 +14,7 @@ from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
 from sparring.methods.base import Loss, Method, Perturbation, Phase, Task
-from sparring.threat import Budget, Ratio, Threat, box, spread
+from sparring.threat import Budget, Ratio, Threat, box, per_sample
 
 
 @dataclass
@@ -67,7 +67,7 @@ class NFGSM(Method):
         eta = self._boxed(batch.x, self._threat.draw(batch.x, self.noise * eps))
         with attackable(model, self.bn):
             gradient, _ = input_gradient(model, batch.x + eta, partial(cross_entropy, y=batch.y))
-        delta = eta + spread(alpha, eta) * self._threat.steepest(gradient)
+        delta = eta + per_sample(alpha, eta) * self._threat.steepest(gradient)
         return Perturbation(self._boxed(batch.x, delta), eta)
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:

@@ -69,7 +69,7 @@ class Actions:
 
 
 @dataclass(frozen=True)
-class Strategist:
+class PolicyNetwork:
     """The network behind a learned policy, and how its weights move.
 
     Args:
@@ -96,11 +96,11 @@ class Strategist:
     def __post_init__(self) -> None:
         for name in ("lr", "clip"):
             if getattr(self, name) <= 0:
-                raise BadInput(f"The strategist's {name} must be positive, not {getattr(self, name)}.")
+                raise BadInput(f"The policy network's {name} must be positive, not {getattr(self, name)}.")
         if not 0 <= self.momentum < 1:
-            raise BadInput(f"The strategist's momentum must lie in [0, 1), not {self.momentum}.")
+            raise BadInput(f"The policy network's momentum must lie in [0, 1), not {self.momentum}.")
         if self.weight_decay < 0:
-            raise BadInput(f"The strategist's weight_decay must be at least 0, not {self.weight_decay}.")
+            raise BadInput(f"The policy network's weight_decay must be at least 0, not {self.weight_decay}.")
 
     def build(self, task: Task, outputs: int) -> nn.Module:
         """The network with an output for each action, in evaluation mode on the task's device."""

@@ -26,7 +26,7 @@ from sparring.losses import cross_entropy
 from sparring.memory import Kind, SampleMemory
 from sparring.methods.base import Loss, Method, Perturbation, Phase, Review, Task, state
 from sparring.randomness import rademacher, seed_from
-from sparring.threat import Budget, Ratio, Threat, box, spread
+from sparring.threat import Budget, Ratio, Threat, box, per_sample
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class _PriorGuided(Method):
         self, batch: Batch, start: Tensor, direction: Tensor, alpha: float | Tensor, eps: float | Tensor
     ) -> Tensor:
         """clip(start + alpha sign(direction)), inside the pixel box unless `box` is none."""
-        moved = start + spread(alpha, start) * self._threat.steepest(direction)
+        moved = start + per_sample(alpha, start) * self._threat.steepest(direction)
         return self._threat.project(moved, eps) if self.box == "none" else self._threat.confine(batch.x, moved, eps)
 
     def _noise(self, device: torch.device, epoch: int) -> Callable[[Tensor], Tensor]:
@@ -338,4 +338,4 @@ def _read(memory: SampleMemory, batch: Batch, aligned: bool) -> Tensor:
 
 def _write(memory: SampleMemory, batch: Batch, aligned: bool, values: Tensor) -> None:
     """Put the values back where the views saw them; what they did not see stays."""
-    memory.write(batch.index, batch.view.paint(memory.read(batch.index), values) if aligned else values)
+    memory.write(batch.index, batch.view.write_back(memory.read(batch.index), values) if aligned else values)

@@ -16,7 +16,7 @@ from sparring.errors import BadInput
 from sparring.learner import Learner, LookAhead
 from sparring.losses import cross_entropy
 from sparring.methods.base import Method, Perturbation, Phase
-from sparring.threat import Threat, spread
+from sparring.threat import Threat, per_sample
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,15 @@ class Reward:
 
     def _other_attack(self, model: nn.Module, batch: Batch, threat: Threat) -> Tensor:
         """The perturbations (B, C, H, W) of the highest loss among the restarts."""
-        goal = partial(cross_entropy, y=batch.y)
-        strongest = self.other.climb(model, batch.x, goal, threat)
+        objective = partial(cross_entropy, y=batch.y)
+        strongest = self.other.run(model, batch.x, objective, threat)
         if self.restarts == 1:
             return strongest
         loss = self._loss(model, batch, strongest)
         for _ in range(self.restarts - 1):
-            delta = self.other.climb(model, batch.x, goal, threat)
+            delta = self.other.run(model, batch.x, objective, threat)
             loss_here = self._loss(model, batch, delta)
-            strongest = torch.where(spread(loss_here > loss, delta), delta, strongest)
+            strongest = torch.where(per_sample(loss_here > loss, delta), delta, strongest)
             loss = torch.maximum(loss, loss_here)
         return strongest
 

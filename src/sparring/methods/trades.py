@@ -50,12 +50,12 @@ class Diverging(Method):
         self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
     ) -> Perturbation:
         """Solve max_delta KL(f(x) || f(x + delta)); f(x) is computed once, in the attack's BatchNorm mode."""
-        start = self.attack.begin(batch.x, self._threat, budget)
+        start = self.attack.initial(batch.x, self._threat, budget)
         with attackable(model, self.attack.bn):
             with torch.no_grad():
                 clean = model(batch.x)
             objective = partial(kl_divergence, clean)
-            delta = self.attack.climb(model, batch.x, objective, self._threat, budget=budget, start=start)
+            delta = self.attack.run(model, batch.x, objective, self._threat, budget=budget, start=start)
         return Perturbation(delta, start)
 
 

@@ -52,7 +52,7 @@ class Diagnostics:
                 raise BadInput(f"diagnostics.{name} must be at least 0, not {getattr(self, name)}.")
 
     def pick(self, train: Images, seed: int) -> Images:
-        """The training images to be judged on, all of them if they are no more than asked for."""
+        """Return the training images to evaluate on, all of them if they are no more than asked for."""
         generator = torch.Generator().manual_seed(seed_from(seed, *b"train_images"))
         drawn = torch.randperm(len(train), generator=generator)[: self.train_images]
         return train.subset(drawn.sort().values)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,19 @@ class Run:
     def _diagnostics(self) -> Path:
         return self.folder / "diagnostics"
 
-    def refuse(self, config: str, *, resume: bool) -> None:
-        """Raises BadInput if the folder holds another run, or one that is not to be resumed; changes nothing."""
+    def refuse(self, config: str, *, resume: bool, rewritten: Callable[[str], str]) -> None:
+        """Raise BadInput if the folder holds another run, or one that is not to be resumed; change nothing.
+
+        Args:
+            config: the configuration to run.
+            resume: whether the folder's run is to be resumed.
+            rewritten: returns a configuration, of whatever version, as this version writes it.
+        """
         if not self.config.exists():
             return
         if not resume:
             raise BadInput(f"{self.folder} already holds a run: add --resume to go on, or choose another --run.")
-        if (line := _difference(self.config.read_text(encoding="utf-8"), config)) is not None:
+        if (line := _difference(rewritten(self.config.read_text(encoding="utf-8")), config)) is not None:
             raise BadInput(
                 f"{self.folder} was started with another configuration ({line}): resume it with its own, "
                 f"sparring train {self.config} --run {self.folder} --resume."

@@ -192,7 +192,7 @@ class Trainer:
         """Return the accuracy of the network to be exported, clean and attacked, in the run's own precision."""
         began = time.perf_counter()
         clean, robust = self._accuracies(self._selection_images)
-        return {"clean": clean, "robust": robust, "judge_seconds": time.perf_counter() - began}
+        return {"clean": clean, "robust": robust, "validation_seconds": time.perf_counter() - began}
 
     def _evaluate_training_images(self) -> Row:
         if self.diagnostics.train_images == 0:
@@ -225,7 +225,13 @@ class Trainer:
                 f"{self.splits.fingerprint} now): restore them, or start a new run."
             )
         self.session.load_state_dict(state)
-        self._history, self._statistics.sums = state["history"], state["tally"]
+        self._history = [_renamed(row) for row in state["history"]]
+        self._statistics.sums = state["tally"]
         self._observer.load_state_dict(state["diagnostics"])
         if self.session.batch == 0 and self._history:
             self._keep_best()  # in case it was killed between the two
+
+
+def _renamed(row: Row) -> Row:
+    """Return a row of metrics under its present names; version 0.1 wrote judge_seconds."""
+    return {"validation_seconds" if name == "judge_seconds" else name: value for name, value in row.items()}

@@ -59,7 +59,7 @@ def random_answers(case: Case, logits: Tensor) -> Finding | None:
         "warning",
         f"In {_REPEATS} passes over the same {len(x)} images logits differed by up to {largest:.2g}, and the predictions "
         f"of {changing} changed.",
-        "An attack follows the gradient of one draw and is judged by another, so robustness is overestimated.",
+        "An attack follows the gradient of one draw and is verified by another, so robustness is overestimated.",
         "Average gradients over draws (EOT) and use AutoAttack's version rand; report the mean over several runs.",
     )
 

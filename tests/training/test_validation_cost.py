@@ -1,4 +1,4 @@
-"""What it costs to judge every epoch, beside what the epoch costs."""
+"""What it costs to evaluate every epoch, beside what the epoch costs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def linear() -> nn.Module:
 
 
 def units(model: nn.Module, threat: Threat, count: int = 20) -> float:
-    """Forward passes an image that the default judging takes, of a network that is right about every clean image."""
+    """Forward passes an image that the default validation takes, of a network that is right about every clean image."""
     images = digits(count)
     with torch.no_grad():
         images = replace(images, labels=model(images.pixels / 255).argmax(1))
@@ -34,7 +34,7 @@ def units(model: nn.Module, threat: Threat, count: int = 20) -> float:
     return counted.total / count / forward_operations(model, (1, 8, 8))
 
 
-def test_judging_a_network_that_withstands_everything_costs_at_most_a_tenth_of_an_epoch() -> None:
+def test_evaluating_a_network_that_withstands_everything_costs_at_most_a_tenth_of_an_epoch() -> None:
     """Nobody leaves: ten steps, the clean images, and what they end at. The shortest adversarial step costs 5."""
     taken = units(network(name="resnet18", width=8).eval(), Threat(eps=1e-7))
     assert taken == pytest.approx(22, abs=0.5)
@@ -42,7 +42,7 @@ def test_judging_a_network_that_withstands_everything_costs_at_most_a_tenth_of_a
 
 
 def test_images_that_are_fooled_cost_no_more() -> None:
-    """So that judging a network that withstands nothing takes less than a tenth of standard training, whose step costs 3."""
+    """So that evaluating a network that withstands nothing takes less than a tenth of standard training, whose step costs 3."""
     taken = units(linear(), Threat(eps=0.9))
     assert taken < 7
     assert taken * FIFTIETH / (1 - FIFTIETH) < 0.1 * 3
