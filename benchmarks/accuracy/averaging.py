@@ -29,7 +29,7 @@ ATTACKS = ("clean", "pgd-20")
 
 
 def run(seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One training, and the accuracies of its three networks."""
+    """Return one training, and the accuracies of its three networks."""
     words = [f"--optimisation.average={options.average}", f"--optimisation.epochs={options.epochs}", f"--seed={seed}"]
     if options.average == "SWA":
         words.append(f"--optimisation.average.start={options.start}")
@@ -46,7 +46,7 @@ def run(seed: int, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def with_statistics(network: nn.Module, source: nn.Module) -> nn.Module:
-    """A copy of the network with the buffers of the source."""
+    """Return a copy of the network with the buffers of the source."""
     copy = deepcopy(network)
     for kept, other in zip(copy.buffers(), source.buffers(), strict=True):
         kept.copy_(other)
@@ -54,7 +54,7 @@ def with_statistics(network: nn.Module, source: nn.Module) -> nn.Module:
 
 
 def table(results: list[dict[str, Any]]) -> Table:
-    """A row a network: mean and sample deviation over the seeds."""
+    """Return a row a network: mean and sample deviation over the seeds."""
     shown = Table("network", *ATTACKS)
     for name in results[0]["accuracies"]:
         cells = []

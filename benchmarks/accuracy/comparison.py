@@ -74,11 +74,11 @@ class Setting:
     seed: int
 
     def folder(self, options: argparse.Namespace) -> Path:
-        """Where the run lives."""
+        """Return where the run lives."""
         return Path(options.runs) / self.data_set / f"{self.method}-seed{self.seed}"
 
     def experiment(self, options: argparse.Namespace) -> sparring.Experiment:
-        """The recipe under the protocol of all methods."""
+        """Return the recipe under the protocol of all methods."""
         recipe = sparring.recipe(f"{self.data_set}/{self.method}")
         return replace(
             recipe,
@@ -108,7 +108,7 @@ def settings(options: argparse.Namespace) -> Iterator[Setting]:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raises BadInput for what would stop one of the runs, before the first of them begins."""
+    """Raise BadInput for what would stop one of the runs, before the first of them begins."""
     with_names(options.attacks)
     if options.test_images < 1:
         raise BadInput(f"There must be images to test on: give --test-images at least 1, not {options.test_images}.")
@@ -152,13 +152,13 @@ def measure(setting: Setting, options: argparse.Namespace) -> Noted:
 def accuracies(
     folder: Path, epoch: Literal["best", "last"], images: Images, threat: sparring.Threat, attacks: Sequence[str]
 ) -> dict[str, float]:
-    """Of the network after this epoch of the run."""
+    """Return the metrics of the network after this epoch of the run."""
     evaluation = sparring.evaluate(sparring.load(folder, epoch), images, threat, attacks, doctor=False)
     return {attack: round(evaluation.accuracy(attack), 4) for attack in attacks}
 
 
 def passes(experiment: sparring.Experiment, folder: Path) -> float:
-    """The mean cost of a training step as the finished run would go on, in forward passes of the batch.
+    """Return the mean cost of a training step as the finished run would go on, in forward passes of the batch.
 
     Counted on the last epoch's whole batches, over and over where they are few: schedules, memories and policies then
     stand where training left them, and so does the network, as the rate has come down to 0.
@@ -179,7 +179,7 @@ def passes(experiment: sparring.Experiment, folder: Path) -> float:
 
 
 def read(record: Path) -> list[Noted]:
-    """The runs of a record; raises BadInput if it is not one of ours."""
+    """Return the runs of a record; raises BadInput if it is not one of ours."""
     try:
         runs: list[Noted] = json.loads(record.read_text())["runs"]
         ours = bool(runs) and all(key in run for run in runs for key in NOTED)
@@ -191,7 +191,9 @@ def read(record: Path) -> list[Noted]:
 
 
 def markdown(runs: Sequence[Noted], methods: Sequence[str] = ()) -> str:
-    """The table of these methods, or of all: means over the seeds, with the sample deviation of accuracies, in percent."""
+    """Return the table of these methods, or of all: means over the seeds, with the sample deviation of accuracies, in
+    percent.
+    """
     by_method: dict[str, list[Noted]] = {}
     for run in runs:
         by_method.setdefault(run["method"], []).append(run)
@@ -221,7 +223,7 @@ def _mean(runs: Sequence[Noted], key: str) -> float:
 
 
 def _accuracies(chosen: Sequence[Sequence[Noted]], epoch: str, attack: str) -> list[str]:
-    """A cell a method; of equal best ones all are bold."""
+    """Return a cell a method; of equal best ones all are bold."""
     found = [[100 * run[epoch][attack] for run in runs] for runs in chosen]
     means = [f"{statistics.mean(values):.1f}" for values in found]
     best = max(means, key=float) if attack in STRONG else None
@@ -241,7 +243,9 @@ _MARKED = re.compile(
 
 
 def renewed(text: str, record: str, runs: Sequence[Noted]) -> str:
-    """A page with the tables of this record as they are now; raises BadInput if it has none, or one without an end."""
+    """Return a page with the tables of this record as they are now; raises BadInput if it has none, or one without an
+    end.
+    """
 
     def render(match: re.Match[str]) -> str:
         if match["record"] != record:
@@ -272,7 +276,7 @@ def renew(pages: Sequence[Path], record: str, runs: Sequence[Noted]) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """All runs that are not finished yet, their table, and their record."""
+    """Train all runs that are not finished yet; write their table and their record."""
     torch.set_num_threads(1)
     for name, value in vars(SIZES[options.data_set]).items():
         if getattr(options, name) is None:
@@ -284,7 +288,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def table(options: argparse.Namespace) -> None:
-    """A record in Markdown, on the terminal or in pages."""
+    """Print a record in Markdown, or write it into pages."""
     runs = read(options.record)
     if options.into:
         renew(options.into, options.record.stem, runs)

@@ -55,7 +55,7 @@ class Variant:
         return UNITS[self.recipe]
 
     def epochs(self, passes: int) -> int:
-        """As many as cost so many forward passes an image."""
+        """Return how many epochs cost so many forward passes an image."""
         return max(1, round(passes / self.units))
 
 
@@ -104,11 +104,11 @@ class Setting:
     seed: int
 
     def folder(self, options: argparse.Namespace) -> Path:
-        """Where the run lives."""
+        """Return where the run lives."""
         return Path(options.runs) / f"{self.variant.replace(', ', '-').replace(' ', '-')}-seed{self.seed}"
 
     def experiment(self, options: argparse.Namespace) -> sparring.Experiment:
-        """The recipe on the base's terms, and then what the variant changes."""
+        """Return the recipe on the base's terms, and then what the variant changes."""
         variant = VARIANTS[self.variant]
         base = {
             "data.path": options.data,
@@ -138,7 +138,7 @@ def settings(options: argparse.Namespace) -> Iterator[Setting]:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raises BadInput for what would stop one of the runs, before the first of them begins."""
+    """Raise BadInput for what would stop one of the runs, before the first of them begins."""
     with_names(options.attacks)
     if unknown := [variant for variant in options.variants if variant not in VARIANTS]:
         raise BadInput(f"There is no variant {unknown[0]!r}: choose from {'; '.join(VARIANTS)}.")
@@ -179,7 +179,7 @@ def measure(setting: Setting, options: argparse.Namespace) -> dict[str, Any] | N
 
 
 def network(folder: Path, name: str) -> nn.Module:
-    """Of a finished run: with the weights of its last step, or with their average."""
+    """Return the network of a finished run, with the weights of its last step or with their average."""
     model = sparring.load(folder, "last")
     if name == "last":
         weights = checkpoint.load(sparring.Run(folder).last)["learner"]["network"]
@@ -188,7 +188,9 @@ def network(folder: Path, name: str) -> nn.Module:
 
 
 def table(results: Sequence[dict[str, Any]], attacks: Sequence[str]) -> Table:
-    """A row a run, last network / average in percent: no means, as one seed of a variant may collapse and another not."""
+    """Return a row a run, last network / average in percent: no means, as one seed of a variant may collapse and
+    another not.
+    """
     shown = Table("variant", "seed", "epochs", "steps", *(f"{attack}, last / average" for attack in attacks), "seconds")
     for run in sorted(results, key=lambda run: list(VARIANTS).index(run["variant"])):
         cells = [" / ".join(f"{run[name][attack]:.1%}" for name in NETWORKS) for attack in attacks]
@@ -198,7 +200,7 @@ def table(results: Sequence[dict[str, Any]], attacks: Sequence[str]) -> Table:
 
 
 def main() -> int:
-    """All runs that are not finished yet, their table, and their record."""
+    """Train all runs that are not finished yet; write their table and their record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder with CIFAR-10's parquet files")
     parser.add_argument("--variants", nargs="+", default=[*VARIANTS])

@@ -30,7 +30,7 @@ ATTACKS = ("clean", "fgsm", "pgd-20")
 
 
 def run(inputs: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One training, looked at after every epoch."""
+    """Return one training, looked at after every epoch."""
     words = [f"--method.inputs={inputs}", f"--optimisation.epochs={options.epochs}", f"--seed={seed}"]
     if options.path:
         words += [f"--data.path={options.path}", "--data.test_limit=1000"]
@@ -42,7 +42,7 @@ def run(inputs: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def compare(bench: Bench, epoch: int) -> dict[str, float]:
-    """Mean loss on held-out images after one step from either start; the network stays as it is."""
+    """Return the mean loss on held-out images after one step from either start; the network stays as it is."""
     method, model = bench.method, bench.learner.attack_model
     assert isinstance(method, SDI)
     random = AdversarialTraining(sparring.attacks.PGD(steps=1, alpha=bench.experiment.threat.eps, bn="eval"))
@@ -62,13 +62,13 @@ def compare(bench: Bench, epoch: int) -> dict[str, float]:
 
 
 def loss(model: torch.nn.Module, batch: Batch, perturbation: Perturbation) -> float:
-    """Sum of the cross-entropies, in evaluation mode."""
+    """Return the sum of the cross-entropies, in evaluation mode."""
     with torch.no_grad(), sparring.attacks.attackable(model, "eval"):
         return float(cross_entropy(model(batch.x + perturbation.delta), batch.y).sum())
 
 
 def table(results: list[dict[str, Any]]) -> Table:
-    """A row a run: the gain over uniform starts in the first, the middle and the last epoch, and accuracies."""
+    """Return a row a run: the gain over uniform starts in the first, the middle and the last epoch, and accuracies."""
     shown = Table("shown", "seed", "gain, first", "middle", "last", "epochs above", *ATTACKS)
     for result in results:
         gains = [row["difference"] for row in result["by_epoch"]]

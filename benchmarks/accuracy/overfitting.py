@@ -45,7 +45,7 @@ class Setting:
         return f"{self.method}-eps{self.eps}-seed{self.seed}"
 
     def experiment(self, options: argparse.Namespace) -> sparring.Experiment:
-        """The recipe at this radius, as small as the options make it; FGSM-RS keeps its step of 1.25 eps."""
+        """Return the recipe at this radius, as small as the options make it; FGSM-RS keeps its step of 1.25 eps."""
         changes = {
             "data.path": options.data,
             "data.limit": options.images + options.held_out,
@@ -100,7 +100,7 @@ def measure(setting: Setting, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(results: list[dict[str, Any]], attacks: list[str]) -> Table:
-    """The last epoch of every run, and how the accuracies on training examples and under PGD-10 ended."""
+    """Return the last epoch of every run, and how the accuracies on training examples and under PGD-10 ended."""
     shown = Table(
         "method", "eps", "seed", *attacks, "best PGD-10", "last PGD-10", "training examples", title="Last epoch"
     )

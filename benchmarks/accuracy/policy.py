@@ -54,7 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def toy(variant: dict[str, Any], seed: int, updates: int) -> dict[str, Any]:
-    """The probability of the best action, and how far the policy's weights moved, over the updates."""
+    """Return the probability of the best action, and how far the policy's weights moved, over the updates."""
     experiment = sparring.recipe("digits/standard", ["--optimisation.epochs", "5", "--seed", str(seed)])
     target = Bench(experiment)
     target.finish()
@@ -77,7 +77,7 @@ def toy(variant: dict[str, Any], seed: int, updates: int) -> dict[str, Any]:
 
 
 def best(method: LAS, x: torch.Tensor) -> float:
-    """Mean probability of the largest radius, by the batch's own statistics as in an update."""
+    """Return the mean probability of the largest radius, by the batch's own statistics as in an update."""
     method.network.train()
     with torch.no_grad():
         found = method.strategies(x).log_probabilities["eps"].exp()[:, -1].mean().item()
@@ -86,12 +86,12 @@ def best(method: LAS, x: torch.Tensor) -> float:
 
 
 def weights(method: LAS) -> torch.Tensor:
-    """The policy's, in one vector."""
+    """Return the policy's, in one vector."""
     return torch.cat([weight.detach().flatten() for weight in method.network.parameters()])
 
 
 def training(seed: int, epochs: int, interval: int) -> dict[str, Any]:
-    """By epoch, how much more the learned strategies return than uniform ones on the same network; and the controls."""
+    """Return by epoch how much more the learned strategies return than uniform ones on the same network; and controls."""
     words = ["--optimisation.epochs", str(epochs), "--seed", str(seed)]
     bench = Bench(sparring.recipe("digits/las-at", [*words, "--method.interval", str(interval)]))
     rows = [{"epoch": epoch} | compare(bench, epoch) | reported(bench.method) for epoch in bench.epochs()]
@@ -111,7 +111,7 @@ def training(seed: int, epochs: int, interval: int) -> dict[str, Any]:
 
 
 def compare(bench: Bench, epoch: int) -> dict[str, float]:
-    """Mean return of both policies' strategies over 768 training images, and their difference."""
+    """Return the mean return of both policies' strategies over 768 training images, and their difference."""
     method, target = bench.method, bench.learner
     assert isinstance(method, LAS)
     returns: dict[str, list[float]] = {"learned": [], "uniform": []}
@@ -132,7 +132,7 @@ def compare(bench: Bench, epoch: int) -> dict[str, float]:
 
 
 def reported(method: sparring.methods.Method) -> dict[str, float]:
-    """What the method says of its epoch, the single numbers."""
+    """Return what the method says of its epoch, the single numbers."""
     return {name: round(value.item(), 4) for name, value in method.metrics().items() if value.ndim == 0}
 
 

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 import sparring
 from sparring.norms import NormName
@@ -60,7 +61,7 @@ class Cut:
     width: int = 8
 
     def changes(self, method: Method) -> dict[str, str]:
-        """Of the method's recipe, by the names of its fields."""
+        """Return the settings of the method's recipe, by the names of its fields."""
         changes = {
             "data.limit": self.images,
             "data.validation": HELD_OUT,
@@ -94,7 +95,7 @@ class Training:
     cut: Cut | None = None
 
     def experiment(self) -> sparring.Experiment:
-        """The recipe after these changes."""
+        """Return the recipe after these changes."""
         changes = self.cut.changes(self.method) if self.cut else {}
         if self.path is not None:
             changes["data.path"] = self.path
@@ -102,7 +103,7 @@ class Training:
         return sparring.recipe(f"{self.data}/{self.method}", words)
 
     def network(self, folder: Path) -> nn.Module:
-        """The network after its last epoch, on the CPU, trained in a folder of `folder` unless it has been.
+        """Return the network after its last epoch, on the CPU, trained in a folder of `folder` unless it has been.
 
         Raises BadInput where another training has been there.
         """
@@ -119,7 +120,7 @@ class Masked(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K) of images (B, C, H, W)."""
+        """Return logits (B, K) of images (B, C, H, W)."""
         return MASKING * self.network(x)
 
 
@@ -133,13 +134,13 @@ class Target:
     whole: bool = False  # trained as the recipe says, however long that takes
 
     def training(self, data: str, path: str | None) -> Training:
-        """On this data set."""
+        """Return the training on this data set."""
         size = SIZES[data]
         eps = Ratio(str(self.radii * Ratio(size.linf).exact))
         return Training(data, path, self.method, None if self.whole else Cut(eps, size.images, size.epochs))
 
+    @override
     def network(self, data: str, path: str | None, folder: Path) -> nn.Module:
-        """See `Training.network`."""
         network = self.training(data, path).network(folder)
         return Masked(network) if self.masked else network
 
@@ -156,12 +157,12 @@ QUICK = [name for name, target in TARGETS.items() if not target.whole]
 
 
 def threat_on(data: str, norm: NormName) -> Threat:
-    """What the adversary may do on this data set."""
+    """Return what the adversary may do on this data set."""
     size = SIZES[data]
     return Threat(norm, Ratio({"Linf": size.linf, "L2": size.l2, "L1": size.l1}[norm]))
 
 
 def tested(experiment: sparring.Experiment, count: int) -> sparring.data.Images:
-    """The first test images, at most so many."""
+    """Return the first test images, at most so many."""
     images = sparring.data.load(experiment.data).test
     return images.subset(torch.arange(min(count, len(images))))

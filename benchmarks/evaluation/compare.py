@@ -54,7 +54,7 @@ class Report:
     found: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, found: dict[str, Any]) -> None:
-        """What is found is also written down, if a file was asked for."""
+        """Write what was found into a file too, if one was asked for."""
         self.found.append(found)
         if self.file is not None:
             write(self.file, self.record)
@@ -66,7 +66,7 @@ class Report:
 
 
 def begun(options: argparse.Namespace, packages: tuple[str, ...]) -> Report:
-    """A report that says under which conditions things are about to be found."""
+    """Return a report that says under which conditions things are about to be found."""
     threat = threat_on(options.data, options.norm)
     facts = {
         "benchmark": options.command,
@@ -80,7 +80,7 @@ def begun(options: argparse.Namespace, packages: tuple[str, ...]) -> Report:
 
 
 def parity(options: argparse.Namespace) -> None:
-    """Both sides on every network."""
+    """Compare both sides on every network."""
     report = begun(options, ("pyautoattack",))
     for name, training, question in targets(options, report):
         as_trained = replace(question, threat=training.experiment().threat)
@@ -92,7 +92,7 @@ def parity(options: argparse.Namespace) -> None:
 
 
 def targets(options: argparse.Namespace, report: Report) -> Iterator[tuple[str, Training, Question]]:
-    """What the chosen networks are asked, each trained when its turn comes."""
+    """Yield what the chosen networks are asked, each trained when its turn comes."""
     for name in options.networks:
         target = TARGETS[name]
         training = target.training(options.data, options.data_path)
@@ -102,7 +102,7 @@ def targets(options: argparse.Namespace, report: Report) -> Iterator[tuple[str, 
 
 
 def compared(question: Question, options: argparse.Namespace) -> dict[str, Any]:
-    """All answers to a question, and for pairs of them whom only one has fooled."""
+    """Return all answers to a question, and for pairs of them the images that only one has fooled."""
     answers = {REFERENCE: theirs(question), "exact": ours(question, "exact")}
     pairs = [(REFERENCE, "exact")]
     if options.precision == "search16":
@@ -119,13 +119,13 @@ def compared(question: Question, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def under_pgd(question: Question) -> float:
-    """The accuracy under our PGD-20: who is robust to it and not to AutoAttack hides his gradients."""
+    """Return the accuracy under our PGD-20: who is robust to it and not to AutoAttack hides his gradients."""
     evaluator = Evaluator(question.model, question.images, question.threat, question.batch_size, question.device)
     return evaluator.run(["pgd-20"]).accuracy("pgd-20")
 
 
 def others(options: argparse.Namespace) -> None:
-    """Foolbox's and ART's attacks on every network, and whom they fool that our AutoAttack does not."""
+    """Run Foolbox's and ART's attacks on every network; count the images that they fool and our AutoAttack does not."""
     from benchmarks.opponents.rivals import beside  # here, because ART is slow to import
 
     report = begun(options, ("foolbox", "adversarial-robustness-toolbox"))
@@ -136,7 +136,7 @@ def others(options: argparse.Namespace) -> None:
 
 
 def speed(options: argparse.Namespace) -> None:
-    """Both sides in turn on one network."""
+    """Time both sides in turn on one network."""
     report = begun(options, ("pyautoattack",))
     question = one_network(options, report)
     sides: Mapping[str, Callable[[Question], Answer]] = {
@@ -152,7 +152,7 @@ def speed(options: argparse.Namespace) -> None:
 
 
 def pgd(options: argparse.Namespace) -> None:
-    """PGD-50 by several libraries in turn on one network."""
+    """Time PGD-50 by several libraries in turn on one network."""
     libraries.check(options.libraries)
     report = begun(options, tuple(options.libraries))
     question = one_network(options, report)
@@ -165,20 +165,20 @@ def pgd(options: argparse.Namespace) -> None:
 
 
 def first_batch(question: Question) -> Question:
-    """The same about few images: to warm up."""
+    """Return the same about few images: to warm up."""
     rows = torch.arange(min(question.batch_size, len(question.images)))
     return replace(question, images=question.images.subset(rows))
 
 
 def timed(side: libraries.Side, question: Question) -> dict[str, float]:
-    """One library's accuracy, which it tells on the host and so when it has finished, and its seconds."""
+    """Return a library's accuracy and its seconds; the accuracy is a number of the host, so the device has finished."""
     began = time.perf_counter()
     accuracy = side(question)
     return {"accuracy": accuracy, "seconds": round(time.perf_counter() - began, 3)}
 
 
 def one_network(options: argparse.Namespace, report: Report) -> Question:
-    """What a PGD-AT network is asked, after its training; the report says what was trained."""
+    """Return what a PGD-AT network is asked, after its training; the report says what was trained."""
     eps = Ratio(SIZES[options.data].linf)
     cut = Cut(eps, options.train_images, options.epochs, TRAINING_BATCH, options.model, options.width)
     training = Training(options.data, options.data_path, "pgd-at", cut)
@@ -188,7 +188,7 @@ def one_network(options: argparse.Namespace, report: Report) -> Question:
 
 
 def asked(network: nn.Module, training: Training, options: argparse.Namespace) -> Question:
-    """About this network, on the device."""
+    """Return the question about this network, on the device."""
     return Question(
         network.to(options.device).eval(),
         tested(training.experiment(), options.images),
@@ -201,19 +201,19 @@ def asked(network: nn.Module, training: Training, options: argparse.Namespace) -
 
 
 def plain(training: Training) -> dict[str, Any]:
-    """A training as a record states it."""
+    """Return a training as a record states it."""
     facts: dict[str, Any] = {"data": training.data, "method": training.method, "whole": training.cut is None}
     return facts | (asdict(training.cut) | {"eps": str(training.cut.eps)} if training.cut else {})
 
 
 def train(options: argparse.Namespace) -> None:
-    """What `parity` needs, and nothing else."""
+    """Add the options that `parity` needs, and no other command."""
     for name in options.networks:
         TARGETS[name].network(options.data, options.data_path, options.cache)
 
 
 def table(options: argparse.Namespace) -> None:
-    """Records in Markdown, on the terminal or in pages."""
+    """Print records in Markdown, or write them into pages."""
     records = {file.stem: read(file) for file in options.records}
     if options.into:
         renew(options.into, records)
@@ -222,7 +222,7 @@ def table(options: argparse.Namespace) -> None:
 
 
 def arguments(words: list[str] | None) -> argparse.Namespace:
-    """The command line; exits with status 2 where it makes no sense."""
+    """Return the command line; exits with status 2 where it makes no sense."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     data, network, images, scale = _about_data(), _about_a_network(), _about_images(), _about_scale()

@@ -19,6 +19,7 @@ import numpy as np
 import pyautoattack
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sparring.attacks import Attack, Search
 from sparring.attacks.apgd import SparseAPGD
@@ -53,11 +54,11 @@ class Question:
     scale: Scale
 
     def batches(self) -> Iterator[Batch]:
-        """The images, in order, on the device."""
+        """Yield the images, in order, on the device."""
         return batches(self.images, self.batch_size, self.device)
 
     def whole(self) -> Batch:
-        """All images at once, on the CPU."""
+        """Return all images at once, on the CPU."""
         return next(batches(self.images, len(self.images), "cpu"))
 
 
@@ -88,12 +89,12 @@ class Standard(Attack):
 
     scale: Scale
 
+    @override
     def searches(self, classes: int, threat: Threat) -> Mapping[str, Search]:
-        """See `Attack`."""
         return {name: self._limited(search) for name, search in AutoAttack().searches(classes, threat).items()}
 
+    @override
     def describe(self, threat: Threat) -> dict[str, str | int]:
-        """See `Attack`."""
         return AutoAttack().describe(threat)
 
     def _limited(self, search: Search) -> Search:
@@ -104,7 +105,7 @@ class Standard(Attack):
 
 
 def ours(question: Question, precision: Precision) -> Answer:
-    """Our AutoAttack; its seconds are those of everything, from the clean images to the last stage."""
+    """Return our AutoAttack; its seconds are those of everything, from the clean images to the last stage."""
     evaluator = Evaluator(
         question.model,
         question.images,
@@ -123,7 +124,7 @@ def ours(question: Question, precision: Precision) -> Answer:
 
 
 def theirs(question: Question) -> Answer:
-    """pyautoattack's standard version, in single precision that is single; its seconds are those of its stages."""
+    """Return pyautoattack's standard version, in single precision that is single; its seconds are those of its stages."""
     counted = Counted(question.model)
     attack = pyautoattack.AutoAttack(
         counted,
@@ -153,7 +154,7 @@ def theirs(question: Question) -> Answer:
 
 
 def _limit(attack: pyautoattack.AutoAttack, scale: Scale) -> None:
-    """Gives pyautoattack's attacks this scale, and APGD the checkpoints that belong to so many steps."""
+    """Give pyautoattack's attacks this scale, and APGD the checkpoints that belong to so many steps."""
     if scale.steps is not None:
         for apgd in (attack.apgd, attack.apgd_targeted):
             apgd.n_iter = apgd.n_iter_orig = scale.steps
@@ -174,7 +175,7 @@ class Counted(nn.Module):
         self.forwards = self.backwards = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K) of images (B, C, H, W)."""
+        """Return logits (B, K) of images (B, C, H, W)."""
         self.forwards += len(x)
         logits: Tensor = self._network(x)
         if logits.requires_grad:
@@ -195,7 +196,7 @@ class _Log(logging.Handler):
         self.restart()
 
     def restart(self) -> None:
-        """Nothing has been spent."""
+        """Start with nothing spent."""
         self._began = self._ended = self._now()
 
     @property
@@ -204,8 +205,8 @@ class _Log(logging.Handler):
         seconds, forwards, backwards = (end - start for start, end in zip(self._began, self._ended, strict=True))
         return float(seconds), int(forwards), int(backwards)
 
+    @override
     def emit(self, record: logging.LogRecord) -> None:
-        """See `logging.Handler`."""
         message = record.getMessage()
         if record.levelno >= logging.WARNING:
             self.warned.append(message)
@@ -220,7 +221,7 @@ class _Log(logging.Handler):
 
 @contextmanager
 def _listening(counted: Counted) -> Iterator[_Log]:
-    """pyautoattack's log, which goes nowhere else; the process's trace function, which it removes, is put back."""
+    """Keep pyautoattack's log inside; put the process's trace function back, which it removes."""
     logger, log, tracer = logging.getLogger("auto-attack"), _Log(counted), sys.gettrace()
     before = logger.level, logger.propagate
     logger.setLevel(logging.DEBUG)
@@ -236,27 +237,29 @@ def _listening(counted: Counted) -> Iterator[_Log]:
 
 @torch.no_grad()
 def correct_on(question: Question, images: Tensor) -> Tensor:
-    """Which images (N, C, H, W) on the CPU the plain network classifies correctly in single precision: (N,) bool."""
+    """Return which images (N, C, H, W) on the CPU the plain network classifies correctly in single precision: (N,) bool."""
     with full_precision():
         parts = zip(images.split(question.batch_size), question.batches(), strict=True)
         return torch.cat([(question.model(x.to(batch.y.device)).argmax(1) == batch.y).cpu() for x, batch in parts])
 
 
 def within(threat: Threat, adversarial: Tensor, x: Tensor) -> Tensor:
-    """Which images (N, C, H, W) lie within the radius around x, but for rounding, and in the box: (N,) bool."""
+    """Return which images (N, C, H, W) lie within the radius around x, but for rounding, and in the box: (N,) bool."""
     boxed = ((adversarial >= 0) & (adversarial <= 1)).flatten(1).all(1)
     allowed = threat.eps + threat.geometry.rounding(x[0].numel())
     return boxed & (threat.size(adversarial.double() - x.double()) <= allowed)
 
 
 def confirmed(question: Question, answer: Answer) -> int:
-    """How many of the images that fooled the network do: they are misclassified, within the radius and in the box."""
+    """Return how many of the images that fooled the network do: they are misclassified, within the radius and in the box."""
     allowed = within(question.threat, answer.images, question.whole().x)
     return int((answer.fooled & allowed & ~correct_on(question, answer.images)).sum())
 
 
 def noted(question: Question, answer: Answer) -> dict[str, Any]:
-    """An answer as plain values: accuracies are fractions; who was correct is in bits, the first image's the highest."""
+    """Return an answer as plain values: accuracies are fractions; who was correct is in bits, the first image's the
+    highest.
+    """
     return {
         "clean": share(answer.clean),
         "stages": [
@@ -278,7 +281,7 @@ def noted(question: Question, answer: Answer) -> dict[str, Any]:
 
 
 def alone(one: Answer, other: Answer) -> dict[str, list[int]]:
-    """The rows of the images that only one of two answers calls robust, by who fooled the network alone."""
+    """Return the rows of the images that only one of two answers calls robust, by who fooled the network alone."""
     return {
         "fooled_by_first_alone": (other.robust & ~one.robust).nonzero()[:, 0].tolist(),
         "fooled_by_second_alone": (one.robust & ~other.robust).nonzero()[:, 0].tolist(),
@@ -286,5 +289,5 @@ def alone(one: Answer, other: Answer) -> dict[str, list[int]]:
 
 
 def share(correct: Tensor) -> float:
-    """Of the images (N,)."""
+    """Return the accuracy on the images (N,)."""
     return int(correct.sum()) / len(correct)

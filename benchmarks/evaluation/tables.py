@@ -19,7 +19,7 @@ Row = Sequence[str]
 
 
 def read(file: Path) -> Record:
-    """A record; raises BadInput if it is not one of this benchmark's."""
+    """Return a record; raises BadInput if it is not one of this benchmark's."""
     try:
         record: Record = json.loads(file.read_text(encoding="utf-8"))
         ours = record["benchmark"] in _TABLES and bool(record["found"])
@@ -31,7 +31,7 @@ def read(file: Path) -> Record:
 
 
 def markdown(records: Sequence[Record]) -> str:
-    """One table of all records, which must be of the same benchmark: BadInput if they are not."""
+    """Return one table of all records, which must be of the same benchmark: BadInput if they are not."""
     kinds = {record["benchmark"] for record in records}
     if len(kinds) > 1:
         raise BadInput(f"Records of {' and '.join(sorted(kinds))} make no table together: name them one by one.")
@@ -43,7 +43,7 @@ def markdown(records: Sequence[Record]) -> str:
 
 
 def _scaled(record: Record) -> str:
-    """What says that this was not AutoAttack."""
+    """Return what says that this was not AutoAttack."""
     scales = " and ".join(f"{count} {name}" for name, count in record["scaled"].items())
     return f"\nScaled down on both sides, to {scales}: this is not AutoAttack."
 
@@ -78,7 +78,7 @@ _PARITY = (
 
 
 def _parity(record: Record) -> Iterator[Row]:
-    """A row for a network and an answer, which stands beside pyautoattack's."""
+    """Yield a row for a network and an answer, which stands beside pyautoattack's."""
     where = (record["data"], f"{record['threat']['norm']} {record['threat']['eps']}", str(record["images"]))
     for found in record["found"]:
         theirs = found["answers"][REFERENCE]
@@ -104,7 +104,7 @@ _OTHERS = ("data", "threat", "images", "network", "attack", "accuracy", "fooled 
 
 
 def _others(record: Record) -> Iterator[Row]:
-    """A row for a network and an attack, after ours."""
+    """Yield a row for a network and an attack, after ours."""
     where = (record["data"], f"{record['threat']['norm']} {record['threat']['eps']}", str(record["images"]))
     for found in record["found"]:
         yield (*where, found["network"], OURS, _percent(found["ours"]), "", "")
@@ -117,7 +117,7 @@ _SPEED = ("ours in", "stage", "seconds", "faster", "least to most", "forwards", 
 
 
 def _speed(record: Record) -> Iterator[Row]:
-    """A row for a precision and a stage, and one for all stages together."""
+    """Yield a row for a precision and a stage, and one for all stages together."""
     rounds = record["found"]
     for side in rounds[0]:
         if side == REFERENCE:
@@ -135,7 +135,7 @@ def _summed(answer: Record) -> Record:
 
 
 def _compared(pairs: Sequence[tuple[Record, Record]]) -> Row:
-    """Median seconds, ratios and passes of pairs of measurements, pyautoattack's first."""
+    """Return median seconds, ratios and passes of pairs of measurements, pyautoattack's first."""
     seconds = (f"{median(pair[place]['seconds'] for pair in pairs):.1f}" for place in (0, 1))
     passes = (_both(*(f"{one[name]:,}" for one in pairs[0])) for name in ("forwards", "backwards"))
     return (_both(*seconds), *_ratios([(one["seconds"], other["seconds"]) for one, other in pairs]), *passes)
@@ -145,7 +145,7 @@ _LIBRARIES = ("library", "accuracy", "seconds", "ours is faster by", "least to m
 
 
 def _pgd(record: Record) -> Iterator[Row]:
-    """A row for a library, ours first."""
+    """Yield a row for a library, ours first."""
     rounds = record["found"]
     for library in rounds[0]:
         pairs = [(turn[library]["seconds"], turn[OURS]["seconds"]) for turn in rounds]
@@ -163,7 +163,7 @@ _TABLES = {
 
 
 def _ratios(pairs: Sequence[tuple[float, float]]) -> tuple[str, str]:
-    """How many times faster the second is: the median, and the extremes. Nothing where there was nothing to do."""
+    """Return how many times faster the second is: the median, and the extremes. Nothing where there was nothing to do."""
     ratios = [theirs / ours for theirs, ours in pairs if ours > 0]
     return (f"{median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}") if ratios else ("", "")
 
@@ -184,7 +184,7 @@ _MARKED = re.compile(
 
 
 def renewed(text: str, records: Mapping[str, Record]) -> str:
-    """A page with its tables of these records, by name, as they are now.
+    """Return a page with its tables of these records, by name, as they are now.
 
     Raises BadInput if it has no table of one of them, a table of some of them and another, or one without an end.
     """
@@ -209,7 +209,7 @@ def renewed(text: str, records: Mapping[str, Record]) -> str:
 
 
 def renew(pages: Sequence[Path], records: Mapping[str, Record]) -> None:
-    """Replaces the tables of these records in all pages, or in none if one of them cannot be; raises BadInput for it."""
+    """Replace the tables of these records in all pages, or in none if one of them cannot be; raise BadInput for it."""
     texts = {}
     for page in pages:
         try:

@@ -12,13 +12,13 @@ from sparring.errors import BadInput
 
 
 def add_names(parser: argparse.ArgumentParser, option: str, names: Collection[str]) -> None:
-    """An option that takes some of these names, and is all of them by itself."""
+    """Add an option that takes some of these names; by itself it means all of them."""
     everything = "default: all of " + ", ".join(names)
     parser.add_argument(option, nargs="+", choices=names, default=list(names), metavar="NAME", help=everything)
 
 
 def read(parser: argparse.ArgumentParser, words: Sequence[str] | None, *counts: str) -> argparse.Namespace:
-    """The command line, --json with it; exits with status 2 where it makes no sense or a count is below 1."""
+    """Return the command line, --json with it; exits with status 2 where it makes no sense or a count is below 1."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write a record with every time measured")
     arguments = parser.parse_args(words)
     for name in counts:
@@ -28,7 +28,7 @@ def read(parser: argparse.ArgumentParser, words: Sequence[str] | None, *counts: 
 
 
 def status(work: Callable[[], int | None], failure: type[Exception] | tuple[()] = ()) -> int:
-    """What the work returns, 0 for nothing; with a sentence, 1 for this failure and 2 for bad input."""
+    """Return what the work returns, 0 for nothing; with a sentence, 1 for this failure and 2 for bad input."""
     try:
         return work() or 0
     except failure as error:

@@ -46,7 +46,7 @@ class Way:
 
 
 def as_pytorch_does(network: nn.Module) -> Any:
-    """Compiled with one backward pass for everything, as `torch.compile` does by itself."""
+    """Return the network compiled with one backward pass for everything, as `torch.compile` does by itself."""
     torch._functorch.config.donated_buffer = False  # MEP goes through a graph twice
     return torch.compile(network, dynamic=False)
 
@@ -124,7 +124,7 @@ class Ours:
         self._statistics.add(step.loss, step.batch.y)
 
     def steps(self, number: int) -> Callable[[], None]:
-        """So many of them in a row."""
+        """Return a function that takes so many of them in a row."""
 
         def several() -> None:
             for _ in range(number):
@@ -135,7 +135,7 @@ class Ours:
 
 @contextmanager
 def _assembled(way: Way) -> Iterator[None]:
-    """What runs cannot choose, for comparisons: a compiler of another kind, and attacks through whole BatchNorms."""
+    """Set what runs cannot choose, for comparisons: a compiler of another kind, and attacks through whole BatchNorms."""
     with ExitStack() as replaced:
         if way.compiler is not None:
             replaced.enter_context(mock.patch.object(levels, "Compiler", return_value=way.compiler))
@@ -145,7 +145,7 @@ def _assembled(way: Way) -> Iterator[None]:
 
 
 def in_variants(scene: Scene, make: Callable[[], Method], variants: Iterable[str]) -> dict[str, Ours]:
-    """Our side by variant; fp32 is always among them."""
+    """Return our side by variant; fp32 is always among them."""
     sides = {name: Ours(scene, make(), VARIANTS[name]) for name in dict.fromkeys(["fp32", *variants])}
     for name, side in sides.items():
         if VARIANTS[name].level != "eager":
@@ -155,7 +155,7 @@ def in_variants(scene: Scene, make: Callable[[], Method], variants: Iterable[str
 
 @contextmanager
 def double_precision() -> Iterator[None]:
-    """float64 as PyTorch's default, so also of Fabric's outputs and of memories."""
+    """Make float64 PyTorch's default, so also that of Fabric's outputs and of memories."""
     kept = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -165,7 +165,7 @@ def double_precision() -> Iterator[None]:
 
 
 def add_variants(parser: argparse.ArgumentParser) -> None:
-    """The option that says how our side computes."""
+    """Add the option that says how our side computes."""
     parser.add_argument(
         "--variants",
         nargs="*",

@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sparring.data import Augment, Batch, Images, Resident
 from sparring.models import create
@@ -40,12 +41,12 @@ class Scene:
     optimisation: Optimisation = OPTIMISATION
 
     def network(self) -> nn.Module:
-        """The same weights every time, in PyTorch's default precision."""
+        """Return the same weights every time, in PyTorch's default precision."""
         torch.manual_seed(SEED)
         return create(self.model, CLASSES, size=self.size, width=self.width).to(torch.get_default_dtype())
 
     def images(self) -> Images:
-        """Four batches of noise in 8 bits, labelled at random."""
+        """Return four batches of noise in 8 bits, labelled at random."""
         generator = torch.Generator().manual_seed(SEED)
         samples = 4 * self.batch
         pixels = torch.randint(0, 256, (samples, 3, self.size, self.size), dtype=torch.uint8, generator=generator)
@@ -53,17 +54,17 @@ class Scene:
         return Images(pixels, labels, torch.arange(samples))
 
     def data(self, device: torch.device) -> Resident:
-        """The same batches in the same order for everybody."""
+        """Return the same batches in the same order for everybody."""
         augment = Augment(PAD, flip=True)
         return _InDefaultPrecision(self.images(), augment, self.batch, SEED, device, classes=CLASSES)
 
     def batches(self, device: torch.device) -> Iterator[Batch]:
-        """These batches, for ever."""
+        """Yield these batches, for ever."""
         data = self.data(device)
         return (batch for epoch in count() for batch in data.epoch(epoch))
 
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        """PyTorch's plain SGD with our settings."""
+        """Return PyTorch's plain SGD with our settings."""
         options = self.optimisation
         return torch.optim.SGD(
             network.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
@@ -73,14 +74,14 @@ class Scene:
 class _InDefaultPrecision(Resident):
     """Shows its images in PyTorch's default precision, as comparisons in float64 need them."""
 
+    @override
     def show(self, draw: Tensor) -> Batch:
-        """See `Resident`."""
         batch = super().show(draw)
         return replace(batch, x=batch.x.to(torch.get_default_dtype()))
 
 
 def add_scene(parser: argparse.ArgumentParser) -> None:
-    """The options that describe a scene."""
+    """Add the options that describe a scene."""
     add = parser.add_argument
     add("--model", default="resnet18", help="any name of sparring.models.create (default: %(default)s)")
     add("--width", type=int, help="channels of the first stage (default: the paper's, 64 for resnet18)")
@@ -90,5 +91,5 @@ def add_scene(parser: argparse.ArgumentParser) -> None:
 
 
 def scene_of(arguments: argparse.Namespace) -> Scene:
-    """The scene that the options describe."""
+    """Return the scene that the options describe."""
     return Scene(arguments.model, arguments.width, arguments.batch, arguments.size, arguments.device)

@@ -39,11 +39,11 @@ class Bench:
         return self.session.learner
 
     def draws(self, epoch: int) -> Iterator[Draw]:
-        """The batches of an epoch, for `Session.step`."""
+        """Yield the batches of an epoch, for `Session.step`."""
         return self.session.data.draws(epoch)
 
     def show(self, draw: Draw) -> Batch:
-        """One of them."""
+        """Return one of them."""
         return self.session.data.show(draw)
 
     def epochs(self) -> Iterator[int]:
@@ -62,11 +62,11 @@ class Bench:
             pass
 
     def step(self, draw: Draw) -> Step:
-        """One training step, as random as its number."""
+        """Take one training step, as random as its number."""
         return self.session.step(draw)
 
     def beside(self, method: Method) -> Session:
-        """Another method on the same network and data."""
+        """Return a session of another method on the same network and data."""
         session, experiment = self.session, self.experiment
         return Session(
             method,
@@ -79,12 +79,12 @@ class Bench:
         )
 
     def accuracies(self, attacks: tuple[str, ...]) -> dict[str, float]:
-        """On the test images."""
+        """Return the accuracies on the test images."""
         evaluator = Evaluator(self.learner.eval_model, self.splits.test, self.experiment.threat, 256, "cpu", 0)
         evaluation = evaluator.run(attacks)
         return {attack: round(evaluation.accuracy(attack), 4) for attack in attacks}
 
 
 def held_out(images: Images, batch_size: int = 256) -> list[Batch]:
-    """A split as it is, in batches."""
+    """Return a split as it is, in batches."""
     return list(batches(images, batch_size, "cpu"))

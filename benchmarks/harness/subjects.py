@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from sparring.attacks import PGD
 from sparring.methods import (
     AWP,
@@ -43,8 +45,8 @@ PGD_10_EVAL = PGD(steps=10, alpha=Ratio("2/255"), bn="eval")
 class Mastered(CAT):
     """CAT at its last level."""
 
+    @override
     def setup(self, task: Task) -> None:
-        """See `Method`."""
         super().setup(task)
         self.level = self.steps
 

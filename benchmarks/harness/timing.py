@@ -18,7 +18,7 @@ Work = Callable[[], None]
 
 
 def seconds(work: Work, device: torch.device) -> float:
-    """Wall-clock time until the device has finished."""
+    """Return the wall-clock time until the device has finished."""
     _wait(device)
     began = time.perf_counter()
     work()
@@ -34,7 +34,8 @@ def _wait(device: torch.device) -> None:
 def in_turn(
     ready: Callable[[], Work], ours: Mapping[str, Work], device: torch.device, rounds: int
 ) -> tuple[list[float], dict[str, list[float]]]:
-    """Seconds of theirs, ours, theirs, ours, ... in every round; `ready` gives the other side's work and is not timed.
+    """Return seconds of theirs, ours, theirs, ours, ... in every round; `ready` gives the other side's work and is not
+    timed.
 
     One more round goes before them and is thrown away.
     """
@@ -48,23 +49,23 @@ def in_turn(
 
 
 def ratios(theirs: Sequence[float], ours: Sequence[float]) -> list[float]:
-    """How many times faster ours was, round by round."""
+    """Return how many times faster ours was, round by round."""
     return [slow / fast for slow, fast in zip(theirs, ours, strict=True)]
 
 
 def milliseconds(times: Sequence[float]) -> tuple[str, str]:
-    """The median of seconds, and the extremes, as text."""
+    """Return the median of seconds, and the extremes, as text."""
     return f"{1e3 * median(times):.1f}", f"{1e3 * min(times):.1f}-{1e3 * max(times):.1f}"
 
 
 def faster(theirs: Sequence[float], ours: Sequence[float]) -> tuple[str, str]:
-    """The median ratio of a comparison in turn, and the extremes, as text."""
+    """Return the median ratio of a comparison in turn, and the extremes, as text."""
     found = ratios(theirs, ours)
     return f"{median(found):.2f}", f"{min(found):.2f}-{max(found):.2f}"
 
 
 def table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
-    """An empty one; columns of numbers stand on the right."""
+    """Return an empty one; columns of numbers stand on the right."""
     empty = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
     for name in words:
         empty.add_column(name, no_wrap=True)
@@ -74,11 +75,11 @@ def table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
 
 
 def say(progress: str) -> None:
-    """A line rather than a live display, whose thread would run beside what is timed."""
+    """Print a line rather than a live display, whose thread would run beside what is timed."""
     print(progress, file=sys.stderr, flush=True)
 
 
 def hardware(facts: Facts, runtime: Runtime) -> str:
-    """Where the times are taken."""
+    """Return where the times are taken."""
     on_gpu = runtime.fabric().device.type == "cuda"
     return str(facts["gpu"]) if on_gpu else f"{facts['processor']} ({facts['threads']} threads)"

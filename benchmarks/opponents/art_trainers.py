@@ -48,7 +48,7 @@ class Gym:
     batches: int  # of one call of `fit`
 
     def classifier(self, optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None) -> PyTorchClassifier:
-        """The scene's network, always with the same weights; the optimizer is the scene's unless given."""
+        """Return the scene's network, always with the same weights; the optimizer is the scene's unless given."""
         network = self.scene.network().to(self.device)
         optimizer = optimizer or self.scene.optimizer
         return PyTorchClassifier(
@@ -62,11 +62,11 @@ class Gym:
         )
 
     def proxy(self) -> PyTorchClassifier:
-        """A second network for AWP."""
+        """Return a second network for AWP."""
         return self.classifier(lambda network: torch.optim.SGD(network.parameters(), lr=PROXY_RATE))
 
     def images(self) -> tuple[np.ndarray, np.ndarray]:
-        """Some batches of the scene's images, (N, C, H, W) in [0, 1], and their labels, one hot."""
+        """Return some batches of the scene's images, (N, C, H, W) in [0, 1], and their labels, one hot."""
         images = self.scene.images()
         rows = torch.arange(self.batches * self.scene.batch) % len(images)
         return images.pixels[rows].numpy().astype(np.float32) / 255, np.eye(CLASSES, dtype=np.float32)[
@@ -74,7 +74,7 @@ class Gym:
         ]
 
     def session(self, trainer: Trainer) -> Work:
-        """One call of `fit`; its progress bars are kept from the terminal."""
+        """Call `fit` once; its progress bars are kept from the terminal."""
         x, y = self.images()
 
         def work() -> None:
@@ -84,28 +84,28 @@ class Gym:
         return work
 
     def attack(self, classifier: PyTorchClassifier) -> ProjectedGradientDescent:
-        """PGD-10 on the cross-entropy."""
+        """Return PGD-10 on the cross-entropy."""
         return ProjectedGradientDescent(classifier, **PGD, batch_size=self.scene.batch, verbose=False)
 
 
 def madry(gym: Gym) -> Work:
-    """AdversarialTrainerMadryPGD."""
+    """Return the work of AdversarialTrainerMadryPGD."""
     return gym.session(AdversarialTrainerMadryPGD(gym.classifier(), **PGD))
 
 
 def fbf(gym: Gym) -> Work:
-    """AdversarialTrainerFBFPyTorch."""
+    """Return the work of AdversarialTrainerFBFPyTorch."""
     return gym.session(AdversarialTrainerFBFPyTorch(gym.classifier(), eps=EPS))
 
 
 def trades(gym: Gym) -> Work:
-    """AdversarialTrainerTRADESPyTorch."""
+    """Return the work of AdversarialTrainerTRADESPyTorch."""
     classifier = gym.classifier()
     return gym.session(AdversarialTrainerTRADESPyTorch(classifier, gym.attack(classifier), beta=6.0))
 
 
 def awp(gym: Gym) -> Work:
-    """AdversarialTrainerAWPPyTorch."""
+    """Return the work of AdversarialTrainerAWPPyTorch."""
     classifier = gym.classifier()
     trainer = AdversarialTrainerAWPPyTorch(
         classifier, gym.proxy(), gym.attack(classifier), mode="PGD", gamma=0.01, beta=6.0, warmup=0

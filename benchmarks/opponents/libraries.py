@@ -23,7 +23,7 @@ Fools = Callable[[Tensor, Tensor], Tensor]  # images (B, C, H, W) and labels (B,
 
 
 def ours(question: Question) -> float:
-    """An evaluation by PGD-50."""
+    """Return an evaluation by PGD-50."""
     evaluator = Evaluator(
         question.model,
         question.images,
@@ -37,7 +37,7 @@ def ours(question: Question) -> float:
 
 
 def by_foolbox(question: Question) -> float:
-    """`LinfPGD`."""
+    """Return the accuracy under Foolbox's `LinfPGD`."""
     import foolbox  # here, because only this benchmark needs it
 
     model = foolbox.PyTorchModel(question.model, bounds=(0, 1), device=question.device)
@@ -51,7 +51,7 @@ def by_foolbox(question: Question) -> float:
 
 
 def by_torchattacks(question: Question) -> float:
-    """`PGD`."""
+    """Return the accuracy under torchattacks' `PGD`."""
     import torchattacks  # here, because it is not installed with the other packages: see `check`
 
     eps = float(question.threat.eps)
@@ -66,7 +66,7 @@ def by_torchattacks(question: Question) -> float:
 
 
 def check(names: Sequence[str]) -> None:
-    """Raises BadInput if a library is missing."""
+    """Raise BadInput if a library is missing."""
     if "torchattacks" in names:
         try:
             import torchattacks  # noqa: F401
@@ -81,7 +81,7 @@ LIBRARIES: dict[str, Side] = {"foolbox": by_foolbox, "torchattacks": by_torchatt
 
 
 def _accuracy(question: Question, fools: Fools) -> float:
-    """After an attack on the images that are correct to begin with, batch by batch."""
+    """Return the accuracy after an attack on the images that are correct to begin with, batch by batch."""
     torch.manual_seed(question.seed)
     left = 0
     for batch in question.batches():

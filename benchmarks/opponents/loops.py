@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from typing_extensions import override
+
 from benchmarks.harness.ours import Ours
 from benchmarks.harness.scene import THREAT, Scene
 from benchmarks.harness.subjects import PGD_10_EVAL, SUBJECTS
@@ -36,11 +38,11 @@ class Opponent(ABC):
 
     @abstractmethod
     def enter(self, scene: Scene, ours: Ours, batches: int) -> Callable[[], Work]:
-        """What prepares a round, which is not timed, and gives its work: as many batches."""
+        """Return what prepares a round, which is not timed, and gives its work: as many batches."""
 
     @abstractmethod
     def difference(self, scene: Scene) -> float | None:
-        """How far apart some steps of both end, where the mathematics is the same and this can be measured here."""
+        """Return how far apart some steps of both end, where the mathematics is the same and this can be measured here."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,13 @@ class ByArt(Opponent):
 
     trainer: Callable[[Gym], Work]
 
+    @override
     def enter(self, scene: Scene, ours: Ours, batches: int) -> Callable[[], Work]:
-        """See `Opponent`."""
         work = self.trainer(Gym(scene, ours.device, batches))
         return lambda: work
 
     def difference(self, scene: Scene) -> None:
-        """None: it draws in NumPy, and computes in single precision; the tests compare it without draws."""
+        """Do nothing: it draws in NumPy, and computes in single precision; the tests compare it without draws."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class ByMair(Opponent):
 
     script: type[MairStep]
 
+    @override
     def enter(self, scene: Scene, ours: Ours, batches: int) -> Callable[[], Work]:
-        """See `Opponent`."""
         rival = Rival(self.pair, scene, ours, Draws())
 
         def ready() -> Work:
@@ -73,8 +75,8 @@ class ByMair(Opponent):
 
         return ready
 
+    @override
     def difference(self, scene: Scene) -> float | None:
-        """See `Opponent`."""
         return None if self.unlike else difference(self.pair, scene)
 
     @property

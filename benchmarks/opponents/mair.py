@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from benchmarks.opponents.research.habits import Minibatch, Script
 
@@ -34,8 +35,8 @@ class MairStep(Script):
     steps: int
     record: dict[str, float] = field(default_factory=dict)
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         cost = self.cost(batch.x, batch.y)
         self.optimizer.zero_grad()
         cost.backward()
@@ -43,10 +44,10 @@ class MairStep(Script):
 
     @abstractmethod
     def cost(self, x: Tensor, y: Tensor) -> Tensor:
-        """What is minimised, a batch mean; the network is in training mode."""
+        """Return what is minimised, a batch mean; the network is in training mode."""
 
     def crafted(self, x: Tensor, start: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
-        """Adversarial images (B, C, H, W) of the highest objective of logits (B, K) -> (), by the attack class."""
+        """Return adversarial images (B, C, H, W) of the highest objective of logits (B, K) -> (), by the attack class."""
         images = (x + start).clamp(0, 1)
         self.network.eval()
         for _ in range(self.steps):
@@ -62,8 +63,8 @@ class MairStep(Script):
 class MairAT(MairStep):
     """`AT`: the mathematics of our AdversarialTraining with BatchNorm in evaluation mode in the attack."""
 
+    @override
     def cost(self, x: Tensor, y: Tensor) -> Tensor:
-        """See `MairStep`."""
         images = self.crafted(x, self.draws.uniform(x, self.eps), lambda logits: F.cross_entropy(logits, y))
         cost = F.cross_entropy(self.network(images), y, reduction="none").mean()
         self.record = {"CALoss": cost.item()}
@@ -79,8 +80,8 @@ class MairTRADES(MairStep):
 
     beta: float = 6.0
 
+    @override
     def cost(self, x: Tensor, y: Tensor) -> Tensor:
-        """See `MairStep`."""
         clean = self.network(x)
         natural = F.cross_entropy(clean, y)
         self.network.eval()
@@ -103,8 +104,8 @@ class MairMART(MairStep):
 
     beta: float = 5.0
 
+    @override
     def cost(self, x: Tensor, y: Tensor) -> Tensor:
-        """See `MairStep`."""
         images = self.crafted(x, self.draws.uniform(x, self.eps), lambda logits: F.cross_entropy(logits, y))
         clean, adversarial = self.network(x), self.network(images)
         probabilities, sure = adversarial.softmax(1), clean.softmax(1)
@@ -131,8 +132,8 @@ class MairAWP(MairAT):
 
     rho: float = 0.01
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         self.cost(batch.x, batch.y).backward()
         shifts = self._ascend()
         self.cost(batch.x, batch.y).backward()

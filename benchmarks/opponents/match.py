@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from benchmarks.harness.ours import Ours, Way, double_precision
 from benchmarks.harness.scene import SEED, THREAT, Scene
@@ -27,29 +28,29 @@ class Unequal(Exception):
 class OurDraws(Draws):
     """The numbers that our methods draw, for a research step that is to draw the same ones from the same seed."""
 
+    @override
     def uniform(self, like: Tensor, radius: float) -> Tensor:
-        """See `Draws`."""
         return THREAT.draw(like, radius)
 
+    @override
     def normal(self, like: Tensor, deviation: float) -> Tensor:
-        """See `Draws`."""
         return deviation * normal(like)
 
+    @override
     def signs(self, like: Tensor, size: float) -> Tensor:
-        """See `Draws`."""
         return size * rademacher(like)
 
+    @override
     def fractions(self, like: Tensor, count: int) -> list[float]:
-        """See `Draws`."""
         return uniform(like.new_zeros(count)).tolist()
 
+    @override
     def actions(self, scores: Tensor) -> Tensor:
-        """See `Draws`."""
         return Distribution.of(scores, {"head": scores.shape[1]}).sample()["head"]
 
 
 def minibatch(batch: Batch) -> Minibatch:
-    """A batch of ours as a loader of the scripts hands it over."""
+    """Return a batch of ours as a loader of the scripts hands it over."""
     view = batch.view
     crops = list(zip(view.top.tolist(), view.left.tolist(), view.flip.tolist(), strict=True))
     return Minibatch(batch.x, batch.y, batch.index, crops)
@@ -66,7 +67,7 @@ class Corner:
     draws: Draws
 
     def script(self, script: Callable[..., Script], *settings: object, **more: object) -> Script:
-        """Of a research step's class: one for this network and radius."""
+        """Return a script of a research step's class for this network and radius."""
         return script(self.network, self.optimizer, float(THREAT.eps), *settings, draws=self.draws, **more)
 
 
@@ -88,13 +89,13 @@ class Rival:
         self._batches = scene.batches(ours.device)
 
     def ready(self) -> Callable[[], None]:
-        """The next step, its batch at hand."""
+        """Return the next step, its batch at hand."""
         batch = minibatch(next(self._batches))
         return lambda: self.script.step(batch)
 
 
 def together(pair: Pair, scene: Scene, steps: int = CHECKED_STEPS) -> tuple[Ours, Rival]:
-    """Both sides after as many steps with the same draws: in double precision, as rounding turns signs of gradients."""
+    """Return both sides after as many steps with the same draws, in double precision: rounding turns gradients' signs."""
     ours = Ours(scene, pair.ours(scene), Way(64))
     rival = Rival(pair, scene, ours, OurDraws())
     for _ in range(steps):
@@ -106,7 +107,7 @@ def together(pair: Pair, scene: Scene, steps: int = CHECKED_STEPS) -> tuple[Ours
 
 
 def difference(pair: Pair, scene: Scene) -> float:
-    """|ours - theirs| of the networks relative to how far they have moved: the largest of any tensor after some steps.
+    """Return |ours - theirs| of the networks relative to how far they have moved: the largest of any tensor.
 
     In double precision, on the scene's device, and on few small images and a narrow network, as it costs much there.
     """
@@ -123,7 +124,7 @@ def check(name: str, found: float) -> None:
 
 
 def apart(one: nn.Module, other: nn.Module, before: nn.Module) -> float:
-    """|one - other| / |other - before|, the largest of any tensor; infinite where one differs without having moved."""
+    """Return |one - other| / |other - before|, the largest of any tensor; infinite where one differs and has not moved."""
     ends, starts = other.state_dict(), before.state_dict()
     shares = []
     for name, tensor in one.state_dict().items():

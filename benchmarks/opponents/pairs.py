@@ -64,7 +64,7 @@ RELEASED = {
 
 
 def _prior(corner: Corner, script: Callable[..., Script], **more: object) -> Script:
-    """FGSM-PGI's scripts have the whole training set."""
+    """Return a script of FGSM-PGI, which has the whole training set."""
     images, device = corner.scene.images(), next(corner.network.parameters()).device
     pixels = (images.pixels.to(torch.float32) / 255).to(device, torch.get_default_dtype())
     return corner.script(script, pixels, images.labels.to(device), PAD, CLASSES, **more)
@@ -87,7 +87,7 @@ def _per_sample(script: type[ResearchEP], corner: Corner) -> Script:
 
 
 def _our_sdi(interval: int, _: Scene) -> Method:
-    """As released."""
+    """Return the method as released."""
     return SDI(interval=interval, smoothing=smoothing_from_kept(0.5, CLASSES), box=False)
 
 
@@ -100,7 +100,7 @@ def _sdi(corner: Corner) -> Script:
 
 
 def _our_las(interval: int, scene: Scene) -> Method:
-    """As released; the policy's network is the target's."""
+    """Return the method as released; the policy's network is the target's."""
     return LAS(
         AdversarialTraining(PGD(steps=14, bn="eval"), smoothing=smoothing_from_kept(0.7, CLASSES)),
         policy_network=PolicyNetwork(scene.model, scene.width, optimizer="sgd", lr=1e-4),
@@ -122,7 +122,7 @@ def _las(corner: Corner) -> Script:
 
 
 def _our_fat(_: Scene) -> Method:
-    """In the last stage of its schedule: with tau = 2 from the first epoch on."""
+    """Return the method in the last stage of its schedule: with tau = 2 from the first epoch on."""
     return FAT(AdversarialTraining(PGD_10_EVAL), milestones=(Ratio(0), Ratio(0)))
 
 
@@ -140,7 +140,7 @@ def _free(corner: Corner) -> Script:
 
 
 def _ours(name: str) -> Callable[[Scene], Method]:
-    """As in the table of methods."""
+    """Return the method as in the table of methods."""
     return lambda _: SUBJECTS[name].make()
 
 

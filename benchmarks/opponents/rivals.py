@@ -33,7 +33,7 @@ Rival = Callable[[Question, Tensor, Tensor], Tensor]  # images (B, C, H, W), lab
 
 
 def rivals(norm: NormName) -> dict[str, Rival]:
-    """The attacks of both libraries in this norm, by name."""
+    """Return the attacks of both libraries in this norm, by name."""
     by_foolbox = {f"Foolbox {name}": _by_foolbox(attack) for name, attack in _foolbox_attacks(norm).items()}
     by_art = {
         "ART APGD, cross-entropy": _by_art(AutoProjectedGradientDescent, loss_type="cross_entropy", **_ASCENT),
@@ -46,7 +46,7 @@ def rivals(norm: NormName) -> dict[str, Rival]:
 
 
 def fooled(question: Question, rival: Rival) -> Tensor:
-    """Which images a rival fooled the network on, that it was right about: (N,) bool, on the CPU."""
+    """Return which images a rival fooled the network on, that it was right about: (N,) bool, on the CPU."""
     found = []
     for batch in question.batches():
         with torch.no_grad():
@@ -64,7 +64,7 @@ def fooled(question: Question, rival: Rival) -> Tensor:
 
 
 def beside(question: Question) -> dict[str, Any]:
-    """Our AutoAttack, itself with the next seed, every rival and all of them: accuracies, and whom each fools alone."""
+    """Return the accuracies under our AutoAttack, its next seed, every rival and all of them, and whom each fools alone."""
     ours, again = (parity.ours(replace(question, seed=question.seed + more), "exact") for more in (0, 1))
     won = {name: fooled(question, rival) for name, rival in rivals(question.threat.norm).items()}
     together = torch.stack([*won.values()]).any(0)
@@ -136,5 +136,5 @@ def _by_art(attack: type, **settings: str | int) -> Rival:
 
 
 def _in_their_words(question: Question) -> tuple[float, str]:
-    """The norm and the device."""
+    """Return the norm and the device."""
     return math.inf if question.threat.norm == "Linf" else 2, "gpu" if question.device.startswith("cuda") else "cpu"

@@ -26,7 +26,7 @@ ROUNDS = 7
 
 
 def measure(device: torch.device, rounds: int = ROUNDS, shrink: int = 1) -> dict[str, float]:
-    """Copied TB/s, read and written bytes counted, and TFLOP/s by precision; medians. `shrink` divides all sizes."""
+    """Return copied TB/s, read and written bytes counted, and TFLOP/s by precision; medians. `shrink` divides all sizes."""
     found = {"copy_tb_per_s": _copy(device, BYTES[device.type] // shrink, rounds)}
     side = SIDE[device.type] // shrink
     found["float32_tflop_per_s"] = _product(device, side, torch.float32, rounds)
@@ -53,7 +53,7 @@ def _product(device: torch.device, side: int, dtype: torch.dtype, rounds: int) -
 
 
 def _best(work: Any, device: torch.device, rounds: int) -> float:
-    """Median seconds of one call, of several in a row a round, after a first round that is thrown away."""
+    """Return median seconds of one call, of several in a row a round, after a first round that is thrown away."""
     calls = 10 if device.type == "cuda" else 1
 
     def several() -> None:
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit status: 2 for bad input."""
+    """Return the exit status: 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
     return status(lambda: run(read(parser, words)))

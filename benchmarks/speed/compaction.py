@@ -69,7 +69,7 @@ def _options() -> argparse.Namespace:
 
 
 def measured(benches: dict[str, Bench], network: dict[str, torch.Tensor], at: float, pairs: int) -> dict[str, Any]:
-    """Forward passes of a step, seconds of `pairs` others, and the attacks' mean number of steps in all of them."""
+    """Return forward passes of a step, seconds of `pairs` others, and the attacks' mean number of steps in all of them."""
     draws, forwards = {}, {}
     for way, bench in benches.items():
         bench.learner.network.load_state_dict(network)
@@ -92,7 +92,7 @@ def measured(benches: dict[str, Bench], network: dict[str, torch.Tensor], at: fl
 
 
 def line(row: dict[str, Any]) -> str:
-    """One row of `measured` in words."""
+    """Return a row of `measured` in words."""
     masked, compact = row["seconds"]["masked"], row["seconds"]["compact"]
     ratios = [one / other for one, other in zip(masked, compact, strict=True)]
     return (

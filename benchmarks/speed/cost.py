@@ -60,7 +60,7 @@ class Cost:
 
 
 def prepared(name: str, scene: Scene, way: Way) -> Ours:
-    """The method in training, at the chosen level."""
+    """Return the method in training, at the chosen level."""
     return Ours(scene, SUBJECTS[name].make(), way)
 
 
@@ -80,7 +80,7 @@ def measure(name: str, scene: Scene, rounds: int, way: Way) -> Cost:
 
 
 def _counted(name: str, scene: Scene, way: Way) -> dict[str, Any]:
-    """What is the same at every level: `units`, `operations`, `operators` and `waits` of a step."""
+    """Return what is the same at every level: `units`, `operations`, `operators` and `waits` of a step."""
     side = prepared(name, scene, way)
     side.step()  # optimizers make their state; a policy or a generator that learns now and then has just done so
     with Calls() as calls:
@@ -97,7 +97,7 @@ def _counted(name: str, scene: Scene, way: Way) -> dict[str, Any]:
 
 
 def _waits_of_the_driver(side: Ours) -> int:
-    """On a GPU, what PyTorch itself notices of a step's waits for the device."""
+    """Return how many of a step's waits for the device PyTorch itself notices, on a GPU."""
     if side.device.type != "cuda":
         return 0
     with noticed_waits() as waits:
@@ -106,7 +106,7 @@ def _waits_of_the_driver(side: Ours) -> int:
 
 
 def cost_table(costs: Sequence[Cost], title: str, batch: int, best: float) -> Table:
-    """A row a method and level; `best` is the machine's rate of matrix products in TFLOP/s."""
+    """Return a row a method and level; `best` is the machine's rate of matrix products in TFLOP/s."""
     numbers = ("forwards", "least", "calls", "waits", "ms", "least-most", "images/s", "of best")
     table = timing.table(title, ("method", "level"), numbers)
     for cost in costs:
@@ -127,7 +127,7 @@ def cost_table(costs: Sequence[Cost], title: str, batch: int, best: float) -> Ta
 
 
 def arguments_from(words: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; exits with status 2 where it makes no sense."""
+    """Return the command line; exits with status 2 where it makes no sense."""
     parser = argparse.ArgumentParser(
         description="What a training step of each method costs, counted and timed. Images are synthetic noise. Close other "
         "programs first; read ratios, not absolute times.",
@@ -168,7 +168,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit status: 2 for bad input."""
+    """Return the exit status: 2 for bad input."""
     # Into a file or a pipe as wide as the table is.
     return status(lambda: run(arguments_from(words), Console(width=None if sys.stdout.isatty() else 120)))
 

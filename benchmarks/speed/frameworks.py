@@ -41,7 +41,7 @@ class Bout:
 
 
 def bout(opponent: Opponent, scene: Scene, rounds: int, batches: int, variants: Sequence[str]) -> Bout:
-    """Theirs, ours, theirs, ours, ...: each round some batches of everybody. The first round is thrown away.
+    """Time theirs, ours, theirs, ours, ...: each round some batches of everybody. The first round is thrown away.
 
     Raises Unequal where some steps of both leave them with different networks, although they should compute the same.
     """
@@ -58,7 +58,7 @@ def bout(opponent: Opponent, scene: Scene, rounds: int, batches: int, variants: 
 
 
 def bout_table(bouts: Sequence[Bout]) -> Table:
-    """A row a loop and variant of ours; a star marks what is not the same mathematics."""
+    """Return a row a loop and variant of ours; a star marks what is not the same mathematics."""
     table = contest_table("Our step against other libraries' loops, a batch", "their loop", "theirs")
     for result in bouts:
         add_rows(table, result.loop + "*" * bool(result.unlike), result.theirs, result.ours)
@@ -68,7 +68,7 @@ def bout_table(bouts: Sequence[Bout]) -> Table:
 
 
 def arguments_from(words: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; exits with status 2 where it makes no sense."""
+    """Return the command line; exits with status 2 where it makes no sense."""
     parser = argparse.ArgumentParser(
         description="How our training steps compare with other libraries' training loops. Images are synthetic noise. "
         "Close other programs first; read ratios, not absolute times.",
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit status: 1 where two sides that should be equal are not, 2 for bad input."""
+    """Return the exit status: 1 where two sides that should be equal are not, 2 for bad input."""
     return status(lambda: run(arguments_from(words), Console()), Unequal)
 
 

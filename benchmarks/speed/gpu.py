@@ -71,7 +71,7 @@ DRY = Size(4, (8,), 1, 64, 192, 16, 1, (0,), ("standard", "mep", "las"))
 
 
 def stages(data: Path, device: str, size: Size) -> Iterator[Stage]:
-    """Everything, in order."""
+    """Yield everything, in order."""
     scene = Scene(width=size.width, batch=size.batches[0], accelerator=device)
     yield Stage("ceilings", 20, lambda: {"ceilings": ceilings.measure(torch.device(device), size.rounds, size.shrink)})
     for batch in size.batches:
@@ -91,7 +91,7 @@ def _levels(device: str) -> tuple[str, ...]:
 
 
 def _of_methods(scene: Scene, device: str, size: Size) -> Iterator[Stage]:
-    """On noise: whether recorded steps are live ones, what each step takes, and what the usual research step takes."""
+    """Yield the stages on noise: recorded steps against live ones, each step's time, and the usual research step's."""
     names, levels = size.methods or tuple(dict.fromkeys((*MAIN, *SUBJECTS))), _levels(device)
     for name in names:
         yield Stage(f"recorded-{name}", 15, _recorded(name, device, size))
@@ -106,7 +106,7 @@ def _of_methods(scene: Scene, device: str, size: Size) -> Iterator[Stage]:
 
 
 def _runs(data: Path, device: str, size: Size) -> Iterator[Stage]:
-    """On real images."""
+    """Yield the stages on real images."""
     on_gpu = device == "cuda"
     for name in RUNS if on_gpu else RUNS[:1]:
         yield Stage(f"epochs-{name}", 60, _epochs(data, device, name, size))
@@ -168,7 +168,7 @@ def _experiment(data: Path, device: str, name: str, seed: int, settings: dict[st
 
 
 def _epochs(data: Path, device: str, name: str, size: Size) -> Callable[[], dict[str, Any]]:
-    """Some epochs of a published recipe, and from their median what all of them would take."""
+    """Return some epochs of a published recipe, and from their median what all of them would take."""
 
     def work() -> dict[str, Any]:
         experiment = _experiment(data, device, name, 0, QUICK if device == "cuda" else {}, size)
@@ -191,7 +191,7 @@ def _epochs(data: Path, device: str, name: str, size: Size) -> Callable[[], dict
 def _whole(
     data: Path, device: str, name: str, seed: int, settings: dict[str, str], size: Size
 ) -> Callable[[], dict[str, Any]]:
-    """A whole run of a recipe of ours, and how robust its network is."""
+    """Return a whole run of a recipe of ours, and how robust its network is."""
 
     def work() -> dict[str, Any]:
         experiment = _experiment(data, device, name, seed, settings if device == "cuda" else {}, size)
@@ -218,20 +218,20 @@ def _whole(
 
 
 def _trained(experiment: Any, folder: str) -> tuple[sparring.Run, float]:
-    """A run, and its wall-clock seconds, warm-up included."""
+    """Return a run, and its wall-clock seconds, warm-up included."""
     began = time.perf_counter()
     run = sparring.train(experiment, folder, report=Silent())
     return run, time.perf_counter() - began
 
 
 def _own_recipes() -> list[str]:
-    """Those whose names end in -fast and -best: the short ones first."""
+    """Return those whose names end in -fast and -best: the short ones first."""
     names = [name.removeprefix("cifar10/") for name in sparring.recipes.names() if name.startswith("cifar10/")]
     return [name for ending in ("-fast", "-best") for name in names if name.endswith(ending)]
 
 
 def file_of(stage: Stage, out: Path) -> Path:
-    """Where it is written; a name of letters, digits, dots and dashes."""
+    """Return where it is written; a name of letters, digits, dots and dashes."""
     return out / (re.sub(r"[^\w.]+", "-", stage.name).strip("-") + ".json")
 
 
@@ -259,7 +259,7 @@ def run(all_stages: Sequence[Stage], out: Path, deadline: float) -> int:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit status: 0 when all is measured, 3 while stages are left for another call, 2 for bad input."""
+    """Return the exit status: 0 when all is measured, 3 while stages are left for another call, 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of CIFAR-10's parquet files")

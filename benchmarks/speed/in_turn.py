@@ -22,7 +22,7 @@ T = TypeVar("T")  # a dataclass of what one opponent's rounds gave
 
 
 def read_contest(parser: argparse.ArgumentParser, words: Sequence[str] | None, *counts: str) -> argparse.Namespace:
-    """The command line, with the options of the scene and of our side added."""
+    """Return the command line, with the options of the scene and of our side added."""
     add_scene(parser)
     add_variants(parser)
     return read(parser, words, "batch", *counts)
@@ -50,12 +50,12 @@ def contests(
 
 
 def contest_table(title: str, other: str, short: str) -> Table:
-    """An empty one; `other` heads the column of opponents, `short` that of their times."""
+    """Return an empty one; `other` heads the column of opponents, `short` that of their times."""
     return timing.table(title, (other, "ours in"), (f"{short} ms", "ours ms", "faster", "least-most"))
 
 
 def add_rows(table: Table, opponent: str, theirs: Sequence[float], ours: Mapping[str, Sequence[float]]) -> None:
-    """A row a variant of ours; a star marks what is not equal mathematics."""
+    """Print a row a variant of ours; a star marks what is not equal mathematics."""
     for variant, seconds in ours.items():
         name = variant + VARIANTS[variant].mark
         milliseconds = (timing.milliseconds(times)[0] for times in (theirs, seconds))

@@ -57,7 +57,7 @@ class Pass:
 
 
 def measure(scene: Scene, level: Level, precision: Precision, rounds: int) -> list[Pass]:
-    """The passes, warmed up; of several in a row on a GPU, where one is too short for a clock."""
+    """Return the passes, warmed up; of several in a row on a GPU, where one is too short for a clock."""
     side = Ours(scene, Standard(), Way(precision, channels_last=True, level=level))
     works = _works(side.learner, scene)
     plain = _works(Ours(scene, Standard(), Way(precision, channels_last=True)).learner, scene)
@@ -120,7 +120,7 @@ def _repeated(work: Callable[[], object], calls: int) -> Callable[[], None]:
 
 
 def passes_table(found: Sequence[Pass], title: str) -> Table:
-    """A row a pass."""
+    """Return a row a pass."""
     table = timing.table(title, ("pass", "level"), ("batch", "ms", "least-most", "TFLOP/s", "images/s"))
     for one in found:
         images = f"{one.batch / median(one.seconds):.0f}"
@@ -150,7 +150,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit status: 2 for bad input."""
+    """Return the exit status: 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", default="resnet18", help="any name of sparring.models.create (default: %(default)s)")

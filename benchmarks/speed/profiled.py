@@ -25,7 +25,7 @@ KINDS = {
 
 
 def measure(name: str, scene: Scene, way: Way) -> dict[str, object]:
-    """Milliseconds a step by kind of kernel, how many kernels a step has, and the longest ones."""
+    """Return the milliseconds a step by kind of kernel, how many kernels a step has, and the longest ones."""
     side = cost.prepared(name, scene, way)
     side.steps(WARM_UP)()
     torch.cuda.synchronize()
@@ -49,6 +49,6 @@ def measure(name: str, scene: Scene, way: Way) -> dict[str, object]:
 
 
 def kind(kernel: str) -> str:
-    """What a kernel of this name does."""
+    """Return what a kernel of this name does."""
     lowered = kernel.lower()
     return next((name for name, parts in KINDS.items() if any(part in lowered for part in parts)), "other")

@@ -38,7 +38,7 @@ class Race:
 
 
 def race(name: str, scene: Scene, pairs: int, variants: Sequence[str]) -> Race:
-    """Research, ours, research, ours, ...: each round a step of everybody. The first round is thrown away.
+    """Time research, ours, research, ours, ...: each round a step of everybody. The first round is thrown away.
 
     Raises Unequal where some steps of both leave them with different networks.
     """
@@ -52,7 +52,7 @@ def race(name: str, scene: Scene, pairs: int, variants: Sequence[str]) -> Race:
 
 
 def race_table(races: Sequence[Race]) -> Table:
-    """A row a method and variant of ours."""
+    """Return a row a method and variant of ours."""
     table = contest_table("Our step against the usual research step (fp32, NCHW)", "method", "research")
     for result in races:
         add_rows(table, result.method, result.research, result.ours)
@@ -65,7 +65,7 @@ def race_table(races: Sequence[Race]) -> Table:
 
 
 def arguments_from(words: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; exits with status 2 where it makes no sense."""
+    """Return the command line; exits with status 2 where it makes no sense."""
     parser = argparse.ArgumentParser(
         description="How our training steps compare with the usual research steps of the same methods. Images are "
         "synthetic noise. Close other programs first; read ratios, not absolute times.",
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit status: 1 where the two sides are not equal, 2 for bad input."""
+    """Return the exit status: 1 where the two sides are not equal, 2 for bad input."""
     return status(lambda: run(arguments_from(words), Console()), Unequal)
 
 

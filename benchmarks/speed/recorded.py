@@ -45,7 +45,7 @@ class Comparison:
 
 
 def compare(name: str, scene: Scene) -> Comparison:
-    """Twelve steps of a method in single precision, three times."""
+    """Take twelve steps of a method in single precision, three times."""
     level = "graph" if Runtime(scene.accelerator).fabric().device.type == "cuda" else "eager"
     with _in_fixed_order():
         first, second, recorded = (_trained(name, scene, way) for way in (Way(), Way(), Way(level=level)))
@@ -70,13 +70,13 @@ def _trained(name: str, scene: Scene, way: Way) -> Ours:
 
 @contextmanager
 def _in_fixed_order() -> Iterator[None]:
-    """Convolutions by algorithms that always sum in the same order, in full single precision."""
+    """Run convolutions by algorithms that always sum in the same order, in full single precision."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         yield
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """A row a method."""
+    """Return a row a method."""
     title = f"Networks after {STEPS} steps: the largest relative difference of a tensor"
     table = timing.table(title, ("method",), ("live, twice", "live, recorded", "recordings", "not recorded, as"))
     for one in comparisons:
@@ -85,7 +85,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit status: 2 for bad input."""
+    """Return the exit status: 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_names(parser, "--methods", SUBJECTS)
     parser.add_argument(

@@ -23,12 +23,12 @@ from sparring.training import Run, checkpoint
 
 
 def recipe(name: str, overrides: Sequence[str] = ()) -> Experiment:
-    """The experiment of a recipe such as cifar10/fgsm-mep, or of a YAML file, with overrides as on the command line."""
+    """Return the experiment of a recipe such as cifar10/fgsm-mep, or of a YAML file, with the command line's overrides."""
     return configuration.read(Experiment, recipes.find(name), overrides)
 
 
 def load(path: str | Path, checkpoint_name: Literal["best", "last"] = "best") -> nn.Module:
-    """A trained network, on the CPU, in evaluation mode: images (B, C, H, W) in [0, 1] -> logits (B, classes).
+    """Return a trained network, on the CPU, in evaluation mode: images (B, C, H, W) in [0, 1] -> logits (B, classes).
 
     `path` is a run's folder, a .safetensors file with its .yaml beside it, or `package.module:function`, a function of
     your own that returns a network. Nothing is unpickled. Raises BadInput for what is missing or does not fit.
@@ -48,7 +48,7 @@ def load(path: str | Path, checkpoint_name: Literal["best", "last"] = "best") ->
 
 
 def pretrained(name: str, splits: Splits) -> nn.Module:
-    """timm's pretrained network `timm:NAME`, for the images of `splits`, with its normalisation inside."""
+    """Return timm's pretrained network `timm:NAME`, for the images of `splits`, with its normalisation inside."""
     channels, *size = splits.test.pixels.shape[1:]
     return models.create(name, len(splits.classes), channels=channels, size=size, pretrained=True).eval()
 

@@ -21,7 +21,7 @@ class Average(ABC):
 
     @abstractmethod
     def share(self, step: int, total: int) -> float:
-        """What part of the new weights enters, in (0, 1], after optimizer step `step` (from 1) of `total`."""
+        """Return what part of the new weights enters, in (0, 1], after optimizer step `step` (from 1) of `total`."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def follow(self, network: nn.Module, share: float | Tensor, rest: float | Tensor) -> None:
-        """average <- rest average + share network, with rest = 1 - share: exactly the network at a share of 1."""
+        """Set average <- rest average + share network, with rest = 1 - share: exactly the network at a share of 1."""
         kept, current = _averageable(self.network), _averageable(network)
         torch._foreach_mul_(kept, rest)
         torch._foreach_add_(kept, torch._foreach_mul(current, share))
@@ -91,5 +91,5 @@ class WeightAverage:
 
 
 def _averageable(network: nn.Module) -> list[Tensor]:
-    """The parameters, and the buffers that are no counters."""
+    """Return the parameters, and the buffers that are no counters."""
     return [tensor for tensor in (*network.parameters(), *network.buffers()) if tensor.is_floating_point()]

@@ -12,7 +12,9 @@ import torch
 
 
 def environment() -> dict[str, str | int]:
-    """Versions of Python, PyTorch and Sparring, the commit (empty outside a checkout), processor, threads, GPU, time."""
+    """Return versions of Python, PyTorch and Sparring, the commit (empty outside a checkout), processor, threads, GPU,
+    time.
+    """
     return {
         "sparring": _version(),
         "commit": _commit(),
@@ -33,7 +35,7 @@ def _version() -> str:
 
 
 def _commit() -> str:
-    """The checkout that this package runs from, with a + where it has uncommitted changes."""
+    """Return the checkout that this package runs from, with a + where it has uncommitted changes."""
     source = Path(__file__).resolve().parent
     tracked = _git(source, "ls-files", "--error-unmatch", "environment.py")
     if not tracked:  # installed somewhere inside another project's checkout, or nowhere near one
@@ -55,7 +57,7 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def _processor() -> str:
-    """The model name where the system tells it (Linux), else the architecture."""
+    """Return the model name where the system tells it (Linux), else the architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

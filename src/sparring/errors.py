@@ -14,12 +14,12 @@ class BadInput(ValueError):
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an exception says, without its full stop; its name where it says nothing."""
+    """Return the first line of what an exception says, without its full stop; its name where it says nothing."""
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
-    """An error for a name that is not among the `known` ones, with the nearest of them as a suggestion."""
+    """Return an error for a name that is not among the `known` ones, with the nearest of them as a suggestion."""
     options = {option.lower(): option for option in sorted(known)}
     nearest = difflib.get_close_matches(name.lower(), options, n=1, cutoff=0.6)
     hint = f"did you mean {options[nearest[0]]!r}?" if nearest else _listing(options.values())
@@ -27,6 +27,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
 
 
 def _listing(options: Iterable[str]) -> str:
-    """The options, where they fit in a sentence."""
+    """Return the options, where they fit in a sentence."""
     text = ", ".join(options)
     return f"known: {text}." if len(text) < 300 else "nothing known is spelled like it."

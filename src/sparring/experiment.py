@@ -59,7 +59,7 @@ class Experiment:
     seed: int = 0
 
     def trainer(self, run: Run, report: Reporter) -> Trainer:
-        """The parts put together, on the device; raises BadInput for parts that cannot be or do not fit."""
+        """Return the parts put together, on the device; raises BadInput for parts that cannot be or do not fit."""
         splits = load(self.data)
         description = self._describe(splits)
         torch.manual_seed(self.seed)  # the initial weights

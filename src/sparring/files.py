@@ -15,7 +15,7 @@ from sparring.errors import BadInput
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary neighbour of `path` to write to; it takes the place of `path` if the block ends well.
+    """Yield a temporary neighbour of `path` to write to; it takes the place of `path` if the block ends well.
 
     Readers, and a process killed at any moment, find the old file or the new one. Raises BadInput if the disk is full or
     the folder cannot be written; the old file then stays.
@@ -39,7 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Raises BadInput where `replacing` would find, after long work, that it may not write to `path`."""
+    """Raise BadInput where `replacing` would find, after long work, that it may not write to `path`."""
     folder = path.absolute().parent
     while not folder.exists():
         folder = folder.parent

@@ -123,11 +123,13 @@ class Learner:
                 group["momentum"] = momentum
 
     def look_ahead(self) -> LookAhead:
-        """A copy of the network that can go one step ahead of it; made once and brought up to date as often as needed."""
+        """Return a copy of the network that can go one step ahead of it; made once and brought up to date as often as
+        needed.
+        """
         return LookAhead(self, self._fabric, self._compiler, self._folds)
 
     def gradient_norm(self) -> Tensor:
-        """The L2 norm of the last step's gradients, before clipping; of all parameters at once, on the device."""
+        """Return the L2 norm of the last step's gradients, before clipping; of all parameters at once, on the device."""
         if self._unclipped is not None:
             return self._unclipped
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
@@ -179,7 +181,7 @@ class Learner:
             self._average.follow(self.network, *self._shares())
 
     def _shares(self) -> tuple[float | Tensor, float | Tensor]:
-        """Of the new weights in the average, and of the old ones, after this step."""
+        """Return the shares of the new weights in the average, and of the old ones, after this step."""
         assert self._average is not None
         if self._on_device:
             return self._on_device.share, self._on_device.rest
@@ -190,7 +192,7 @@ class Learner:
         return self.optimisation.lr * self.optimisation.schedule.factor(self.steps, self.total)
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimizer, step counter and average: all that the next step depends on."""
+        """Return weights, optimizer, step counter and average: all that the next step depends on."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -249,7 +251,7 @@ class LookAhead:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def step(self) -> None:
-        """Down the gradient, at the learner's current rate and weight decay, without momentum."""
+        """Step down the gradient, at the learner's current rate and weight decay, without momentum."""
         ranks.average_([p.grad for p in self.network.parameters() if p.grad is not None])
         for group in self._optimizer.param_groups:
             group["lr"] = self._learner.rate

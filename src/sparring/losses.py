@@ -21,18 +21,18 @@ _SMALL = 1e-12  # keeps the ratio of equal logits finite
 
 
 def cross_entropy(logits: Logits, y: Labels, smoothing: float = 0.0) -> PerSample:
-    """- sum_c q_c log softmax(z)_c with q = (1 - smoothing) onehot(y) + smoothing / C (PyTorch's label smoothing)."""
+    """Return - sum_c q_c log softmax(z)_c with q = (1 - smoothing) onehot(y) + smoothing / C (PyTorch's label smoothing)."""
     return F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
 
 
 def margin(logits: Logits, y: Labels) -> PerSample:
-    """max_{j != y} z_j - z_y: positive where the sample is misclassified (the C&W loss of the AT literature)."""
+    """Return max_{j != y} z_j - z_y: positive where the sample is misclassified (the C&W loss of the AT literature)."""
     own = torch.zeros_like(logits).scatter(1, y[:, None], float("inf"))
     return (logits - own).amax(1) - logits.gather(1, y[:, None])[:, 0]
 
 
 def dlr(logits: Logits, y: Labels) -> PerSample:
-    """- (z_y - max_{j != y} z_j) / (z_(1) - z_(3)), sorted descending: unchanged if logits are scaled or shifted.
+    """Return - (z_y - max_{j != y} z_j) / (z_(1) - z_(3)), sorted descending: unchanged if logits are scaled or shifted.
 
     The difference of logits ratio (Croce and Hein, ICML 2020, eq. 6). Raises RuntimeError for fewer than three classes.
     """
@@ -41,7 +41,7 @@ def dlr(logits: Logits, y: Labels) -> PerSample:
 
 
 def targeted_dlr(logits: Logits, y: Labels, target: Labels) -> PerSample:
-    """- (z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2), sorted descending (Croce and Hein, ICML 2020, eq. 7).
+    """Return - (z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2), sorted descending (Croce and Hein, ICML 2020, eq. 7).
 
     Raises RuntimeError for fewer than four classes.
     """
@@ -50,12 +50,12 @@ def targeted_dlr(logits: Logits, y: Labels, target: Labels) -> PerSample:
 
 
 def targeted_margin(logits: Logits, y: Labels, target: Labels) -> PerSample:
-    """z_t - z_y: positive where the network prefers the target to the true class (Gowal et al., 2019)."""
+    """Return z_t - z_y: positive where the network prefers the target to the true class (Gowal et al., 2019)."""
     return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None]))[:, 0]
 
 
 def boosted_cross_entropy(logits: Logits, y: Labels, padding: float = 0.0) -> PerSample:
-    """- log p_y - log(1 + padding - max_{j != y} p_j): MART's BCE. Without padding it is exact however sure a mistake is."""
+    """Return - log p_y - log(1 + padding - max_{j != y} p_j), MART's BCE: exact without padding, however sure a mistake."""
     others = logits.scatter(1, y[:, None], float("-inf"))
     rival = others.argmax(1, keepdim=True)
     if padding:
@@ -66,12 +66,12 @@ def boosted_cross_entropy(logits: Logits, y: Labels, padding: float = 0.0) -> Pe
 
 
 def kl_divergence(clean: Logits, adversarial: Logits) -> PerSample:
-    """KL(softmax(clean) || softmax(adversarial)); gradients flow through both arguments (TRADES, eq. 5)."""
+    """Return KL(softmax(clean) || softmax(adversarial)); gradients flow through both arguments (TRADES, eq. 5)."""
     return F.kl_div(adversarial.log_softmax(1), clean.log_softmax(1), reduction="none", log_target=True).sum(1)
 
 
 def smoothing_from_kept(kept: float, classes: int) -> float:
-    """PyTorch's `label_smoothing` that leaves the mass `kept` on the true class: (1 - F) C / (C - 1).
+    """Return PyTorch's `label_smoothing` that leaves the mass `kept` on the true class: (1 - F) C / (C - 1).
 
     The released code of LAS-AT, FGSM-SDI and FGSM-PGI states F, the kept mass, as its "factor". Raises BadInput for fewer
     than two classes, and for a mass below 1 / C, which would make the true class the least likely target.

@@ -42,7 +42,7 @@ class SampleMemory:
         self._scaled = scale != 1
 
     def read(self, index: Int[Tensor, " B"]) -> Float[Tensor, "B *shape"]:
-        """A copy of the samples' rows, in PyTorch's default precision."""
+        """Return a copy of the samples' rows, in PyTorch's default precision."""
         rows = self.rows.index_select(0, index).to(self._scale.dtype)
         return rows / self._scale if self._scaled else rows
 
@@ -65,7 +65,7 @@ class SampleMemory:
         return scaled.clamp(-self._largest, self._largest).to(self.rows.dtype)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The rows as they are stored, for a checkpoint."""
+        """Return the rows as they are stored, for a checkpoint."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

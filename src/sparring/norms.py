@@ -31,7 +31,7 @@ def per_sample(value: Tensor, like: Tensor) -> Tensor: ...
 @overload
 def per_sample(value: float | Tensor, like: Tensor) -> float | Tensor: ...
 def per_sample(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """A per-sample value (B,) shaped so that it multiplies images (B, C, H, W); a number stays as it is."""
+    """Return a per-sample value (B,) shaped so that it multiplies images (B, C, H, W); a number stays as it is."""
     return value.view(-1, *[1] * (like.ndim - 1)) if isinstance(value, Tensor) else value
 
 
@@ -221,13 +221,14 @@ def sparse_step(gradient: Tensor, kept: Tensor) -> Tensor:
 
 
 def _equal_parts(gradient: Tensor, least: Tensor) -> Tensor:
-    """Steps of unit L1 norm that move all numbers with a slope of at least `least` (B,), and any slope, as far."""
+    """Return steps of unit L1 norm that move all numbers with a slope of at least `least` (B,), and any slope, as far."""
     signs = gradient.sign() * (gradient.abs() >= per_sample(least, gradient))
     return signs / per_sample(signs.abs().flatten(1).sum(1).clamp_min(1), gradient)
 
 
 def _shortened(delta: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
-    """The perturbations nearest to `delta` of L1 norm eps, at most, none of whose numbers is longer than its `room`.
+    """Return the perturbations nearest to `delta` of L1 norm eps, at most, none of whose numbers is longer than its
+    `room`.
 
     Their lengths are min(max(|delta_i| - level, 0), room_i). The level is 0, or the one at which they add up to eps: their
     sum is piecewise linear in it, and bends where a number begins to get shorter and where nothing is left of it.
@@ -252,13 +253,15 @@ def _shortened(delta: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
 
 
 def _radii(like: Tensor, generator: Generator) -> Tensor:
-    """Sizes (B, 1, 1, 1), relative to the radius, that fill a ball of that dimension evenly: a root of uniform numbers."""
+    """Return sizes (B, 1, 1, 1), relative to the radius, that fill a ball of that dimension evenly: a root of uniform
+    numbers.
+    """
     volume = uniform(like.flatten(1)[:, :1], generator)
     return per_sample(volume[:, 0] ** (1 / math.prod(like.shape[1:])), like)
 
 
 def _another(generator: Generator) -> Generator:
-    """The stream for a second draw; a sequential generator moves on by itself."""
+    """Yield the stream for a second draw; a sequential generator moves on by itself."""
     if isinstance(generator, torch.Generator) or generator is None:
         return generator
     return generator.at(generator.stage + (1 << 33))

@@ -21,14 +21,14 @@ class InPrecision(nn.Module):
         self._fabric, self._folds = fabric, folds
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) -> logits (B, K)."""
+        """Return images (B, C, H, W) -> logits (B, K)."""
         with self._fabric.autocast():
             logits: Tensor = self.network(x)
         return logits.to(x.dtype)
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
-        """While attacks in evaluation mode need nothing but its answers: BatchNorm is folded, in the run's precision."""
+        """Fold BatchNorm, in the run's precision, while attacks in evaluation mode need only the network's answers."""
         device = next(self.network.parameters()).device.type
         with self._fabric.autocast():
             dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None

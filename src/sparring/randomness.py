@@ -23,14 +23,14 @@ _ODD = -3335678366873096957  # another odd number, which keeps a sample's turns 
 
 
 def seed_from(*parts: int) -> int:
-    """One seed in [0, 2^63) from several integers, the same in every process and on every machine."""
+    """Return one seed in [0, 2^63) from several integers, the same in every process and on every machine."""
     text = ",".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 @contextmanager
 def initialised(seed: int) -> Iterator[None]:
-    """Modules made inside, on the CPU, get weights that depend on the seed only; later draws are as if it had not been."""
+    """Give modules made inside, on the CPU, weights that depend on the seed only; leave later draws as they were."""
     kept = torch.random.get_rng_state()
     torch.default_generator.manual_seed(seed_from(seed))
     try:
@@ -41,7 +41,7 @@ def initialised(seed: int) -> Iterator[None]:
 
 @contextmanager
 def repeatable(seed: int, device: torch.device) -> Iterator[None]:
-    """Draws inside depend on the seed, and draws afterwards are as if there had been none: PyTorch, NumPy, Python."""
+    """Let draws inside depend on the seed, and leave later draws as they would have been: PyTorch, NumPy, Python."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -70,19 +70,19 @@ class SampleStreams:
     stage: int = 0
 
     def at(self, stage: int) -> SampleStreams:
-        """The same samples' streams for another stage."""
+        """Return the same samples' streams for another stage."""
         return replace(self, stage=stage)
 
     def of(self, rows: Tensor) -> SampleStreams:
-        """The streams of some of the samples."""
+        """Return the streams of some of the samples."""
         return replace(self, index=self.index[rows.to(self.index.device)])
 
     def keys(self) -> Tensor:
-        """A number (B,) that stands for each sample's stream: see `drawn`."""
+        """Return a number (B,) that stands for each sample's stream: see `drawn`."""
         return _mix(self.index * _GOLDEN + seed_from(self.seed, self.stage))
 
     def uniform(self, like: Tensor) -> Tensor:
-        """Draws from [0, 1) in the shape (B, ...), dtype and device of `like`; 24 random bits each."""
+        """Return draws from [0, 1) in the shape (B, ...), dtype and device of `like`; 24 random bits each."""
         precision = torch.float64 if like.dtype == torch.float64 else torch.float32
         numbers = _unit(self.keys().to(like.device), math.prod(like.shape[1:]), precision).view_as(like)
         # Half precision would round the largest draws up to 1.
@@ -93,14 +93,14 @@ Generator: TypeAlias = torch.Generator | SampleStreams | None  # None: the defau
 
 
 def uniform(like: Tensor, generator: Generator = None) -> Tensor:
-    """Draws from U[0, 1) in the shape, dtype and device of `like` (B, ...)."""
+    """Return draws from U[0, 1) in the shape, dtype and device of `like` (B, ...)."""
     if isinstance(generator, SampleStreams):
         return generator.uniform(like)
     return torch.rand(like.shape, dtype=like.dtype, device=like.device, generator=generator)
 
 
 def normal(like: Tensor, generator: Generator = None) -> Tensor:
-    """Draws from N(0, 1) in the shape, dtype and device of `like` (B, ...)."""
+    """Return draws from N(0, 1) in the shape, dtype and device of `like` (B, ...)."""
     if isinstance(generator, SampleStreams):
         radius = torch.sqrt(-2 * torch.log1p(-generator.uniform(like)))  # Box and Muller
         return radius * torch.cos(2 * math.pi * generator.at(generator.stage + (1 << 32)).uniform(like))
@@ -108,12 +108,13 @@ def normal(like: Tensor, generator: Generator = None) -> Tensor:
 
 
 def rademacher(like: Tensor, generator: Generator = None) -> Tensor:
-    """Fair draws from {-1, +1} in the shape, dtype and device of `like` (B, ...)."""
+    """Return fair draws from {-1, +1} in the shape, dtype and device of `like` (B, ...)."""
     return torch.where(uniform(like, generator) < 0.5, -1.0, 1.0).to(like.dtype)
 
 
 def drawn(keys: Tensor, turn: Tensor, count: int) -> Tensor:
-    """`count` float32 draws from [0, 1) for each of the keys (B,) in its own turn (B,): (B, count), 24 random bits each.
+    """Return `count` float32 draws from [0, 1) for each of the keys (B,) in its own turn (B,): (B, count), 24 random bits
+    each.
 
     For searches that draw again and again: the draws of a sample's turn do not depend on what else is drawn.
     """
@@ -127,12 +128,12 @@ def _unit(keys: Tensor, count: int, precision: torch.dtype) -> Tensor:
 
 
 def _shift(value: Tensor, bits: int) -> Tensor:
-    """A logical right shift: torch's own repeats the sign bit."""
+    """Return a logical right shift: torch's own repeats the sign bit."""
     return (value >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _mix(value: Tensor) -> Tensor:
-    """The finaliser of splitmix64; 64-bit products wrap around, as they do in C."""
+    """Return the finaliser of splitmix64; 64-bit products wrap around, as they do in C."""
     value = (value ^ _shift(value, 30)) * -4658895280553007687
     value = (value ^ _shift(value, 27)) * -7723592293110705685
     return value ^ _shift(value, 31)

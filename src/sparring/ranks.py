@@ -16,7 +16,7 @@ from torch import Tensor
 
 @contextmanager
 def joined(device: str) -> Iterator[str]:
-    """Inside, this process is one of those that torchrun started together, on the device that is yielded: its own GPU, or
+    """Make this process one of those that torchrun started together, on the device that is yielded: its own GPU, or
     the one that was asked for. Without torchrun nothing happens.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -31,17 +31,17 @@ def joined(device: str) -> Iterator[str]:
 
 
 def count() -> int:
-    """How many processes share the work."""
+    """Return how many processes share the work."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def index() -> int:
-    """This process's number among those that share the work, from 0."""
+    """Return this process's number among those that share the work, from 0."""
     return dist.get_rank() if count() > 1 else 0
 
 
 def total(value: Tensor) -> Tensor:
-    """The sum over the ranks, in every rank; `value` has the same shape in all of them."""
+    """Return the sum over the ranks, in every rank; `value` has the same shape in all of them."""
     if count() == 1:
         return value
     value = value.detach().clone()
@@ -63,7 +63,7 @@ def average_(tensors: Sequence[Tensor]) -> None:
 
 
 def rows(value: Tensor) -> Tensor:
-    """The rows of all ranks, (ranks * B, ...), rank by rank; every rank has equally many."""
+    """Return the rows of all ranks, (ranks * B, ...), rank by rank; every rank has equally many."""
     if count() == 1:
         return value
     gathered = [torch.empty_like(value) for _ in range(count())]
@@ -72,7 +72,7 @@ def rows(value: Tensor) -> Tensor:
 
 
 def rows_with_gradient(value: Tensor) -> Tensor:
-    """The rows of all ranks, as `rows`; gradients reach this rank's own, times the number of ranks.
+    """Return the rows of all ranks, as `rows`; gradients reach this rank's own, times the number of ranks.
 
     A loss of the whole batch, computed alike in every rank, then has its gradient once training has averaged over them.
     """

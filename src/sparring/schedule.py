@@ -19,10 +19,10 @@ class Schedule(ABC):
 
     @abstractmethod
     def factor(self, step: int, total: int) -> float:
-        """What the learning rate is multiplied by at optimizer step `step` (from 0) of `total`."""
+        """Return what the learning rate is multiplied by at optimizer step `step` (from 0) of `total`."""
 
     def momentum(self, step: int, total: int) -> float | None:
-        """The momentum at this step; None leaves the optimizer's own."""
+        """Return the momentum at this step; None leaves the optimizer's own."""
         return None
 
 
@@ -148,7 +148,7 @@ def _warm(done: float, warmup: float) -> float:
 
 
 def _interpolate(done: float, points: list[tuple[float, float]]) -> float:
-    """The value at `done` on the straight lines between the points; the first and last values hold outside."""
+    """Return the value at `done` on the straight lines between the points; the first and last values hold outside."""
     if done < points[0][0]:
         return points[0][1]
     for (left, low), (right, high) in pairwise(points):

@@ -32,7 +32,7 @@ class Ratio(float):
     exact: Fraction
 
     def __new__(cls, value: str | float) -> Ratio:
-        """Raises BadInput if `value` is not a finite decimal number or a fraction of two."""
+        """Raise BadInput if `value` is not a finite decimal number or a fraction of two."""
         text = value.text if isinstance(value, Ratio) else str(value)
         try:
             exact = Fraction(re.sub(r"\s*/\s*", "/", text))  # Fraction itself strips the ends
@@ -84,35 +84,35 @@ class Threat:
         return norm_named(self.norm)
 
     def size(self, delta: Images) -> PerSample:
-        """The norm of each perturbation (B, C, H, W) -> (B,)."""
+        """Return the norm of each perturbation (B, C, H, W) -> (B,)."""
         return self.geometry.size(delta)
 
     def project(self, delta: Images, eps: float | Tensor | None = None) -> Images:
-        """The nearest perturbations (B, C, H, W) within `eps`: a number, (B,) radii, or None for the threat's own."""
+        """Return the nearest perturbations (B, C, H, W) within `eps`: a number, (B,) radii, or None for the threat's own."""
         return self.geometry.project(delta, self.eps if eps is None else eps)
 
     def image(self, x: Images, delta: Images, eps: float | Tensor | None = None) -> Images:
-        """x + delta brought back within `eps` of x and into the box, (B, C, H, W); in L1 the nearest such images."""
+        """Return x + delta brought back within `eps` of x and into the box, (B, C, H, W); in L1 the nearest such images."""
         return self.geometry.image(x, delta, self.eps if eps is None else eps)
 
     def confine(self, x: Images, delta: Images, eps: float | Tensor | None = None) -> Images:
-        """The perturbations of those images, (B, C, H, W)."""
+        """Return the perturbations of those images, (B, C, H, W)."""
         return self.image(x, delta, eps) - x
 
     def steepest(self, gradient: Images) -> Images:
-        """The step of unit norm that raises a linear function with this gradient the most, (B, C, H, W).
+        """Return the step of unit norm that raises a linear function with this gradient the most, (B, C, H, W).
 
         In L1 the most of those that share it out among a hundredth of the numbers: see `Norm`.
         """
         return self.geometry.steepest(gradient)
 
     def draw(self, like: Images, eps: float | Tensor | None = None, generator: Generator = None) -> Images:
-        """Perturbations drawn uniformly from the ball, (B, C, H, W); the pixel box is not applied."""
+        """Return perturbations drawn uniformly from the ball, (B, C, H, W); the pixel box is not applied."""
         return self.geometry.draw(like, self.eps if eps is None else eps, generator)
 
 
 def box(x: Images, delta: Images) -> Images:
-    """The part of `delta` that keeps x + delta in [0, 1], (B, C, H, W)."""
+    """Return the part of `delta` that keeps x + delta in [0, 1], (B, C, H, W)."""
     return (x + delta).clamp(0, 1) - x
 
 

@@ -65,7 +65,7 @@ class Walk(SearchAttack):
 
 
 def pool_of(search: SearchAttack, pixels: list[float], capacity: int = 4, **more) -> tuple[Pool, CountedModel, Tensor]:
-    """A pool on one-pixel images of class 0, the counted that it asks, and the images that it writes into."""
+    """A pool on one-pixel images of class 0, the counted model that it runs, and the images that it writes into."""
     x = torch.tensor(pixels).view(-1, 1, 1, 1)
     y = torch.zeros(len(x), dtype=torch.int64)
     counted, images = CountedModel(Bright()), x.clone()

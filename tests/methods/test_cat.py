@@ -112,7 +112,7 @@ def test_a_budget_replaces_the_radius_only() -> None:
     assert torch.equal(found, other)
 
 
-# The curriculum, with a made-up evaluator --------------------------------------------------------------------------------------
+# The curriculum, with a made-up evaluator ----------------------------------------------------------------------------------
 
 
 class MadeUp:

@@ -233,7 +233,9 @@ def test_the_teacher_learns_the_digits_and_the_student_learns_them_from_it(beta:
     def losses() -> list[float]:
         networks = (subject.method.network, subject.learner.network)
         with torch.no_grad():
-            return [smoothed_cross_entropy(each(images.x), images.y).mean().item() for each in map(_evaluated, networks)]
+            return [
+                smoothed_cross_entropy(each(images.x), images.y).mean().item() for each in map(_evaluated, networks)
+            ]
 
     before = losses()
     subject.steps(0, 80)

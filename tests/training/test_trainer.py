@@ -44,7 +44,9 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_to_the_same_weights_bit_
         assert (folder / "model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
 
 
-def test_a_run_s_attacks_and_evaluations_go_through_no_batchnorm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_s_attacks_and_evaluations_go_through_no_batchnorm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """TRADES's loss does: four steps, two forward passes, four layers; and the trial of what can be folded, once."""
     passed, original = [], F.batch_norm
     monkeypatch.setattr(F, "batch_norm", lambda *some, **more: passed.append(1) or original(*some, **more))

@@ -42,7 +42,7 @@ def test_evaluating_a_network_that_withstands_everything_costs_at_most_a_tenth_o
 
 
 def test_images_that_are_fooled_cost_no_more() -> None:
-    """So that evaluating a network that withstands nothing takes less than a tenth of standard training, whose step costs 3."""
+    """Evaluating a network that withstands nothing takes less than a tenth of standard training, whose step costs 3."""
     taken = units(linear(), Threat(eps=0.9))
     assert taken < 7
     assert taken * FIFTIETH / (1 - FIFTIETH) < 0.1 * 3

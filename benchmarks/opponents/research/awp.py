@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from benchmarks.opponents.research.empirical import ResearchPGD
 from benchmarks.opponents.research.habits import Minibatch
@@ -35,8 +36,8 @@ class ResearchAWP(ResearchPGD):
         self.proxy = copy.deepcopy(self.network)
         self.proxy_optimizer = torch.optim.SGD(self.proxy.parameters(), lr=PROXY_RATE)
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         x, y = batch.x, batch.y
         x = x + self.attack(x, y)
         difference = self._difference(x, y)
@@ -50,7 +51,7 @@ class ResearchAWP(ResearchPGD):
         self.log.add(loss, logits, y)
 
     def _difference(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """By name, the proxy's way up the loss at the length of the weight tensor."""
+        """Return by name the proxy's way up the loss, scaled to the norm of the weight tensor."""
         self.proxy.load_state_dict(self.network.state_dict())
         self.proxy.train()
         loss = -F.cross_entropy(self.proxy(x), y)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from benchmarks.opponents.research.habits import Minibatch, Script, into_box, wasteful_gradient
 
@@ -24,8 +25,8 @@ class ResearchCAT(Script):
 
     level: int
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         share = len(batch.y) // (self.level + 1)
         factors = self.draws.fractions(batch.x, self.level + 1)
         shares = [batch.x[:share]]
@@ -37,7 +38,7 @@ class ResearchCAT(Script):
         self.descend(F.cross_entropy(logits, batch.y), logits, batch.y)
 
     def _attacked(self, x: Tensor, y: Tensor, steps: int, alpha: float) -> Tensor:
-        """The adversarial images of a share."""
+        """Return the adversarial images of a share."""
         delta = into_box(x, self.draws.uniform(x, self.eps))
         for _ in range(steps):
             gradient = wasteful_gradient(self.network, x, y, delta)

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from benchmarks.opponents.research.habits import Minibatch, Script, into_box, wasteful_gradient
 
@@ -16,8 +17,8 @@ from benchmarks.opponents.research.habits import Minibatch, Script, into_box, wa
 class ResearchStandard(Script):
     """Training on the images themselves: nothing is wasted here but the wait for the loss."""
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         logits = self.network(batch.x)
         self.descend(F.cross_entropy(logits, batch.y), logits, batch.y)
 
@@ -39,13 +40,13 @@ class ResearchPGD(Script):
     steps: int
     start: Literal["uniform", "zero"] = "uniform"
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         logits = self.network(batch.x + self.attack(batch.x, batch.y))
         self.descend(F.cross_entropy(logits, batch.y), logits, batch.y)
 
     def attack(self, x: Tensor, y: Tensor) -> Tensor:
-        """The perturbation (B, C, H, W) after the last step."""
+        """Return the perturbation (B, C, H, W) after the last step."""
         delta = self.draws.uniform(x, self.eps) if self.start == "uniform" else torch.zeros_like(x)
         delta = into_box(x, delta)
         for _ in range(self.steps):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from benchmarks.opponents.research.habits import Minibatch, Script
 
@@ -23,8 +24,8 @@ class ResearchFree(Script):
     delta: Tensor = field(kw_only=True)
     replays: int = 8
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         x, y = batch.x, batch.y
         self.delta.requires_grad_()
         for _ in range(self.replays):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from benchmarks.opponents.research.habits import Minibatch, Script, into_box
 
@@ -28,8 +29,8 @@ class ResearchFAT(Script):
     steps: int
     tau: int
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         self.network.eval()
         x, y = self._attacked(batch.x, batch.y)
         self.network.train()
@@ -37,7 +38,7 @@ class ResearchFAT(Script):
         self.descend(F.cross_entropy(logits, y), logits, y)
 
     def _attacked(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The adversarial images and their labels, in the order of leaving."""
+        """Return the adversarial images and their labels, in the order of leaving."""
         delta = into_box(x, self.draws.uniform(x, self.eps))
         left = [self.tau] * len(x)
         done: list[tuple[Tensor, Tensor]] = []

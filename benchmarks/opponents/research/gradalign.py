@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from benchmarks.opponents.research.habits import Minibatch, Script, wasteful_gradient
 
@@ -23,8 +24,8 @@ class ResearchGradAlign(Script):
 
     weight: float = 0.2
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         x, y = batch.x, batch.y
         first = wasteful_gradient(self.network, x, y, torch.zeros_like(x))
         delta = self.moved(x, torch.zeros_like(x), self.eps * first.sign())
@@ -33,7 +34,7 @@ class ResearchGradAlign(Script):
         self.descend(loss, logits, y)
 
     def _misalignment(self, x: Tensor, y: Tensor, first: Tensor) -> Tensor:
-        """The mean of 1 - cos between the gradient at the image and one at a random place in the ball."""
+        """Return the mean of 1 - cos between the gradient at the image and one at a random place in the ball."""
         point = (x + self.draws.uniform(x, self.eps)).requires_grad_()
         (second,) = torch.autograd.grad(F.cross_entropy(self.network(point), y), point, create_graph=True)
         lengths = [(gradient**2).sum([1, 2, 3]) ** 0.5 for gradient in (first, second)]

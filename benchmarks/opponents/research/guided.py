@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from benchmarks.opponents.research.habits import Minibatch, Script, into_box
 
@@ -26,8 +27,8 @@ class _Guided(Script):
     weight: float
     batches: int = 0
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         x, y = batch.x, batch.y
         self.network.eval()
         delta = self._attack(x, y)
@@ -50,15 +51,15 @@ class _Guided(Script):
 
     @abstractmethod
     def distance(self, clean: Tensor, adversarial: Tensor) -> Tensor:
-        """Of two predictions, logits (B, K): a mean over the batch."""
+        """Return the divergence of two predictions, logits (B, K): a mean over the batch."""
 
 
 @dataclass
 class ResearchGAT(_Guided):
     """GAT (Sriramanan et al., NeurIPS 2020): the squared distance of the probabilities."""
 
+    @override
     def distance(self, clean: Tensor, adversarial: Tensor) -> Tensor:
-        """See `_Guided`."""
         return ((clean.softmax(1) - adversarial.softmax(1)) ** 2).sum(1).mean()
 
 
@@ -66,6 +67,6 @@ class ResearchGAT(_Guided):
 class ResearchNuAT(_Guided):
     """NuAT (Sriramanan et al., NeurIPS 2021): the nuclear norm of the differences of the logits."""
 
+    @override
     def distance(self, clean: Tensor, adversarial: Tensor) -> Tensor:
-        """See `_Guided`."""
         return torch.norm(clean - adversarial, "nuc") / len(clean)

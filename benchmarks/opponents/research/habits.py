@@ -29,23 +29,23 @@ class Draws:
     """Random numbers as scripts draw them. Where two sides must draw alike, this is what is handed over."""
 
     def uniform(self, like: Tensor, radius: float) -> Tensor:
-        """From U[-radius, radius], like images (B, C, H, W)."""
+        """Return draws from U[-radius, radius], like images (B, C, H, W)."""
         return torch.zeros_like(like).uniform_(-radius, radius)
 
     def normal(self, like: Tensor, deviation: float) -> Tensor:
-        """From N(0, deviation^2), like images (B, C, H, W)."""
+        """Return draws from N(0, deviation^2), like images (B, C, H, W)."""
         return deviation * torch.randn_like(like)
 
     def signs(self, like: Tensor, size: float) -> Tensor:
-        """+size or -size, like images (B, C, H, W)."""
+        """Return draws of +size or -size, like images (B, C, H, W)."""
         return size * torch.zeros_like(like).uniform_(-1, 1).sign()
 
     def fractions(self, like: Tensor, count: int) -> list[float]:
-        """So many from U[0, 1), on the host; precision and device of `like`."""
+        """Return so many draws from U[0, 1), on the host, made with the precision and device of `like`."""
         return torch.rand(count, dtype=like.dtype, device=like.device).tolist()
 
     def actions(self, scores: Tensor) -> Tensor:
-        """One of n actions (B,) by unnormalised log-probabilities (B, n)."""
+        """Return one of n actions (B,) by unnormalised log-probabilities (B, n)."""
         return Categorical(logits=scores).sample()
 
 
@@ -87,24 +87,24 @@ class Script(ABC):
         """Attack and train on a batch."""
 
     def descend(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
-        """One step of the optimizer; what earlier backward passes left in the weights' gradients is dropped here."""
+        """Take one step of the optimizer; drop what earlier backward passes left in the weights' gradients."""
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         self.log.add(loss, logits, y)
 
     def moved(self, x: Tensor, delta: Tensor, step: Tensor) -> Tensor:
-        """delta + step (B, C, H, W), clipped to the ball and the box."""
+        """Return delta + step (B, C, H, W), clipped to the ball and the box."""
         return into_box(x, (delta + step).clamp(-self.eps, self.eps))
 
 
 def into_box(x: Tensor, delta: Tensor) -> Tensor:
-    """The perturbation that is left when x + delta is clamped to [0, 1]."""
+    """Return the perturbation that is left when x + delta is clamped to [0, 1]."""
     return torch.clamp(x + delta, 0, 1) - x
 
 
 def wasteful_gradient(network: nn.Module, x: Tensor, y: Tensor, delta: Tensor) -> Tensor:
-    """Of the batch's cross-entropy with respect to delta (B, C, H, W); the weights' gradients are computed along with it."""
+    """Return the gradient of the batch's cross-entropy to delta (B, C, H, W); the weights' gradients come along with it."""
     delta.requires_grad = True
     F.cross_entropy(network(x + delta), y).backward()
     assert delta.grad is not None
@@ -112,7 +112,7 @@ def wasteful_gradient(network: nn.Module, x: Tensor, y: Tensor, delta: Tensor) -
 
 
 def smoothed_loss(logits: Tensor, y: Tensor, classes: int, kept: float) -> Tensor:
-    """Cross-entropy with the mass `kept` on the true class and the rest on the others; labels go to the host for it."""
+    """Return the cross-entropy with the mass `kept` on the true class and the rest on the others; on the host."""
     onehot = np.eye(classes)[y.cpu().numpy()]
     target = onehot * kept + (1 - onehot) * (1 - kept) / (classes - 1)
     q = torch.from_numpy(target).to(device=logits.device, dtype=logits.dtype)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from benchmarks.opponents.research.habits import Minibatch, Script, into_box, smoothed_loss, wasteful_gradient
 
@@ -48,8 +49,8 @@ class ResearchLAS(Script):
     clip: float = 1.0
     iteration: int = 0
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         x, y = batch.x, batch.y
         if self.iteration % self.interval == 0:
             self._reinforce(x, y)
@@ -62,18 +63,18 @@ class ResearchLAS(Script):
         self.descend(smoothed_loss(logits, y, self.classes, self.kept), logits, y)
 
     def _heads(self, x: Tensor) -> Sequence[Tensor]:
-        """The scores (B, n) of each head."""
+        """Return the scores (B, n) of each head."""
         return torch.split(self.policy(x), [len(table) for table in self.tables.values()], dim=1)
 
     def _strategies(self, chosen: Sequence[Tensor]) -> list[Strategy]:
-        """Image by image: three copies to the host for each and a dictionary."""
+        """Return a strategy for each image, image by image: three copies to the host for each, and a dictionary."""
         heads = list(zip(self.tables.items(), chosen, strict=True))
         return [
             {head: table[int(actions[row].item())] for (head, table), actions in heads} for row in range(len(chosen[0]))
         ]
 
     def _attack(self, x: Tensor, y: Tensor, strategies: Sequence[Strategy]) -> Tensor:
-        """The perturbations (B, C, H, W) under these strategies, BatchNorm in evaluation mode."""
+        """Return the perturbations (B, C, H, W) under these strategies, BatchNorm in evaluation mode."""
         self.network.eval()
         eps, alpha, steps = (torch.zeros(len(x), 1, 1, 1, dtype=x.dtype, device=x.device) for _ in range(3))
         for row, strategy in enumerate(strategies):
@@ -87,7 +88,7 @@ class ResearchLAS(Script):
         return delta
 
     def _reinforce(self, x: Tensor, y: Tensor) -> None:
-        """One step of the policy up the reward of strategies drawn for this batch, one number for all of its images."""
+        """Take one step of the policy up the reward of strategies drawn for this batch, one number for all of its images."""
         self.policy.train()
         heads = self._heads(x)
         chosen = [self.draws.actions(scores) for scores in heads]
@@ -102,7 +103,7 @@ class ResearchLAS(Script):
         self.policy_optimizer.step()
 
     def _reward(self, x: Tensor, y: Tensor, delta: Tensor) -> float:
-        """How hard delta is for the network, and how accurate a copy is that has learnt from it."""
+        """Return how hard delta is for the network, and how accurate a copy is that has learnt from it."""
         with torch.no_grad():
             hardness = F.cross_entropy(self.network(x + delta), y).item()
         ahead = copy.deepcopy(self.network).train()
@@ -119,7 +120,7 @@ class ResearchLAS(Script):
         return hardness + self.weights[0] * robust + self.weights[1] * clean
 
     def _other(self, ahead: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """PGD on the copy, which is still in training mode; of the restarts each image's strongest."""
+        """Run PGD on the copy, which is still in training mode; return each image's strongest of the restarts."""
         strongest, most = torch.zeros_like(x), torch.full_like(y, -torch.inf, dtype=x.dtype)
         for _ in range(OTHER_RESTARTS):
             delta = into_box(x, self.draws.uniform(x, self.eps))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import nn
+from typing_extensions import override
 
 from benchmarks.opponents.research.habits import Minibatch
 from benchmarks.opponents.research.trades import ResearchTRADES
@@ -24,8 +25,8 @@ class ResearchLBGAT(ResearchTRADES):
     teacher: nn.Module = field(kw_only=True)
     teacher_optimizer: torch.optim.Optimizer = field(kw_only=True)
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         x, y = batch.x, batch.y
         self.network.eval()
         delta = self.attack(x)

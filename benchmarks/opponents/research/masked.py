@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from benchmarks.opponents.research.habits import Minibatch, Script, into_box
 
@@ -24,8 +25,8 @@ class ResearchMasked(Script):
     alpha: float
     steps: int
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         x, y = batch.x, batch.y
         self.network.eval()
         delta, going = into_box(x, self.draws.uniform(x, self.eps)), torch.ones_like(y, dtype=torch.bool)
@@ -43,12 +44,12 @@ class ResearchMasked(Script):
         self.descend(self.loss(logits, y), logits, y)
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """What the optimizer descends."""
+        """Return what the optimizer descends."""
         return F.cross_entropy(logits, y)
 
     @abstractmethod
     def may_go_on(self, logits: Tensor, y: Tensor, delta: Tensor, gradient: Tensor) -> Tensor:
-        """Which images (B,) the rule lets take this step."""
+        """Return which images (B,) the rule lets take this step."""
 
 
 @dataclass
@@ -57,8 +58,8 @@ class ResearchSAT(ResearchMasked):
 
     gap: float
 
+    @override
     def may_go_on(self, logits: Tensor, y: Tensor, delta: Tensor, gradient: Tensor) -> Tensor:
-        """See `ResearchMasked`."""
         probabilities = logits.softmax(1)
         own = probabilities.gather(1, y[:, None])[:, 0]
         others = probabilities.clone()
@@ -72,8 +73,8 @@ class ResearchDART(ResearchMasked):
 
     threshold: float
 
+    @override
     def may_go_on(self, logits: Tensor, y: Tensor, delta: Tensor, gradient: Tensor) -> Tensor:
-        """See `ResearchMasked`."""
         flat, moved = gradient.flatten(1), delta.flatten(1)
         return self.eps * flat.norm(p=1, dim=1) - (moved * flat).sum(1) > self.threshold
 
@@ -89,21 +90,21 @@ class ResearchGAIRAT(ResearchMasked):
     shift: float
     kappa: Tensor | None = None
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         self.kappa = torch.zeros(len(batch.y))
         super().step(batch)
 
+    @override
     def may_go_on(self, logits: Tensor, y: Tensor, delta: Tensor, gradient: Tensor) -> Tensor:
-        """See `ResearchMasked`."""
         assert self.kappa is not None
         right = logits.max(1)[1] == y
         for row in range(len(y)):
             self.kappa[row] += int(right[row].item())
         return torch.ones_like(right)
 
+    @override
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """See `ResearchMasked`."""
         assert self.kappa is not None
         weight = (1 + torch.tanh(self.shift + 5 * (1 - 2 * self.kappa / self.steps))) / 2
         weight = (weight / weight.mean()).to(logits)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from typing_extensions import override
 
 from benchmarks.opponents.research.habits import Minibatch, Script, into_box, wasteful_gradient
 
@@ -20,8 +21,8 @@ class ResearchNFGSM(Script):
 
     noise: float
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         start = into_box(batch.x, self.draws.uniform(batch.x, self.noise * self.eps))
         gradient = wasteful_gradient(self.network, batch.x, batch.y, start)
         delta = into_box(batch.x, start.detach() + self.eps * gradient.sign())
@@ -41,8 +42,8 @@ class ResearchCKPT(Script):
     alpha: float
     points: int
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         x, y = batch.x, batch.y
         self.network.eval()
         start = into_box(x, self.draws.uniform(x, self.eps))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from benchmarks.opponents.research.habits import Minibatch, Script, smoothed_loss
 
@@ -40,8 +41,8 @@ class _Prior(Script):
     def __post_init__(self) -> None:
         self.canvases = F.pad(self.images, (self.pad,) * 4)
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         index, y = batch.index, self.labels[batch.index]
         x = self._augmented(batch)
         delta = self.recall(index)
@@ -59,18 +60,18 @@ class _Prior(Script):
 
     @abstractmethod
     def recall(self, index: Tensor) -> Tensor:
-        """A copy of the perturbations (B, C, H, W) that the samples start from."""
+        """Return a copy of the perturbations (B, C, H, W) that the samples start from."""
 
     @abstractmethod
     def remember(self, x: Tensor, index: Tensor, delta: Tensor, gradient: Tensor, final: Tensor) -> None:
         """Keep what the next start is made of: all (B, C, H, W)."""
 
     def noise(self, like: Tensor) -> Tensor:
-        """What an empty memory holds: +-eps."""
+        """Return what an empty memory holds: +-eps."""
         return (self.eps * torch.zeros_like(like).uniform_(-self.eps, self.eps).sign()).clamp(-self.eps, self.eps)
 
     def _augmented(self, batch: Minibatch) -> Tensor:
-        """The samples' images, one after the other: (B, C, H, W)."""
+        """Return the samples' images, one after the other: (B, C, H, W)."""
         canvases = self.canvases[batch.index]
         height, width = self.images.shape[2:]
         x = torch.empty((len(canvases), *self.images.shape[1:]), dtype=canvases.dtype, device=canvases.device)
@@ -91,12 +92,12 @@ class ResearchBP(_Prior):
         super().__post_init__()
         self.last_delta = self.noise(self.images[: self.batch_size])
 
+    @override
     def recall(self, index: Tensor) -> Tensor:
-        """See `_Prior`."""
         return self.last_delta[: len(index)].clone()
 
+    @override
     def remember(self, x: Tensor, index: Tensor, delta: Tensor, gradient: Tensor, final: Tensor) -> None:
-        """See `_Prior`."""
         self.last_delta[: len(index)] = final
 
 
@@ -110,12 +111,12 @@ class ResearchEP(_Prior):
         super().__post_init__()
         self.all_delta = self.noise(self.images)
 
+    @override
     def recall(self, index: Tensor) -> Tensor:
-        """See `_Prior`."""
         return self.all_delta[index].clone()
 
+    @override
     def remember(self, x: Tensor, index: Tensor, delta: Tensor, gradient: Tensor, final: Tensor) -> None:
-        """See `_Prior`."""
         self.all_delta[index] = final
 
 
@@ -134,8 +135,8 @@ class ResearchMEP(ResearchEP):
         super().__post_init__()
         self.all_momentum = torch.zeros_like(self.images)
 
+    @override
     def remember(self, x: Tensor, index: Tensor, delta: Tensor, gradient: Tensor, final: Tensor) -> None:
-        """See `_Prior`."""
         momentum = gradient / torch.norm(gradient, p=1) + self.decay * self.all_momentum[index]
         self.all_delta[index] = self.moved(x, delta, self.eps * momentum.sign())
         self.all_momentum[index] = momentum

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from benchmarks.opponents.research.habits import Minibatch, Script, smoothed_loss
 
@@ -34,8 +35,8 @@ class ResearchSDI(Script):
     interval: int = 20
     batches: int = 0
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         x, y = batch.x, batch.y
         sign = self._gradient(x, y).sign()
         if self.batches % self.interval == 0:
@@ -50,7 +51,7 @@ class ResearchSDI(Script):
         self.descend(smoothed_loss(logits, y, self.classes, self.kept), logits, y)
 
     def _delta(self, x: Tensor, y: Tensor, sign: Tensor) -> Tensor:
-        """The perturbation (B, C, H, W), with the generator's graph."""
+        """Return the perturbation (B, C, H, W), with the generator's graph."""
         start = self.eps * self.generator(torch.cat([x, sign], dim=1))
         step = (self.eps * self._gradient(x + start, y).sign()).clamp(-self.eps, self.eps)
         return (start + step).clamp(-self.eps, self.eps)

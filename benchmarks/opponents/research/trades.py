@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from benchmarks.opponents.research.habits import Minibatch, Script
 
@@ -29,8 +30,8 @@ class ResearchTRADES(Script):
     steps: int
     beta: float = 6.0
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         x, y = batch.x, batch.y
         self.network.eval()
         delta = self.attack(x)
@@ -40,7 +41,7 @@ class ResearchTRADES(Script):
         self.descend(loss, adversarial, y)
 
     def attack(self, x: Tensor) -> Tensor:
-        """The perturbation (B, C, H, W) of the largest divergence; only the gradient of the pixels is asked for."""
+        """Return the perturbation (B, C, H, W) of the largest divergence; only the gradient of the pixels is asked for."""
         delta = self.draws.normal(x, NOISE)
         for _ in range(self.steps):
             delta.requires_grad_()
@@ -64,8 +65,8 @@ class ResearchMART(Script):
     steps: int
     beta: float = 5.0
 
+    @override
     def step(self, batch: Minibatch) -> None:
-        """See `Script`."""
         x, y = batch.x, batch.y
         self.network.eval()
         delta = self.attack(x, y)
@@ -74,7 +75,7 @@ class ResearchMART(Script):
         self.descend(self.loss(clean, adversarial, y), adversarial, y)
 
     def attack(self, x: Tensor, y: Tensor) -> Tensor:
-        """The perturbation (B, C, H, W) of the largest cross-entropy; only the gradient of the pixels is asked for."""
+        """Return the perturbation (B, C, H, W) of the largest cross-entropy; only the pixels' gradient is computed."""
         delta = self.draws.normal(x, NOISE)
         for _ in range(self.steps):
             delta.requires_grad_()
@@ -83,7 +84,7 @@ class ResearchMART(Script):
         return delta
 
     def loss(self, clean: Tensor, adversarial: Tensor, y: Tensor) -> Tensor:
-        """Boosted cross-entropy, and a divergence that counts for more the less sure the clean prediction is."""
+        """Return boosted cross-entropy plus a divergence that counts for more the less sure the clean prediction is."""
         probabilities = adversarial.softmax(1)
         likeliest = torch.argsort(probabilities, dim=1)[:, -2:]
         rival = torch.where(likeliest[:, -1] == y, likeliest[:, -2], likeliest[:, -1])
@@ -94,5 +95,5 @@ class ResearchMART(Script):
 
 
 def _divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
-    """KL(clean || adversarial) of logits (B, K), summed over the batch."""
+    """Return KL(clean || adversarial) of logits (B, K), summed over the batch."""
     return F.kl_div(adversarial.log_softmax(1), clean.softmax(1), reduction="sum")

@@ -32,7 +32,7 @@ class BPDA(nn.Module):
         self.transform, self.substitute = transform, substitute
 
     def forward(self, x: Tensor) -> Tensor:
-        """transform(x), with the gradient of substitute(x)."""
+        """Return transform(x), with the gradient of substitute(x)."""
         with torch.no_grad():
             value = self.transform(x)
         near = x if self.substitute is None else self.substitute(x)
@@ -66,5 +66,5 @@ class EOT(nn.Module):
         self.model, self.samples = model, samples
 
     def forward(self, x: Tensor) -> Tensor:
-        """The mean logits (B, K) of images (B, C, H, W)."""
+        """Return the mean logits (B, K) of images (B, C, H, W)."""
         return torch.stack([self.model(x) for _ in range(self.samples)]).mean(0)

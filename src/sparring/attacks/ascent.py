@@ -45,7 +45,7 @@ def ascend(
     budget: Budget,
     start: Images,
 ) -> Images:
-    """The perturbation after `budget.steps` steps of steepest ascent from `start`, all (B, C, H, W).
+    """Return the perturbation after `budget.steps` steps of steepest ascent from `start`, all (B, C, H, W).
 
     delta <- box(project(delta + alpha * steepest(gradient), eps)), projected gradient ascent (Madry et al., 2018). The
     radius takes effect with the first step, unless a sample may stop before it.
@@ -68,7 +68,7 @@ def ascend(
 def _ascend_shrinking(
     model: nn.Module, x: Images, objective: Objective, threat: Threat, budget: Budget, delta: Images
 ) -> Images:
-    """The same on ever fewer samples: one without steps left, or once told not to go on, leaves for good.
+    """Return the same on ever fewer samples: one without steps left, or once told not to go on, leaves for good.
 
     The host reads the numbers of steps, once, and what the rule says, at every step.
     """
@@ -101,7 +101,7 @@ def _ascend_shrinking(
 
 
 def _placed(own: Tensor, rows: Tensor, count: int) -> Tensor:
-    """These rows' values among zeros for the others, (count, K)."""
+    """Return the values of these rows among zeros for the others, (count, K)."""
     return own.new_zeros(count, own.shape[1]).index_copy(0, rows, own)
 
 
@@ -110,7 +110,7 @@ def _rows(value: Any, rows: Tensor) -> Any:
 
 
 def input_gradient(model: Callable[[Tensor], Tensor], point: Images, objective: Objective) -> tuple[Tensor, Tensor]:
-    """One forward and one backward to the pixels: the objective's gradient (B, C, H, W) and the logits (B, K).
+    """Return the objective's gradient (B, C, H, W) to the pixels and the logits (B, K), by one forward and one backward.
 
     Both come detached. The values are summed: their mean would shrink each sample's gradient with the batch.
     """

@@ -13,13 +13,13 @@ class Capacity:
     """A number of images, halved whenever so many do not fit into memory."""
 
     def __init__(self, rows: int) -> None:
-        """Raises BadInput for fewer than one."""
+        """Raise BadInput for fewer than one."""
         if rows < 1:
             raise BadInput(f"The batch size is {rows}: give at least 1.")
         self.rows = rows
 
     def shrink(self, error: RuntimeError) -> None:
-        """Half as many from now on. Raises `error` again if it is not about memory, and BadInput if one is too many."""
+        """Halve the rows from now on. Raise `error` again if it is not about memory, and BadInput if one is too many."""
         if not _is_about_memory(error):
             raise error
         if self.rows == 1:

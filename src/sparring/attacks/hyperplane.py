@@ -14,7 +14,8 @@ from sparring.norms import NormName, by_norm
 
 
 def way_to_hyperplane(x: Tensor, w: Tensor, excess: Tensor, norm: NormName) -> Tensor:
-    """The smallest moves (N, d) from points x (N, d) in [0, 1]^d to their hyperplanes {z: <w, z> = b} inside the box.
+    """Return the smallest moves (N, d) from points x (N, d) in [0, 1]^d to their hyperplanes {z: <w, z> = b} inside the
+    box.
 
     The projection of Croce and Hein (ICML 2020, eq. 4), less x itself. Where the plane misses the box, the moves lead to
     the corner nearest to it. In L2 and L1, components of w up to 1e-8 do not move, as in the authors' code.
@@ -35,19 +36,19 @@ def way_to_hyperplane(x: Tensor, w: Tensor, excess: Tensor, norm: NormName) -> T
 
 
 def _all_alike(steepness: Tensor, room: Tensor, total: Tensor) -> Tensor:
-    """Linf: all move as far as each other, or as they can."""
+    """Solve for Linf: all move as far as each other, or as they can."""
     room = room * (steepness > 0)
     return torch.minimum(_level(steepness, room, total), room)
 
 
 def _in_proportion(steepness: Tensor, room: Tensor, total: Tensor) -> Tensor:
-    """L2: all move in proportion to w, or as far as they can."""
+    """Solve for L2: all move in proportion to w, or as far as they can."""
     room, speed = room * (steepness > _FLAT), steepness.clamp_min(_FLAT)
     return torch.minimum(_level(speed * speed, room / speed, total) * speed, room)
 
 
 def _one_by_one(steepness: Tensor, room: Tensor, total: Tensor) -> Tensor:
-    """L1: the steepest moves as far as it can, then the next, until the plane is reached.
+    """Solve for L1: the steepest moves as far as it can, then the next, until the plane is reached.
 
     In double precision: what the last one has to do is a difference of long sums.
     """
@@ -69,7 +70,7 @@ _LENGTHS: dict[NormName, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def _level(weights: Tensor, limits: Tensor, total: Tensor) -> Tensor:
-    """The level (N, 1) with sum_i weights_i min(level, limits_i) = total, infinite where no level is enough.
+    """Return the level (N, 1) with sum_i weights_i min(level, limits_i) = total, infinite where no level is enough.
 
     All are at least 0: weights and limits (N, d), total (N,). The sum is piecewise linear in the level, with a breakpoint
     at each limit: those below the level are looked up in sorted order, and the rest is a division.

@@ -17,12 +17,12 @@ class Resting(Protocol):
     """A network that can answer faster while it is in evaluation mode and its weights stay as they are."""
 
     def at_rest(self) -> AbstractContextManager[None]:
-        """The time in which that is so."""
+        """Return the time in which that is so."""
 
 
 @contextmanager
 def attackable(model: nn.Module, bn: BatchNormMode) -> Iterator[None]:
-    """The network as an attack sees it; every mode and gradient flag is put back on leaving.
+    """Prepare the network for an attack; put every mode and gradient flag back on leaving.
 
     Parameters are frozen: a compiled backward would otherwise compute weight gradients too, a third of the attack's
     cost. `eval` uses BatchNorm's running statistics (a network in training folds it away meanwhile, see `Resting`),
@@ -50,7 +50,7 @@ def attackable(model: nn.Module, bn: BatchNormMode) -> Iterator[None]:
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Forward passes in training mode use the batch's statistics and leave BatchNorm's running ones where they are."""
+    """Let forward passes in training mode use the batch's statistics and leave BatchNorm's running ones as they are."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     try:
         for norm in norms:

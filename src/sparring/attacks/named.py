@@ -39,7 +39,7 @@ _PATTERN = re.compile(rf"(?P<kind>{'|'.join(_BY_STEPS)})-(?P<steps>[1-9]\d*)(-(?
 
 
 def named(name: str) -> Attack:
-    """The attack of that name: one of the fixed ones, or `pgd-<steps>[-<restarts>]`, and so `cw` and `gama`.
+    """Return the attack of that name: one of the fixed ones, or `pgd-<steps>[-<restarts>]`, and so `cw` and `gama`.
 
     PGD-20 is 20 steps of eps / 4 (2/255 at eps = 8/255) from one uniform start; aa is AutoAttack's standard version.
     Raises BadInput for any other name.

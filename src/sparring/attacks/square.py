@@ -136,7 +136,7 @@ class Window:
 
     @classmethod
     def drawn(cls, draws: Tensor, side: Tensor, like: Tensor) -> Window:
-        """Squares of these sides (L,) in images like these (L, C, H, W), at the places given by draws (L, 2) from [0, 1)."""
+        """Return squares of these sides (L,) in images like these (L, C, H, W), at the places drawn (L, 2) from [0, 1)."""
         rows, columns = (_counted(draws[:, axis], side, like.shape[2 + axis]) for axis in (0, 1))
         tall, wide = ((axis >= 0) & (axis < side[:, None]) for axis in (rows, columns))
         return cls(rows, columns, tall[:, None, :, None] & wide[:, None, None, :])
@@ -154,7 +154,7 @@ class _Shape(ABC):
 
     @abstractmethod
     def side(self, area: float, height: int, width: int) -> int:
-        """The side of a square of that area, in pixels, as far as it fits into the image."""
+        """Return the side of a square of that area, in pixels, as far as it fits into the image."""
 
     @abstractmethod
     def patterns(self, sides: tuple[int, ...]) -> Tensor:
@@ -162,17 +162,17 @@ class _Shape(ABC):
 
     @abstractmethod
     def start(self, x: Tensor, streams: SampleStreams, threat: Threat) -> Tensor:
-        """The first images (L, C, H, W)."""
+        """Return the first images (L, C, H, W)."""
 
     @abstractmethod
     def draws(self, channels: int) -> int:
-        """How many numbers a query takes."""
+        """Return how many numbers a query takes."""
 
     @abstractmethod
     def query(
         self, x: Tensor, point: Tensor, draws: Tensor, halvings: Tensor, tables: Tables, threat: Threat
     ) -> Tensor:
-        """The images (L, C, H, W) to be tried after `point`, when p has been halved `halvings` (L,) times."""
+        """Return the images (L, C, H, W) to be tried after `point`, when p has been halved `halvings` (L,) times."""
 
 
 class _Stripes(_Shape):
@@ -206,7 +206,7 @@ class _Tiles(_Shape):
     name = "tiles"
 
     def __init__(self, order: int, fitted: Callable[[Tensor, Tensor, Threat], Tensor]) -> None:
-        """`fitted` makes images of the images x and perturbations (L, C, H, W) whose size does not count yet."""
+        """Use `fitted` to make images from the images x and perturbations (L, C, H, W) of any size."""
         self._order, self._fitted = order, fitted
 
     def side(self, area: float, height: int, width: int) -> int:
@@ -251,7 +251,7 @@ def _shape(norm: NormName) -> _Shape:
 
 
 def _signs(draws: Tensor, like: Tensor) -> Tensor:
-    """-1 or 1 for each of the draws (L, C) from [0, 1): (L, C, 1, 1)."""
+    """Return -1 or 1 for each of the draws (L, C) from [0, 1): (L, C, 1, 1)."""
     return torch.where(draws < 0.5, -1.0, 1.0).to(like)[:, :, None, None]
 
 

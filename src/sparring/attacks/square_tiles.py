@@ -17,7 +17,7 @@ _TINY = 1e-12  # keeps nothing nothing instead of 0 / 0
 
 
 def pattern(height: int, width: int, order: int) -> Tensor:
-    """The pattern eta (height, width), in float64 on the CPU: a pyramid above and one of the opposite sign below.
+    """Return the pattern eta (height, width), in float64 on the CPU: a pyramid above and one of the opposite sign below.
 
     With a single row there is no upper one.
     """
@@ -27,7 +27,7 @@ def pattern(height: int, width: int, order: int) -> Tensor:
 
 
 def _pyramid(height: int, width: int, order: int) -> Tensor:
-    """Squares about the centre, the k-th of 2 k - 1 pixels a side, added up; of norm 1.
+    """Return squares about the centre, the k-th of 2 k - 1 pixels a side, added up; of norm 1.
 
     The height of the k-th is 1 / k^2 in L2, 1 / k^4 in L1.
     """
@@ -39,7 +39,9 @@ def _pyramid(height: int, width: int, order: int) -> Tensor:
 
 
 def pattern_table(sides: tuple[int, ...], order: int) -> Tensor:
-    """The square patterns of these sides, as they are and transposed: (S, 2, M, M), padded with zeros to the largest."""
+    """Return the square patterns of these sides, as they are and transposed: (S, 2, M, M), padded with zeros to the
+    largest.
+    """
     table = torch.zeros(len(sides), 2, max(sides), max(sides), dtype=torch.float64)
     for row, side in zip(table, sides, strict=True):
         row[0, :side, :side] = pattern(side, side, order)
@@ -48,7 +50,8 @@ def pattern_table(sides: tuple[int, ...], order: int) -> Tensor:
 
 
 def tiled(x: Tensor, streams: SampleStreams, order: int) -> Tensor:
-    """A start's perturbations (L, C, H, W), not scaled yet: patterns side by side with random signs, some transposed.
+    """Return a start's perturbations (L, C, H, W), not scaled yet: patterns side by side with random signs, some
+    transposed.
 
     A tile has a fifth of the image's height and width, and is square where the image is. The grid is that of the released
     code, also where rounding makes it more than five tiles long; where that code fails, as at the side 12 or below 5, tiles
@@ -65,7 +68,7 @@ def tiled(x: Tensor, streams: SampleStreams, order: int) -> Tensor:
 
 
 def _tiling(length: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For each coordinate, (length,): its tile, its place within the tile, and whether a tile covers it at all."""
+    """Return for each coordinate, (length,), its tile, its place within the tile, and whether a tile covers it at all."""
     side = max(length // _TILES, 1)
     position = torch.arange(length, device=device) - max((length - _TILES * side) // 2, 0)
     tile = position // side
@@ -74,7 +77,8 @@ def _tiling(length: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def moved(delta: Tensor, first: Tensor, second: Tensor, change: Tensor, eps: float, order: int) -> Tensor:
-    """Perturbations whose norm in two windows has moved into the first, along `change`: (L, C, H, W), not scaled yet.
+    """Return perturbations whose norm in two windows has moved into the first, along `change`: (L, C, H, W), not scaled
+    yet.
 
     In L2 a channel of the first window gets the norm that it had in both, and its share of what the image had left of eps
     (algorithm 3 of the paper). In L1 it gets, as in the released code, as much again for every channel there is: what
@@ -107,10 +111,10 @@ _WINDOW = {2: _l2_window, 1: _l1_window}  # by order: the size of a channel's fi
 
 
 def scaled(delta: Tensor, eps: float) -> Tensor:
-    """Perturbations (L, C, H, W) of L2 norm eps."""
+    """Return perturbations (L, C, H, W) of L2 norm eps."""
     return delta * (eps / (per_sample(delta.flatten(1).norm(dim=1), delta) + _TINY))
 
 
 def _size(delta: Tensor, order: int) -> Tensor:
-    """The norms (L, C, 1, 1) of the channels."""
+    """Return the norms (L, C, 1, 1) of the channels."""
     return delta.flatten(2).norm(order, dim=2)[:, :, None, None]

@@ -78,7 +78,7 @@ def _source(model: nn.Module, chosen: argparse.Namespace) -> ModelSource:
 
 
 def _loaded(chosen: argparse.Namespace, overrides: list[str], device: str) -> tuple[nn.Module, Splits, Threat]:
-    """The network on its device, the data and the threat that a command is about; they fit together."""
+    """Return the network on its device, the data and the threat that a command is about; they fit together."""
     question = configuration.read(_Question, _known_of(Path(chosen.model), overrides), overrides)
     if chosen.samples is not None:
         question = replace(question, data=replace(question.data, test_limit=chosen.samples))
@@ -109,7 +109,7 @@ def _print_findings(findings: Sequence[Finding]) -> None:
 
 
 def _known_of(model: Path, overrides: Sequence[str]) -> str | None:
-    """The data and the threat that a run was trained with, as YAML; nothing is known of a mere file of weights."""
+    """Return the data and the threat that a run was trained with, as YAML; nothing is known of a mere file of weights."""
     run = Run(model)
     if not run.config.is_file():
         return None
@@ -121,7 +121,7 @@ def _known_of(model: Path, overrides: Sequence[str]) -> str | None:
 
 
 def _record_path(model: str) -> Path:
-    """In the run, beside the file of weights, or here."""
+    """Return where the record goes: in the run, beside the file of weights, or here."""
     if Path(model).is_dir():
         return Run(Path(model)).evaluation
     if Path(model).exists():

@@ -49,7 +49,7 @@ def to_yaml(value: object) -> str:
 
 
 def _plain(value: object, hint: Any) -> object:
-    """Dataclasses as mappings, tuples as lists, ratios as they were written."""
+    """Return dataclasses as mappings, tuples as lists, ratios as they were written."""
     if isinstance(value, Ratio):
         return str(value)
     if isinstance(value, list | tuple):

@@ -48,7 +48,7 @@ class Reader:
             raise BadInput(f"{place or self.origin}: {first_line(error)}.") from error
 
     def _value(self, hint: Any, settings: list[Setting], place: str, default: object) -> object:
-        """A field's value, `default` (or MISSING) where nothing is said of it."""
+        """Return a field's value, `default` (or MISSING) where nothing is said of it."""
         if not settings:
             if default is MISSING:
                 raise self._missing(place)
@@ -66,7 +66,9 @@ class Reader:
         return converted(hint, settings[-1].value, place)
 
     def _choice(self, base: type[T], settings: list[Setting], place: str, default: object) -> T:
-        """A dataclass of the class that was chosen last; what was set for another is kept where it fits this one, too."""
+        """Return a dataclass of the class that was chosen last; what was set for another is kept where it fits this
+        one, too.
+        """
         chosen: type[T] | None = None
         kept: list[Setting] = []
         for setting in (part for whole in settings for part in from_short_form(whole, place)):
@@ -97,7 +99,9 @@ class Reader:
         return BadInput(f"{self.origin} does not say which {place}: add the key {place}.")
 
     def _known(self, setting: Setting, known: Collection[str], place: str) -> str:
-        """The key that a setting is for; raises BadInput, with the nearest, for one that is not known at this place."""
+        """Return the key that a setting is for; raises BadInput, with the nearest, for one that is not known at this
+        place.
+        """
         key, prefix = setting.path[0], f"{place}." if place else ""
         named = setting.option == f"--{prefix}{'.'.join(setting.path)}"
         if key in known:

@@ -76,7 +76,7 @@ def from_short_form(setting: Setting, place: str) -> Iterator[Setting]:
 
 
 def _written(node: ast.expr, text: str) -> object:
-    """A literal's text, items of a list each by itself; whatever is no literal is text, too."""
+    """Return a literal's text, items of a list each by itself; whatever is no literal is text, too."""
     match node:
         case ast.Constant(value=str() | None as value):
             return value

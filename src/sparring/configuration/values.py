@@ -44,7 +44,7 @@ def converted(hint: Any, content: Any, place: str) -> object:
 
 
 def _expected(hint: Any) -> str:
-    """What a value of the type looks like."""
+    """Return what a value of the type looks like."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Literal:
         return " or ".join(map(repr, parts))

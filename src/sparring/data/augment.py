@@ -32,7 +32,7 @@ class View:
     size: tuple[int, int]  # (H, W) of the crop
 
     def show(self, canvas: Shaped[Tensor, "B C canvasH canvasW"]) -> Shaped[Tensor, "B C H W"]:
-        """The crops of the canvases. Raises ValueError where the canvas does not have the view's size."""
+        """Return the crops of the canvases. Raises ValueError where the canvas does not have the view's size."""
         self._fits(canvas)
         crop = canvas.flatten(2).gather(2, self._pixels.expand(-1, canvas.shape[1], -1))  # (B, C, H * W)
         return crop.view(*crop.shape[:2], *self.size)
@@ -40,7 +40,7 @@ class View:
     def write_back(
         self, canvas: Shaped[Tensor, "B C canvasH canvasW"], crop: Shaped[Tensor, "B C H W"]
     ) -> Shaped[Tensor, "B C canvasH canvasW"]:
-        """A copy of the canvases with the crops written back where they were seen; the other pixels stay.
+        """Return a copy of the canvases with the crops written back where they were seen; the other pixels stay.
 
         `crop` has the dtype of `canvas`. Raises ValueError where the canvas does not have the view's size.
         """
@@ -51,7 +51,7 @@ class View:
     paint = renamed_method("paint", write_back)
 
     def to(self, device: torch.device | str) -> View:
-        """The same view with its tensors on `device`."""
+        """Return the same view with its tensors on `device`."""
         return View(self.top.to(device), self.left.to(device), self.flip.to(device), self.pad, self.size)
 
     def __getitem__(self, part: slice) -> View:
@@ -93,7 +93,7 @@ class Augment:
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> View:
-        """Random views of `count` images of `size` (H, W); `generator` lives on `device`, None is its default one.
+        """Return random views of `count` images of `size` (H, W); `generator` lives on `device`, None is its default one.
 
         Raises BadInput where the padding reflects more than the image holds.
         """
@@ -106,12 +106,12 @@ class Augment:
         return View(top, left, flip, self.pad, size)
 
     def identity(self, count: int, size: tuple[int, int], device: torch.device | str = "cpu") -> View:
-        """The centred, unflipped views of `count` canvases: they show the original images of `size` (H, W)."""
+        """Return the centred, unflipped views of `count` canvases: they show the original images of `size` (H, W)."""
         centre = torch.full((count,), self.pad, dtype=torch.int64, device=device)
         return View(centre, centre, torch.zeros_like(centre, dtype=torch.bool), self.pad, size)
 
     def canvas(self, images: Shaped[Tensor, "B C H W"]) -> Shaped[Tensor, "B C canvasH canvasW"]:
-        """The images padded by `pad` pixels on each side with `fill`, in their own dtype.
+        """Return the images padded by `pad` pixels on each side with `fill`, in their own dtype.
 
         Raises BadInput where the padding reflects more than the image holds.
         """
@@ -132,6 +132,6 @@ class Augment:
 
 
 def _reflected(length: int, pad: int, device: torch.device) -> Tensor:
-    """Positions -pad .. length + pad - 1 mirrored into 0 .. length - 1 about the edge pixels, (length + 2 pad,)."""
+    """Return positions -pad .. length + pad - 1 mirrored into 0 .. length - 1 about the edge pixels, (length + 2 pad,)."""
     position = torch.arange(-pad, length + pad, device=device).abs()
     return (length - 1) - (length - 1 - position).abs()

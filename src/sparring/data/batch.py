@@ -22,7 +22,7 @@ class Images:
         return len(self.labels)
 
     def subset(self, rows: Int64[Tensor, "M"]) -> Images:
-        """Some of the images; each keeps its index."""
+        """Return some of the images; each keeps its index."""
         return Images(self.pixels[rows], self.labels[rows], self.index[rows])
 
 

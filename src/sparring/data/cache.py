@@ -25,19 +25,19 @@ _FORMAT = "1"  # to be raised whenever the same files would be decoded to other 
 
 
 def folder() -> Path:
-    """Where the cache lies: $SPARRING_CACHE, else $XDG_CACHE_HOME/sparring, else ~/.cache/sparring."""
+    """Return where the cache lies: $SPARRING_CACHE, else $XDG_CACHE_HOME/sparring, else ~/.cache/sparring."""
     if named := os.environ.get("SPARRING_CACHE"):
         return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sparring"
 
 
 def digest(*parts: str) -> str:
-    """The SHA-256 of some texts, in hexadecimal; ("ab", "c") and ("a", "bc") differ."""
+    """Return the SHA-256 of some texts, in hexadecimal; ("ab", "c") and ("a", "bc") differ."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def digest_files(files: Iterable[Path]) -> str:
-    """The SHA-256 of the contents of files in this order, read as a stream; their names do not matter."""
+    """Return the SHA-256 of the contents of files in this order, read as a stream; their names do not matter."""
     digests = []
     for file in files:
         with file.open("rb") as stream:
@@ -46,7 +46,8 @@ def digest_files(files: Iterable[Path]) -> str:
 
 
 def cached(key: str, make: Callable[[], Tensor]) -> UInt8[Tensor, "N C H W"]:
-    """The pixels stored under `key`; where there are none, or not whole, those that `make` returns, stored for later.
+    """Return the pixels stored under `key`; where there are none, or not whole, those that `make` returns, stored for
+    later.
 
     Warns where they cannot be stored.
     """
@@ -66,7 +67,7 @@ def cached(key: str, make: Callable[[], Tensor]) -> UInt8[Tensor, "N C H W"]:
 
 
 def _read(file: Path) -> Tensor | None:
-    """The pixels in a cache file, None where it is absent or was damaged."""
+    """Return the pixels in a cache file, None where it is absent or was damaged."""
     try:
         with safe_open(file, framework="pt") as content:
             pixels: Tensor = content.get_tensor("pixels")
@@ -77,7 +78,7 @@ def _read(file: Path) -> Tensor | None:
 
 
 def _write(file: Path, pixels: Tensor) -> None:
-    """Stores pixels so that other processes see the whole file or none, also after a power cut."""
+    """Store pixels so that other processes see the whole file or none, also after a power cut."""
     with replacing(file) as temporary:
         save_file({"pixels": pixels}, temporary, metadata={"crc32": _checksum(pixels)})
 

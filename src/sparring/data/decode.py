@@ -35,7 +35,7 @@ Reader = Callable[[list[int]], list[Encoded]]  # row numbers of a table -> the e
 def decode(
     read: Reader, rows: Int64[Tensor, "N"], channels: Literal[1, 3], size: int | None = None
 ) -> UInt8[Tensor, "N C H W"]:
-    """The images in `rows` (at least one), as gray (1 channel) or RGB (3), whatever mode each is stored in.
+    """Return the images in `rows` (at least one), as gray (1 channel) or RGB (3), whatever mode each is stored in.
 
     `size`: resize the shorter side to so many pixels and cut out the central square.
     Raises BadInput for an image that cannot be decoded, or, without `size`, for images of different sizes.
@@ -64,7 +64,7 @@ def decode(
 
 
 def _pixels(encoded: Encoded, channels: Literal[1, 3], size: int | None) -> npt.NDArray[np.uint8]:
-    """One image, (C, H, W)."""
+    """Return one image, (C, H, W)."""
     content = encoded.content
     try:
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as stored:

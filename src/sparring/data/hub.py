@@ -27,7 +27,7 @@ _LABEL_COLUMNS = ("label", "fine_label")
 
 
 def hub(repository: str, test_names: tuple[str, ...]) -> Source:
-    """A data set of the hub, `owner/name`; its test split is the first of `test_names` that it has.
+    """Return a data set of the hub, `owner/name`; its test split is the first of `test_names` that it has.
 
     Raises BadInput where it cannot be reached, or has no such splits or columns.
     """
@@ -49,7 +49,7 @@ def hub(repository: str, test_names: tuple[str, ...]) -> Source:
 
 
 def parquet(folder: Path, test_names: tuple[str, ...]) -> Source:
-    """Parquet files in a folder: train.parquet or train*.parquet, and the same for the first of `test_names`.
+    """Return the Parquet files in a folder: train.parquet or train*.parquet, and the same for the first of `test_names`.
 
     Raises BadInput where one of them is missing or cannot be read, or has no columns of images and labels.
     """
@@ -71,7 +71,7 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def _files(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    """The parquet files of the split with the first of `names` for which there are any."""
+    """Return the parquet files of the split with the first of `names` for which there are any."""
     for name in names:
         whole = folder / f"{name}.parquet"
         files = [whole] if whole.is_file() else sorted(folder.glob(f"{name}*.parquet"))
@@ -81,7 +81,7 @@ def _files(folder: Path, names: tuple[str, ...]) -> list[Path]:
 
 
 def _read(files: list[Path]) -> datasets.Dataset:
-    """The image and label columns of parquet files, in memory, with the features that their schema declares."""
+    """Return the image and label columns of parquet files, in memory, with the features that their schema declares."""
     parts = []
     for file in files:
         try:
@@ -98,7 +98,7 @@ def _read(files: list[Path]) -> datasets.Dataset:
 
 
 def _columns(names: list[str], where: str) -> tuple[str, str]:
-    """The names of the image and of the label column."""
+    """Return the names of the image and of the label column."""
     image = next((name for name in _IMAGE_COLUMNS if name in names), None)
     label = next((name for name in _LABEL_COLUMNS if name in names), None)
     if image is None or label is None:
@@ -126,13 +126,13 @@ def _source(train: datasets.Dataset, test: datasets.Dataset, where: str, key: st
 
 
 def _class_names(dataset: datasets.Dataset, where: str) -> list[str]:
-    """The classes that the label column declares, empty where it does not."""
+    """Return the classes that the label column declares, empty where it does not."""
     feature = dataset.features[_columns(dataset.column_names, where)[1]]
     return list(feature.names) if isinstance(feature, datasets.ClassLabel) else []
 
 
 def _distinct(train: list[int | str], test: list[int | str], where: str) -> list[int | str]:
-    """The labels that occur, sorted: all numbers or all texts."""
+    """Return the labels that occur, sorted: all numbers or all texts."""
     distinct = {*train, *test}
     if len({type(label) for label in distinct}) > 1:
         raise BadInput(f"{where} has numbers as labels in one split and names in the other: write them alike.")
@@ -149,7 +149,7 @@ def _labels(dataset: datasets.Dataset, where: str) -> list[int | str]:
 
 
 def _reader(dataset: datasets.Dataset, where: str) -> Reader:
-    """Rows of the image column as encoded images; a data set that lies on disk is read as it is asked for."""
+    """Return rows of the image column as encoded images; a data set that lies on disk is read as it is asked for."""
     column = _columns(dataset.column_names, where)[0]
     try:
         images = dataset.select_columns(column).cast_column(column, datasets.Image(decode=False))

@@ -80,20 +80,20 @@ class Resident(TrainingData):
         )
 
     def _order(self, epoch: int) -> Int64[Tensor, "share"]:
-        """This rank's rows in this epoch, drawn on the CPU so that every device sees the same order."""
+        """Return this rank's rows in this epoch, drawn on the CPU so that every device sees the same order."""
         generator = torch.Generator().manual_seed(seed_from(self._seed, epoch, _ORDER))
         shuffled = torch.randperm(len(self._labels), generator=generator)
         positions = torch.arange(self._rank, self._share * self._world_size, self._world_size)
         return shuffled[positions % len(shuffled)]
 
     def _views(self, epoch: int) -> View:
-        """The views of this rank's samples in this epoch, all drawn at once: a step takes its slice of them."""
+        """Return the views of this rank's samples in this epoch, all drawn at once: a step takes its slice of them."""
         generator = torch.Generator().manual_seed(seed_from(self._seed, epoch, _VIEWS, self._rank))
         return self._augment.draw(self._share, self._size, generator)
 
 
 def batches(images: Images, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
-    """A split in its own order on `device`, not augmented, for evaluation. Raises BadInput for an empty batch."""
+    """Yield a split in its own order on `device`, not augmented, for evaluation. Raises BadInput for an empty batch."""
     _check_batch_size(batch_size)
     size = (images.pixels.shape[2], images.pixels.shape[3])
     for start in range(0, len(images), batch_size):
@@ -108,7 +108,7 @@ def batches(images: Images, batch_size: int, device: torch.device | str) -> Iter
 
 
 def _unit(pixels: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """8-bit pixels as float32 in [0, 1], the same on every device."""
+    """Return 8-bit pixels as float32 in [0, 1], the same on every device."""
     # A tensor, as CUDA would multiply by the rounded reciprocal of a Python number.
     white = torch.full((), 255.0, device=pixels.device)
     return pixels.to(torch.float32).div_(white)

@@ -92,7 +92,7 @@ class Splits:
 
 
 def load(data: Data) -> Splits:
-    """The data set that `data` describes; the same configuration gives the same images in the same order.
+    """Return the data set that `data` describes; the same configuration gives the same images in the same order.
 
     Images keep the order of their table, so that the index of a training image is stable from run to run. Known data
     sets have the channels that they are known for; others have one if all their images are gray, else three.
@@ -115,7 +115,7 @@ def load(data: Data) -> Splits:
 
 
 def _check(data: Data) -> None:
-    """Refuses what cannot be right whatever the data are."""
+    """Refuse what cannot be right whatever the data are."""
     for name, value in (("limit", data.limit), ("test_limit", data.test_limit), ("size", data.size)):
         if value is not None and value < 1:
             raise BadInput(f"data.{name} is {value}: give at least 1, or leave it out.")
@@ -158,7 +158,7 @@ def _source(data: Data, known: Known | None) -> Source:
 
 
 def _limited(source: Source, data: Data) -> tuple[Int64[Tensor, "N"], Int64[Tensor, "M"]]:
-    """The rows of the training and of the test table that are used, each in ascending order."""
+    """Return the rows of the training and of the test table that are used, each in ascending order."""
     if source.test is None:
         test, train = _divide(source.train.labels, math.ceil(len(source.train) / 5), seed_from(data.seed, _TEST))
     else:
@@ -170,7 +170,7 @@ def _limited(source: Source, data: Data) -> tuple[Int64[Tensor, "N"], Int64[Tens
 
 
 def _drawn(rows: Tensor, limit: int | None, name: str, seed: int) -> Tensor:
-    """The first `limit` of the shuffled rows, in ascending order; all of them for None."""
+    """Return the first `limit` of the shuffled rows, in ascending order; all of them for None."""
     if limit is None:
         return rows
     if limit > len(rows):
@@ -190,7 +190,7 @@ def _validation_count(available: int, data: Data) -> int:
 
 
 def _divide(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Positions of `count` labels at random, each class in proportion up to one image, and those of all the others."""
+    """Return the positions of `count` random labels, each class in proportion up to one image, and those of the rest."""
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
     chosen = torch.zeros(len(labels), dtype=torch.bool)
@@ -201,7 +201,7 @@ def _divide(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
 def _decoded(
     source: Source, train_rows: Tensor, test_rows: Tensor, known: Known | None, size: int | None
 ) -> tuple[UInt8[Tensor, "N C H W"], UInt8[Tensor, "M C H W"]]:
-    """The pixels of the chosen training and test images, alike in channels and size."""
+    """Return the pixels of the chosen training and test images, alike in channels and size."""
     channels = known.channels if known else 3
     train = _pixels(source, source.train, train_rows, channels, size)
     test = _pixels(source, source.test or source.train, test_rows, channels, size)
@@ -216,7 +216,7 @@ def _decoded(
 
 
 def _pixels(source: Source, table: Table, rows: Tensor, channels: Literal[1, 3], size: int | None) -> Tensor:
-    """The decoded images of some rows, from the cache where they have been decoded before."""
+    """Return the decoded images of some rows, from the cache where they have been decoded before."""
 
     def make() -> Tensor:
         return decode(table.read, rows, channels, size)
@@ -237,7 +237,7 @@ def _images(pixels: Tensor, labels: Tensor) -> Images:
 
 
 def _moments(pixels: UInt8[Tensor, "N C H W"]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel in [0, 1], from exact counts of the 256 levels."""
+    """Return the mean and standard deviation of each channel in [0, 1], from exact counts of the 256 levels."""
     levels = torch.arange(256, dtype=torch.float64) / 255
     means, deviations = [], []
     for channel in pixels.unbind(1):

@@ -43,7 +43,7 @@ class Source:
 
 
 def digits() -> Source:
-    """The 1797 handwritten digits that come with scikit-learn: 8 x 8 pixels, 17 gray levels spread over 0 .. 255."""
+    """Return the 1797 handwritten digits that come with scikit-learn: 8 x 8 pixels, 17 gray levels spread over 0 .. 255."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -58,7 +58,7 @@ def digits() -> Source:
 
 
 def image_folder(folder: Path, test_names: tuple[str, ...]) -> Source:
-    """A folder with one sub-folder a class, or with `train` and one of `test_names`, each with one a class.
+    """Return a folder with one sub-folder a class, or with `train` and one of `test_names`, each with one a class.
 
     The classes are the sub-folders that hold images, at any depth, in alphabetical order; hidden ones do not count.
     Raises BadInput where there are fewer than two classes, no test folder beside `train`, or unknown classes in it.
@@ -77,7 +77,7 @@ def image_folder(folder: Path, test_names: tuple[str, ...]) -> Source:
 
 
 def _files_by_class(folder: Path) -> dict[str, list[Path]]:
-    """The image files below each sub-folder that has some, all in alphabetical order."""
+    """Return the image files below each sub-folder that has some, all in alphabetical order."""
     found = {}
     for child in sorted(folder.iterdir()):
         if child.is_dir() and not child.name.startswith("."):

@@ -130,7 +130,7 @@ def _examined(
     *,
     doctor: bool,
 ) -> list[Finding]:
-    """What the doctor says before the work begins; BadInput where it would be in vain."""
+    """Return what the doctor says before the work begins; BadInput where it would be in vain."""
     classes, name = (len(data.classes), data.name) if isinstance(data, Splits) else (None, "the data")
     check_fit(model, images, classes, name, device)
     if not doctor:
@@ -153,7 +153,7 @@ def _announce(note: Callable[[str], None], evaluator: Evaluator, checkpoint: Che
 
 
 def _outside(outcomes: Outcomes) -> Iterator[Finding]:
-    """What functions returned that was no answer to the threat."""
+    """Yield what functions returned that was no answer to the threat."""
     for outcome in outcomes.outcomes:
         if outcome.settings.get("outside"):
             yield Finding(

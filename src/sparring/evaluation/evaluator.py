@@ -138,7 +138,7 @@ class _Run:
         self._save()
 
     def _check(self, attack: Attack | FunctionAttack | None) -> None:
-        """BadInput now, not hours later, for what cannot be run on so few classes."""
+        """Raise BadInput now, not hours later, for what cannot be run on so few classes."""
         assert self._progress.clean is not None
         classes = self._progress.clean.shape[1]
         for search in attack.searches(classes, self._evaluator.threat).values() if isinstance(attack, Attack) else ():
@@ -169,7 +169,7 @@ class _Run:
         self._finish(Stage(name, "", correct, time.perf_counter() - began, 0, 0, {"outside": outside}))
 
     def _attack(self, name: str, attack: Attack) -> None:
-        """The attack's searches that are not done yet."""
+        """Run the attack's searches that are not done yet."""
         assert self._progress.clean is not None
         for search_name, search in attack.searches(self._progress.clean.shape[1], self._evaluator.threat).items():
             done = [stage for stage in self._progress.stages if stage.attack == name]
@@ -205,7 +205,7 @@ class _Run:
         self._finish(Stage(attack, name, correct & ~pool.fooled, *clock.spent, settings))
 
     def _kept(self, attack: str) -> Tensor | None:
-        """The images (N, C, H, W), on the CPU, that the attack writes into, where they are asked for."""
+        """Return the images (N, C, H, W), on the CPU, that the attack writes into, where they are asked for."""
         kept = self._progress.images
         if self._evaluator.keep and attack not in kept:
             kept[attack] = self._fetch(torch.arange(len(self._mine)), "cpu")[0]
@@ -222,7 +222,7 @@ class _Run:
             self._checkpoint.write(self._progress)
 
     def _outcome(self, named: NamedAttack) -> Outcome:
-        """The result of all processes together."""
+        """Return the result of all processes together."""
         progress, attack = self._progress, named.attack
         if attack is None:
             return Outcome(named.name, self._together(self._clean_correct), progress.clean_seconds, {})

@@ -116,7 +116,7 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _random_state() -> dict[str, Tensor]:
-    """Of PyTorch's default generators: networks may draw from them, though no search does."""
+    """Return the state of PyTorch's default generators: networks may draw from them, though no search does."""
     state = {"cpu": torch.get_rng_state()}
     return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 

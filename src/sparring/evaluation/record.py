@@ -66,7 +66,7 @@ def record(
 
 
 def _data(data: Splits | Images) -> dict[str, str | None]:
-    """Images by themselves have no name, and nobody says what split they are."""
+    """Return the split's name; images by themselves have none."""
     if isinstance(data, Splits):
         return {"name": data.name, "split": "test", "fingerprint": data.fingerprint}
     return {"name": None, "split": None, "fingerprint": images_fingerprint(data)}

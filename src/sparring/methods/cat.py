@@ -112,12 +112,12 @@ class CAT(Method):
         return Perturbation(delta, start)
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
-        """CE(f(x + delta), y)."""
+        """Return CE(f(x + delta), y)."""
         logits = model(batch.x + perturbation.delta)
         return Loss(cross_entropy(logits, batch.y).mean(), logits)
 
     def metrics(self) -> Mapping[str, Tensor]:
-        """The level."""
+        """Return the level."""
         return {"level": torch.tensor(float(self.level))}
 
     def _attack(self, steps: int, bn: BatchNormMode) -> PGD:

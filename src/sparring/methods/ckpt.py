@@ -53,7 +53,7 @@ class CKPT(Method):
     def perturb(
         self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
     ) -> Perturbation:
-        """The shortest of the points that fools the network; a budget's steps do not apply to a one-step method."""
+        """Return the shortest of the points that fools the network; a budget's steps do not apply to a one-step method."""
         x, y = batch.x, batch.y
         astray = torch.zeros_like(y, dtype=torch.bool)
 
@@ -73,6 +73,6 @@ class CKPT(Method):
         return Perturbation(delta, start)
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
-        """CE(f(x + delta), y)."""
+        """Return CE(f(x + delta), y)."""
         logits = model(batch.x + perturbation.delta)
         return Loss(cross_entropy(logits, batch.y).mean(), logits)

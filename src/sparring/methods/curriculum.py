@@ -97,7 +97,7 @@ class _Curriculum(Wrapper):
             self.taken[1] += len(batch.y)
 
     def metrics(self) -> Mapping[str, Tensor]:
-        """The mean number of attack steps an image."""
+        """Return the mean number of attack steps an image."""
         steps, images = ranks.total(self.taken)
         return {**super().metrics(), "attack_steps": steps / images}
 
@@ -252,6 +252,6 @@ class DART(_Curriculum):
         return not_converged
 
     def fosc(self, delta: Tensor, gradient: Tensor, eps: float | Tensor) -> Tensor:
-        """eps ||g|| - <delta, g> of perturbations and gradients (B, C, H, W), (B,); the norm is the threat's dual."""
+        """Return eps ||g|| - <delta, g> of perturbations and gradients (B, C, H, W), (B,); the norm is the threat's dual."""
         dual = self._threat.geometry.largest_rise(gradient)
         return eps * dual - (delta * gradient).flatten(1).sum(1)

@@ -32,7 +32,7 @@ class Standard(Method):
         return Perturbation(torch.zeros_like(batch.x))
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
-        """CE(f(x), y)."""
+        """Return CE(f(x), y)."""
         logits = model(batch.x)
         return Loss(cross_entropy(logits, batch.y, self.smoothing).mean(), logits)
 
@@ -82,6 +82,6 @@ class AdversarialTraining(Attacked):
     smoothing: float = 0.0
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
-        """CE(f(x + delta), y), label-smoothed."""
+        """Return CE(f(x + delta), y), label-smoothed."""
         logits = model(batch.x + perturbation.delta)
         return Loss(cross_entropy(logits, batch.y, self.smoothing).mean(), logits)

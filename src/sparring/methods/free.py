@@ -61,7 +61,7 @@ class Free(Method):
     def perturb(
         self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
     ) -> Perturbation:
-        """What the last step left behind; a budget does not apply, as nothing is attacked here."""
+        """Return what the last step left behind; a budget does not apply, as nothing is attacked here."""
         kept = self.buffer[: len(batch.y)].to(batch.x.dtype, copy=True)
         return Perturbation(box(batch.x, kept) if self.box == "all" else kept)
 
@@ -72,7 +72,7 @@ class Free(Method):
         return FreeLoss(cross_entropy(logits, batch.y).mean(), logits, point=point)
 
     def commit(self, batch: Batch, perturbation: Perturbation, loss: Loss) -> None:
-        """One step of size eps along the gradient of the pass that just moved the weights."""
+        """Take one step of size eps along the gradient of the pass that just moved the weights."""
         assert isinstance(loss, FreeLoss)
         assert loss.point.grad is not None
         step = self._threat.eps * self._threat.steepest(loss.point.grad)

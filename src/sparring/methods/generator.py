@@ -32,7 +32,7 @@ class StartGenerator(nn.Module):
                 nn.init.xavier_uniform_(layer.weight, gain=nn.init.calculate_gain("relu"))
 
     def forward(self, shown: Float[Tensor, "B inputs H W"]) -> Float[Tensor, "B outputs H W"]:
-        """A start in units of the radius, each component within [-1, 1]."""
+        """Return a start in units of the radius, each component within [-1, 1]."""
         hidden = self.enter(shown)
         start: Tensor = self.leave(hidden + self.residual(hidden))
         return start
@@ -43,5 +43,5 @@ def _convolution(inputs: int, outputs: int, *, bias: bool) -> nn.Conv2d:
 
 
 def _normalised_convolution() -> list[Any]:
-    """Normalise, bend (one slope for all channels), convolve."""
+    """Return a block: normalise, bend (one slope for all channels), convolve."""
     return [nn.BatchNorm2d(CHANNELS, affine=False), nn.PReLU(), _convolution(CHANNELS, CHANNELS, bias=True)]

@@ -68,7 +68,7 @@ class GradAlign(Method):
     def perturb(
         self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
     ) -> AlignedPerturbation:
-        """One step of size alpha from the image."""
+        """Take one step of size alpha from the image."""
         eps: float | Tensor = budget.eps if budget else self._threat.eps
         alpha: float | Tensor = budget.alpha if budget else (self._threat.eps if self.alpha is None else self.alpha)
         x = batch.x
@@ -79,7 +79,7 @@ class GradAlign(Method):
         return AlignedPerturbation(delta, torch.zeros_like(x), gradient=gradient, probe=probe)
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
-        """The penalised loss above."""
+        """Return the penalised loss above."""
         assert isinstance(perturbation, AlignedPerturbation)
         logits = model(batch.x + perturbation.delta)
         adversarial = cross_entropy(logits, batch.y).mean()
@@ -93,7 +93,7 @@ class GradAlign(Method):
 
 
 def _misalignment(fixed: Tensor, gradient: Tensor) -> Tensor:
-    """The mean of 1 - cos over the images, of all ranks, of which neither gradient (B, C, H, W) vanishes, ()."""
+    """Return the mean of 1 - cos over the images, of all ranks, of which neither gradient (B, C, H, W) vanishes, ()."""
     fixed, gradient = fixed.flatten(1), gradient.flatten(1)
     # Before the cosine, which has no derivative at zero.
     present = fixed.any(1) & gradient.detach().any(1)
@@ -104,5 +104,5 @@ def _misalignment(fixed: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _unit(gradient: Tensor) -> Tensor:
-    """At a largest magnitude of 1, as the squares of a confident network's gradients vanish in float32."""
+    """Scale to a largest magnitude of 1, as the squares of a confident network's gradients vanish in float32."""
     return gradient / gradient.detach().abs().amax(1, keepdim=True)

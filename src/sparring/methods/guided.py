@@ -70,7 +70,7 @@ class _Guided(Method):
     def perturb(
         self, model: nn.Module, batch: Batch, phase: GuidedPhase | None = None, budget: Budget | None = None
     ) -> Perturbation:
-        """One step of eps from +-eps / 2; a budget's steps do not apply to a one-step method."""
+        """Take one step of eps from +-eps / 2; a budget's steps do not apply to a one-step method."""
         phase = phase or self.phase(0, 0)
         weight = phase.weight if phase.second else None
         return self._run(model, batch, budget, 1, None, weight)
@@ -117,7 +117,7 @@ class _Guided(Method):
 
     @abstractmethod
     def _distance(self, clean: Tensor, adversarial: Tensor) -> Tensor:
-        """D of two predictions, logits (B, K) each: a mean over the batch, ()."""
+        """Return D of two predictions, logits (B, K) each: a mean over the batch, ()."""
 
 
 @dataclass
@@ -169,7 +169,7 @@ class NuAT(_Guided):
     def perturb(
         self, model: nn.Module, batch: Batch, phase: GuidedPhase | None = None, budget: Budget | None = None
     ) -> Perturbation:
-        """Steps from +-eps / 2, which add up to eps unless alpha says otherwise."""
+        """Take steps from +-eps / 2, which add up to eps unless alpha says otherwise."""
         phase = phase or self.phase(0, 0)
         weight = phase.weight if self.steps > 1 or phase.second else None
         return self._run(model, batch, budget, self.steps, self.alpha, weight)

@@ -140,7 +140,7 @@ class LAS(Wrapper):
 
     @override
     def adapt(self, target: Learner, batch: Batch, phase: Layered | None = None) -> Batch:
-        """Every `interval` steps, take one step of REINFORCE up the return of strategies drawn for this batch."""
+        """Take, every `interval` steps, one step of REINFORCE up the return of strategies drawn for this batch."""
         phase = phase or self.phase(0, 0)
         batch = super().adapt(target, batch, phase)
         if self.policy == "learned" and phase.own.due:
@@ -180,7 +180,7 @@ class LAS(Wrapper):
             self.entropies += perturbation.entropy.sum(1)
 
     def metrics(self) -> Mapping[str, Tensor]:
-        """Of each head the shares of its actions, their mean, and the policy's entropy; then the mean return and its
+        """Return each head's shares of its actions, their mean, and the policy's entropy; then the mean return and its
         terms, NaN in an epoch without an update.
         """
         found = dict(super().metrics())
@@ -193,7 +193,7 @@ class LAS(Wrapper):
         return found | dict(zip(REPORTED, rewards[:-1] / rewards[-1], strict=True))
 
     def inspect(self, batch: Batch) -> Mapping[str, Tensor]:
-        """The radius that the policy expects to take for each image, and the likeliest one."""
+        """Return the radius that the policy expects to take for each image, and the likeliest one."""
         with torch.no_grad():
             policy = self.strategies(batch.x)
         table = self._tables["eps"]
@@ -204,7 +204,7 @@ class LAS(Wrapper):
         }
 
     def strategies(self, x: Tensor) -> Distribution:
-        """What may be chosen for each image; the network is shown what the target is."""
+        """Return what may be chosen for each image; the network is shown what the target is."""
         if self.policy != "learned":
             return Distribution.of(torch.zeros(len(x), sum(self._sizes.values()), device=x.device), self._sizes)
         weight = next(self.network.parameters())
@@ -236,7 +236,7 @@ class LAS(Wrapper):
         return self.reward.of(perturbation, batch, self.inner, inner, target, self._ahead, self._threat)
 
     def _credited(self, terms: Float[Tensor, "4 B"]) -> Float[Tensor, " B"]:
-        """The return that each image's choice answers for: its own, or the batch's."""
+        """Return the return that each image's choice answers for: its own, or the batch's."""
         return terms[3] if self.returns == "sample" else _mean(terms[3]).expand_as(terms[3])
 
     def _baseline(self, target: Learner, batch: Batch, policy: Distribution, terms: Tensor, phase: Layered) -> Tensor:
@@ -252,7 +252,7 @@ class LAS(Wrapper):
         return usual
 
     def _by_head(self, values: Tensor) -> tuple[Tensor, ...]:
-        """Views of a vector over all actions, a head each."""
+        """Return views of a vector over all actions, a head each."""
         return torch.split(values, list(self._sizes.values()))
 
     def _attack_to_choose(self, threat: Threat) -> PGD:
@@ -279,5 +279,5 @@ class LAS(Wrapper):
 
 
 def _mean(value: Tensor) -> Tensor:
-    """Over all images of all ranks, ()."""
+    """Return the mean over all images of all ranks, ()."""
     return ranks.total(value.mean()) / ranks.count()

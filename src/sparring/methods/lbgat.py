@@ -76,7 +76,7 @@ class LBGAT(Diverging):
         return batch
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
-        """The joint loss above."""
+        """Return the joint loss above."""
         # BatchNorm sees the clean images last, as in the released code; without a divergence they move it and nothing else.
         adversarial = model(batch.x + perturbation.delta)
         with nullcontext() if self.beta else torch.no_grad():
@@ -90,7 +90,7 @@ class LBGAT(Diverging):
         return Loss(boundary + natural + self.beta * divergence, adversarial, terms)
 
     def commit(self, batch: Batch, perturbation: Perturbation, loss: Loss) -> None:
-        """The teacher's step."""
+        """Take the teacher's step."""
         ranks.average_([p.grad for p in self.network.parameters() if p.grad is not None])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -59,7 +59,7 @@ class NFGSM(Method):
     def perturb(
         self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
     ) -> Perturbation:
-        """One step of size alpha from noise; a budget's steps do not apply to a one-step method."""
+        """Take one step of size alpha from noise; a budget's steps do not apply to a one-step method."""
         eps: float | Tensor = self._threat.eps
         alpha: float | Tensor = self._threat.eps if self.alpha is None else self.alpha
         if budget is not None:
@@ -71,7 +71,7 @@ class NFGSM(Method):
         return Perturbation(self._boxed(batch.x, delta), eta)
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
-        """CE(f(x + delta), y), label-smoothed."""
+        """Return CE(f(x + delta), y), label-smoothed."""
         logits = model(batch.x + perturbation.delta)
         return Loss(cross_entropy(logits, batch.y, self.smoothing).mean(), logits)
 

@@ -58,13 +58,13 @@ class Actions:
         return {head: len(getattr(self, head)) for head in HEADS if getattr(self, head)}
 
     def means(self) -> Actions:
-        """The one strategy in the middle: the mean of every table (of the steps, rounded)."""
+        """Return the one strategy in the middle: the mean of every table (of the steps, rounded)."""
         middle = [(Ratio(str(sum(value.exact for value in table) / len(table))),) for table in (self.eps, self.alpha)]
         beta = (fmean(self.beta),) if self.beta else ()
         return Actions(eps=middle[0], steps=(round(fmean(self.steps)),), alpha=middle[1], beta=beta)
 
     def tables(self, device: torch.device) -> dict[str, Tensor]:
-        """The tables by head, (n,) on the device."""
+        """Return the tables by head, (n,) on the device."""
         return {head: torch.tensor([float(v) for v in getattr(self, head)], device=device) for head in self.sizes}
 
 
@@ -103,7 +103,7 @@ class PolicyNetwork:
             raise BadInput(f"The policy network's weight_decay must be at least 0, not {self.weight_decay}.")
 
     def build(self, task: Task, outputs: int) -> nn.Module:
-        """The network with an output for each action, in evaluation mode on the task's device."""
+        """Return the network with an output for each action, in evaluation mode on the task's device."""
         channels, height, width = task.shape
         with initialised(task.seed):
             network = create(self.network, outputs, channels=channels, size=(height, width), width=self.width)
@@ -121,7 +121,7 @@ class PolicyNetwork:
         )
 
     def ascend(self, network: nn.Module, optimizer: torch.optim.Optimizer, gain: Tensor) -> None:
-        """One step up a scalar gain."""
+        """Take one step up a scalar gain."""
         optimizer.zero_grad(set_to_none=True)
         (-gain).backward()  # type: ignore[no-untyped-call]
         ranks.average_([p.grad for p in network.parameters() if p.grad is not None])
@@ -137,29 +137,29 @@ class Distribution:
 
     @classmethod
     def of(cls, scores: Float[Tensor, "B total"], sizes: dict[str, int]) -> Distribution:
-        """From a network's outputs, head beside head."""
+        """Return the distribution of a network's outputs, head beside head."""
         parts = torch.split(scores, list(sizes.values()), dim=1)
         return cls({head: part.log_softmax(1) for head, part in zip(sizes, parts, strict=True)})
 
     def sample(self) -> Choice:
-        """One action a head and image, by Gumbel's trick: nothing is read on the host."""
+        """Return one action a head and image, by Gumbel's trick: nothing is read on the host."""
         return {head: (log_p + _gumbel(log_p)).argmax(1) for head, log_p in self.log_probabilities.items()}
 
     def likeliest(self) -> Choice:
-        """The action of highest probability."""
+        """Return the action of highest probability."""
         return {head: log_p.argmax(1) for head, log_p in self.log_probabilities.items()}
 
     def log_probability(self, choice: Choice) -> Float[Tensor, " B"]:
-        """Of a joint choice: the sum over the heads."""
+        """Return the log-probability of a joint choice: the sum over the heads."""
         chosen = [log_p.gather(1, choice[head][:, None])[:, 0] for head, log_p in self.log_probabilities.items()]
         return torch.stack(chosen).sum(0)
 
     def entropy(self) -> Float[Tensor, "heads B"]:
-        """Of each head, in nats."""
+        """Return the entropy of each head, in nats."""
         return torch.stack([-(log_p.exp() * log_p).sum(1) for log_p in self.log_probabilities.values()])
 
 
 def _gumbel(like: Tensor) -> Tensor:
-    """Noise whose addition to log-probabilities makes their largest a sample."""
+    """Return noise whose addition to log-probabilities makes their largest a sample."""
     smallest = torch.finfo(like.dtype).tiny
     return -(-uniform(like).clamp_min(smallest).log()).log()

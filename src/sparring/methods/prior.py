@@ -100,7 +100,7 @@ class _PriorGuided(Method):
     def perturb(
         self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
     ) -> GuidedPerturbation:
-        """One step of size alpha from the remembered start; a budget's steps do not apply to a one-step method."""
+        """Take one step of size alpha from the remembered start; a budget's steps do not apply to a one-step method."""
         start = self._start(batch)
         with attackable(model, self.bn):
             gradient, _ = input_gradient(model, batch.x + start, self._objective(batch))
@@ -162,12 +162,14 @@ class _PriorGuided(Method):
     def _step(
         self, batch: Batch, start: Tensor, direction: Tensor, alpha: float | Tensor, eps: float | Tensor
     ) -> Tensor:
-        """clip(start + alpha sign(direction)), inside the pixel box unless `box` is none."""
+        """Return clip(start + alpha sign(direction)), inside the pixel box unless `box` is none."""
         moved = start + per_sample(alpha, start) * self._threat.steepest(direction)
         return self._threat.project(moved, eps) if self.box == "none" else self._threat.confine(batch.x, moved, eps)
 
     def _noise(self, device: torch.device, epoch: int) -> Callable[[Tensor], Tensor]:
-        """Draws what an empty memory holds, like its argument (B, C, H, W); depends on the seed and the epoch only."""
+        """Draw what an empty memory holds, like its argument (B, C, H, W); depends on the seed and the epoch
+        only.
+        """
         generator = torch.Generator(device).manual_seed(seed_from(self._seed, epoch))
         if self.initial == "zero":
             return torch.zeros_like
@@ -177,7 +179,7 @@ class _PriorGuided(Method):
 
     @abstractmethod
     def _recall(self, batch: Batch) -> Tensor:
-        """The start for each image of the batch, (B, C, H, W)."""
+        """Return the start for each image of the batch, (B, C, H, W)."""
 
     @abstractmethod
     def _forget(self, epoch: int) -> None:
@@ -196,7 +198,7 @@ class BP(_PriorGuided):
         self.buffer = torch.zeros((task.batch_size, *task.shape), device=task.device)
 
     def commit(self, batch: Batch, perturbation: Perturbation, loss: Loss) -> None:
-        """A smaller last batch replaces the first rows only."""
+        """Replace the first rows only where a last batch is smaller."""
         self.buffer[: len(batch.y)] = perturbation.delta
 
     def _recall(self, batch: Batch) -> Tensor:
@@ -303,14 +305,14 @@ class MEP(_PriorGuided):
 
 
 def _perturbations(method: EP | MEP, task: Task) -> SampleMemory:
-    """An empty memory in pixel levels, or, in fp32, in pixel values."""
+    """Return an empty memory in pixel levels, or, in fp32, in pixel values."""
     if method.memory == "int8":
         _check_levels(task.threat, method.alpha)
     return _memory(method, task, method.memory, 1.0 if method.memory == "fp32" else 255.0)
 
 
 def _check_levels(threat: Threat, alpha: Ratio | None) -> None:
-    """Raises BadInput unless all perturbations are whole pixel levels that int8 can hold."""
+    """Raise BadInput unless all perturbations are whole pixel levels that int8 can hold."""
     if not threat.geometry.bounds_numbers:
         raise BadInput(f"A memory of int8 holds whole pixel levels, unlike an {threat.norm} ball: set memory to fp16.")
     for name, value in (("eps", threat.eps), ("alpha", threat.eps if alpha is None else alpha)):
@@ -331,7 +333,7 @@ def _memory(method: EP | MEP, task: Task, kind: Kind, scale: float) -> SampleMem
 
 
 def _read(memory: SampleMemory, batch: Batch, aligned: bool) -> Tensor:
-    """The samples' rows as this epoch's views show them, (B, C, H, W)."""
+    """Return the samples' rows as this epoch's views show them, (B, C, H, W)."""
     rows = memory.read(batch.index)
     return batch.view.show(rows) if aligned else rows
 

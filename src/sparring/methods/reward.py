@@ -92,7 +92,7 @@ class Reward:
             return cross_entropy(model(batch.x + perturbation.delta), batch.y)
 
     def _other_attack(self, model: nn.Module, batch: Batch, threat: Threat) -> Tensor:
-        """The perturbations (B, C, H, W) of the highest loss among the restarts."""
+        """Return the perturbations (B, C, H, W) of the highest loss among the restarts."""
         objective = partial(cross_entropy, y=batch.y)
         strongest = self.other.run(model, batch.x, objective, threat)
         if self.restarts == 1:
@@ -110,7 +110,7 @@ class Reward:
             return cross_entropy(model(batch.x + delta), batch.y)
 
     def _rightness(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """How right the network is about images x, (B,): minus the cross-entropy, or 1 and 0."""
+        """Return how right the network is about images x, (B,): minus the cross-entropy, or 1 and 0."""
         with torch.no_grad(), attackable(model, "eval"):
             logits = model(x)
         return -cross_entropy(logits, y) if self.measure == "neg_ce" else (logits.argmax(1) == y).to(logits.dtype)

@@ -43,7 +43,7 @@ class MART(Attacked):
             raise BadInput(f"MART needs beta >= 0, not {self.beta}.")
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
-        """The loss above."""
+        """Return the loss above."""
         clean = model(batch.x)
         adversarial = model(batch.x + perturbation.delta)
         boosted = boosted_cross_entropy(adversarial, batch.y, 1e-4 if self.padding else 0.0).mean()
@@ -112,7 +112,7 @@ class GAIRAT(Attacked):
     def perturb(
         self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
     ) -> CountedPerturbation:
-        """The attack of adversarial training, which counts kappa on its way."""
+        """Return the attack of adversarial training, which counts kappa on its way."""
         kappa = torch.zeros_like(batch.x[:, 0, 0, 0])
 
         def count(ascent: Ascent) -> Tensor:
@@ -133,7 +133,7 @@ class GAIRAT(Attacked):
         return Loss(values.mean(), logits)
 
     def weights(self, kappa: Tensor) -> Tensor:
-        """What images with these kappa (B,) count, (B,); the mean over the batch, of all ranks, is 1."""
+        """Return what images with these kappa (B,) count, (B,); the mean over the batch, of all ranks, is 1."""
         # (1 + tanh(a)) / 2 = sigmoid(2 a), which does not cancel where tanh is close to -1.
         weight = torch.sigmoid(2 * (self.shift + 5 * (1 - 2 * kappa / self.attack.steps)))
         return weight * ranks.count() / ranks.total(weight.mean())

@@ -98,7 +98,8 @@ class SDI(Method):
 
     @override
     def adapt(self, target: Learner, batch: Batch, phase: bool = True) -> Batch:
-        """Every `interval` steps, move the generator so that its starts lead to a higher loss of the present target.
+        """Move, every `interval` steps, the generator so that its starts lead to a higher loss of the present
+        target.
 
         In training mode here, in evaluation mode when it serves the target, as in the released code.
         """
@@ -121,7 +122,7 @@ class SDI(Method):
             return Perturbation(self._step(model, batch, start), start)
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
-        """CE(f(x + delta), y), label-smoothed."""
+        """Return CE(f(x + delta), y), label-smoothed."""
         logits = model(batch.x + perturbation.delta)
         return Loss(cross_entropy(logits, batch.y, self.smoothing).mean(), logits)
 
@@ -137,20 +138,20 @@ class SDI(Method):
         self.optimizer.step()
 
     def _sign(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The sign of the clean image's gradient, (B, C, H, W)."""
+        """Return the sign of the clean image's gradient, (B, C, H, W)."""
         with attackable(model, self.bn):
             gradient, _ = input_gradient(model, batch.x, lambda logits: cross_entropy(logits, batch.y))
         return gradient.sign()
 
     def _start(self, batch: Batch, sign: Tensor) -> Tensor:
-        """eta, (B, C, H, W), with the generator's graph."""
+        """Return eta, (B, C, H, W), with the generator's graph."""
         shown = {"image": batch.x, "gradient": sign, "both": torch.cat([batch.x, sign], 1)}[self.inputs]
         weight = next(self.generator.parameters())
         start = self.generator(shown.to(weight.dtype)).to(batch.x.dtype)
         return self._threat.project(self._threat.eps * start)
 
     def _step(self, model: nn.Module, batch: Batch, start: Tensor) -> Tensor:
-        """delta, (B, C, H, W): a graph leads back to the start, none through the gradient."""
+        """Return delta, (B, C, H, W): a graph leads back to the start, none through the gradient."""
         with attackable(model, self.bn):
             gradient, _ = input_gradient(model, batch.x + start, lambda logits: cross_entropy(logits, batch.y))
         alpha = self._threat.eps if self.alpha is None else self.alpha

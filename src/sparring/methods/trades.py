@@ -81,7 +81,7 @@ class TRADES(Diverging):
         super().__post_init__()
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
-        """CE(f(x), y) + beta KL(f(x) || f(x + delta)), with gradients through both predictions (eq. 5)."""
+        """Return CE(f(x), y) + beta KL(f(x) || f(x + delta)), with gradients through both predictions (eq. 5)."""
         clean = model(batch.x)
         adversarial = model(batch.x + perturbation.delta)
         natural = cross_entropy(clean, batch.y, self.smoothing).mean()

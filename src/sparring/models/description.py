@@ -33,14 +33,14 @@ class ModelDescription:
 
 
 def to_yaml(description: ModelDescription) -> str:
-    """The description as YAML, one field a line."""
+    """Return the description as YAML, one field a line."""
     content = {field.name: getattr(description, field.name) for field in fields(description)}
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in content.items()}
     return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
 
 
 def from_yaml(text: str, origin: str) -> ModelDescription:
-    """The description in `text`; `origin` names the file in messages.
+    """Return the description in `text`; `origin` names the file in messages.
 
     Raises:
         BadInput: not YAML, not a mapping, an unknown or missing field, or a value of the wrong type.

@@ -23,7 +23,7 @@ _CLOSE = 1e-3  # of the logits' spread: rounding moves folded networks' logits f
 
 
 def foldable(network: nn.Module, shape: Sequence[int]) -> tuple[Fold, ...]:
-    """What can be folded in a network of images (C, H, W); nothing where that would change its answers.
+    """Return what can be folded in a network of images (C, H, W); nothing where that would change its answers.
 
     Tried on a copy, on the CPU, with random statistics and weights of the norms: new ones' 0 and 1 would hide a mistake.
     """
@@ -45,7 +45,7 @@ def foldable(network: nn.Module, shape: Sequence[int]) -> tuple[Fold, ...]:
 
 @contextmanager
 def folded(network: nn.Module, folds: Sequence[Fold], dtype: torch.dtype | None = None) -> Iterator[None]:
-    """Inside, the network in evaluation mode answers with these folded, the new weights in `dtype` (None: their own).
+    """Let the network in evaluation mode answer with these folded, the new weights in `dtype` (None: their own).
 
     They are computed on entering, without gradients, and the network is as before on leaving. Inside another such block
     for the same network nothing happens. A forward in training mode raises RuntimeError inside.
@@ -89,7 +89,7 @@ def _passed(norm: nn.BatchNorm2d, input: Tensor) -> Tensor:
 
 
 def _pairs(module: nn.Module, prefix: str = "") -> Iterator[Fold]:
-    """From the module's graph where it can be traced, and else from its parts' graphs."""
+    """Yield the folds of the module's graph where it can be traced, and else of its parts' graphs."""
     try:
         graph = fx.Tracer().trace(module)
     except Exception:  # whatever anybody's network makes of inputs that are no tensors
@@ -108,7 +108,7 @@ def _pairs(module: nn.Module, prefix: str = "") -> Iterator[Fold]:
 
 
 def _fit(convolution: nn.Module, norm: nn.Module) -> bool:
-    """Whether they are what they seem: no subclasses, which may do more, and nothing that looks on."""
+    """Return whether they are what they seem: no subclasses, which may do more, and nothing that looks on."""
     return (
         type(convolution) is nn.Conv2d
         and type(norm) is nn.BatchNorm2d
@@ -144,7 +144,7 @@ def _merged(pairs: Sequence[_Pair], dtype: torch.dtype | None) -> list[tuple[Ten
 
 @torch.no_grad()
 def _agree(plain: nn.Module, folds: Sequence[Fold], sample: Tensor) -> bool:
-    """Whether the network, with these folded, says the same."""
+    """Return whether the network, with these folded, says the same."""
     try:
         expected = plain(sample)
         with folded(plain, folds):

@@ -22,7 +22,7 @@ _UNUSED = "sub_block1."  # the WideResNet of TRADES makes a block that its forwa
 
 
 def adopt(path: Path, description: ModelDescription) -> Normalised:
-    """The described network with the weights of a file that other code wrote, on the CPU and in evaluation mode.
+    """Return the described network with the weights of a file that other code wrote, on the CPU and in evaluation mode.
 
     What is done to the file's names, and nothing else:
 
@@ -75,7 +75,7 @@ def _read(path: Path) -> object:
 
 
 def _weights(content: object, path: Path) -> Mapping[str, Tensor]:
-    """The innermost dict of the usual wrappings, which must hold tensors by name."""
+    """Return the innermost dict of the usual wrappings, which must hold tensors by name."""
     while isinstance(content, dict):
         inner = next((content[key] for key in _WRAPPINGS if isinstance(content.get(key), dict)), None)
         if inner is None:
@@ -90,7 +90,7 @@ def _weights(content: object, path: Path) -> Mapping[str, Tensor]:
 
 
 def _renamed(content: Mapping[str, Tensor], known: Iterable[str], path: Path) -> dict[str, Tensor]:
-    """The tensors by the names of our network, `mean` and `std`; names that it does not know stay for the check."""
+    """Return the tensors by the names of our network, `mean` and `std`; names that it does not know stay for the check."""
     names, found, origin = set(known), dict[str, Tensor](), dict[str, str]()
     for theirs, tensor in content.items():
         name = _ours(theirs, names)

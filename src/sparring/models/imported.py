@@ -15,12 +15,12 @@ _REFERENCE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>[A-Za-z_]\w*)
 
 
 def is_reference(text: str) -> bool:
-    """Whether the text looks like `package.module:function`."""
+    """Return whether the text looks like `package.module:function`."""
     return _REFERENCE.fullmatch(text) is not None
 
 
 def imported(reference: str) -> nn.Module:
-    """What the function returns when it is called without arguments: a network, in evaluation mode.
+    """Return what the function returns when it is called without arguments: a network, in evaluation mode.
 
     The module is looked for in the working folder and where Python looks. It is the user's own program and is run as
     such. Raises BadInput if there is no such module or function, if it fails, or if it returns something else.

@@ -7,7 +7,7 @@ from torch import nn
 
 
 def may_be_channels_last(network: nn.Module, device: torch.device | str) -> bool:
-    """Everywhere but where the CPU's channels-last backward writes where it must not.
+    """Return False where the CPU's channels-last backward writes where it must not, True everywhere else.
 
     torch 2.14 and 2.15 do so in strided 1x1 convolutions of few channels, up to 6 on one processor and up to 8 on another,
     which only networks of toy width have.

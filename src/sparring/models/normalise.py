@@ -54,7 +54,7 @@ class Normalised(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, channels, 1, 1))
 
     def forward(self, x: Num[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        """Logits (B, K) of images (B, C, H, W) in [0, 1]; integer images are refused with BadInput."""
+        """Return logits (B, K) of images (B, C, H, W) in [0, 1]; integer images are refused with BadInput."""
         if not x.is_floating_point():  # the division below would promote bytes silently, 255 times too bright
             raise BadInput(f"The model got {x.dtype} images: give floats in [0, 1], such as bytes / 255.")
         if self.levels is not None:

@@ -23,7 +23,7 @@ class PreActBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) to (B, outputs, H / stride, W / stride), rounded up."""
+        """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride), rounded up."""
         active = F.relu(self.bn1(x))
         shortcut: Tensor = self.shortcut(active) if self.projects else x
         residual: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active))))
@@ -48,10 +48,10 @@ class PreActTrunk(nn.Module, ABC):
 
     @abstractmethod
     def features(self, last: Tensor) -> Tensor:
-        """(B, F) features of the last map (B, 8 width, H/8, W/8)."""
+        """Return (B, F) features of the last map (B, 8 width, H/8, W/8)."""
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        """Logits (B, K) of normalised images (B, C, H, W)."""
+        """Return logits (B, K) of normalised images (B, C, H, W)."""
         last = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
         logits: Tensor = self.linear(self.features(last))
         return logits
@@ -66,7 +66,7 @@ class PreActResNet18(PreActTrunk):
         self.linear = nn.Linear(8 * width, classes)
 
     def features(self, last: Tensor) -> Tensor:
-        """(B, 8 width): the mean of the active map."""
+        """Return the mean of the active map, (B, 8 width)."""
         return F.relu(self.bn(last)).mean((2, 3))
 
 
@@ -83,7 +83,7 @@ class TalkPreActResNet18(PreActTrunk):
         self.linear = nn.Linear(8 * width * rows * columns, classes)
 
     def features(self, last: Tensor) -> Tensor:
-        """(B, 8 width x rows x columns): the means of the 4x4 windows."""
+        """Return the means of the 4x4 windows, (B, 8 width x rows x columns)."""
         return F.avg_pool2d(last, 4).flatten(1)
 
 

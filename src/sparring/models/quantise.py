@@ -9,7 +9,7 @@ from sparring.errors import BadInput
 
 
 def quantised(x: Float[Tensor, "B C H W"], levels: int) -> Float[Tensor, "B C H W"]:
-    """Images (B, C, H, W) in [0, 1] at the nearest of `levels` values: round(x (levels - 1)) / (levels - 1).
+    """Return images (B, C, H, W) in [0, 1] at the nearest of `levels` values: round(x (levels - 1)) / (levels - 1).
 
     The gradient is passed straight through, as that of the identity. The true one is zero almost everywhere: an attack
     that followed it would stand still, and the network would only seem robust (gradient masking; the remedy is BPDA,
@@ -20,6 +20,6 @@ def quantised(x: Float[Tensor, "B C H W"], levels: int) -> Float[Tensor, "B C H 
 
 
 def check_levels(levels: int) -> None:
-    """Raises BadInput for a number of values that rounds nothing or everything."""
+    """Raise BadInput for a number of values that rounds nothing or everything."""
     if not 2 <= levels <= 256:
         raise BadInput(f"levels must lie between 2 and 256, not {levels}: leave it out to not quantise the input.")

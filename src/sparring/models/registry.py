@@ -42,7 +42,7 @@ _WIDE = re.compile(r"(?:wideresnet|wrn)-(\d+)-(\d+)")
 
 
 def names() -> list[str]:
-    """The names that `create` knows; WideResNets of other depths and every timm model work too."""
+    """Return the names that `create` knows; WideResNets of other depths and every timm model work too."""
     wide = [f"wideresnet-{size}" for size in ("28-10", "32-10", "34-10", "34-20", "70-16")]
     return sorted([*_ARCHITECTURES, *wide, "timm:<name>"])
 
@@ -59,7 +59,7 @@ def create(
     levels: int | None = None,
     pretrained: bool = False,
 ) -> Normalised:
-    """A classifier of images (B, channels, H, W) in [0, 1] that normalises inside and returns logits (B, classes).
+    """Return a classifier of images (B, channels, H, W) in [0, 1] that normalises inside and returns logits (B, classes).
 
     Args:
         name: one of `names()`, such as `resnet18`, `wideresnet-34-10` (or `wrn-34-10`) or `timm:convnext_tiny`.

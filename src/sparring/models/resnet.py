@@ -22,7 +22,7 @@ class BasicBlock(nn.Module):
             self.shortcut.append(nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) to (B, outputs, H / stride, W / stride), rounded up."""
+        """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride), rounded up."""
         residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         return F.relu(residual + self.shortcut(x))
 
@@ -44,7 +44,7 @@ class ResNet18(nn.Module):
         self.linear = nn.Linear(8 * width, classes)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        """Logits (B, K) of normalised images (B, C, H, W)."""
+        """Return logits (B, K) of normalised images (B, C, H, W)."""
         x = F.relu(self.bn1(self.conv1(x)))  # (B, width, H, W)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (B, 8 width, H/8, W/8)
         logits: Tensor = self.linear(x.mean((2, 3)))

@@ -22,7 +22,7 @@ class SmallConv(nn.Module):
         self.linear = nn.Linear(4 * width, classes)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        """Logits (B, K) of normalised images (B, C, H, W)."""
+        """Return logits (B, K) of normalised images (B, C, H, W)."""
         for stage in (self.stage1, self.stage2, self.stage3, self.stage4):
             x = F.relu(stage(x))
         logits: Tensor = self.linear(x.mean((2, 3)))  # of (B, 4 width, H/8, W/8)

@@ -24,14 +24,14 @@ class Statistics(NamedTuple):
 
 
 def knows(name: str) -> bool:
-    """Whether timm has an architecture of this name; a tag of weights after a dot is ignored."""
+    """Return whether timm has an architecture of this name; a tag of weights after a dot is ignored."""
     import timm
 
     return bool(timm.is_model(name))
 
 
 def create(name: str, classes: int, channels: int, size: tuple[int, int], *, pretrained: bool) -> nn.Module:
-    """The timm network `name` (such as `resnet50` or `resnet50.a1_in1k`), with a head for `classes`.
+    """Return the timm network `name` (such as `resnet50` or `resnet50.a1_in1k`), with a head for `classes`.
 
     Raises:
         BadInput: an unknown name, a size the network cannot take, or weights that do not exist or cannot be downloaded.
@@ -52,7 +52,7 @@ def create(name: str, classes: int, channels: int, size: tuple[int, int], *, pre
 
 
 def pretrained_statistics(name: str) -> Statistics:
-    """The mean and std that timm's weights for `name` were trained with; BadInput where there are none."""
+    """Return the mean and std that timm's weights for `name` were trained with; BadInput where there are none."""
     weights = _weights_of(name)
     return Statistics(tuple(weights.mean), tuple(weights.std))
 

@@ -18,7 +18,7 @@ from sparring.models.registry import create
 
 
 def create_from(description: ModelDescription) -> Normalised:
-    """A fresh network as described, with identity normalisation; refuses what `create` refuses."""
+    """Return a fresh network as described, with identity normalisation; refuses what `create` refuses."""
     return create(
         description.name,
         description.classes,
@@ -57,7 +57,7 @@ def save(model: nn.Module, path: Path, description: ModelDescription) -> None:
 
 
 def load(path: Path) -> Normalised:
-    """The network that `save` wrote to `path`, on the CPU and in evaluation mode; nothing is downloaded.
+    """Return the network that `save` wrote to `path`, on the CPU and in evaluation mode; nothing is downloaded.
 
     Raises:
         BadInput: a file is missing or corrupt, or the weights do not fit the description.
@@ -79,7 +79,7 @@ def load(path: Path) -> Normalised:
 
 
 def with_counters(state: Mapping[str, Tensor], expected: Iterable[str]) -> dict[str, Tensor]:
-    """The state with a 0 for each of BatchNorm's `num_batches_tracked` that it lacks of the expected names.
+    """Return the state with a 0 for each of BatchNorm's `num_batches_tracked` that it lacks of the expected names.
 
     Training goes without these counters, PyTorch before 0.4.1 had none, and no evaluation reads them; loading asks for them.
     """
@@ -95,7 +95,7 @@ def _files(path: Path) -> tuple[Path, Path]:
 def check_fit(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor], description: ModelDescription, what: str
 ) -> None:
-    """Raises BadInput, beginning with `what`, if `state` has not the `expected` names and shapes of the description."""
+    """Raise BadInput, beginning with `what`, if `state` has not the `expected` names and shapes of the description."""
     described = f"the described {description.name!r}"
     if odd := sorted(state.keys() ^ expected.keys()):
         side = "lacks" if odd[0] in expected else "has an extra"

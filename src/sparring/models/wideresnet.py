@@ -25,7 +25,7 @@ class WideBlock(nn.Module):
             self.convShortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) to (B, outputs, H / stride, W / stride), rounded up."""
+        """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride), rounded up."""
         active = F.relu(self.bn1(x))
         shortcut: Tensor = self.convShortcut(active) if self.projects else x
         residual: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active))))
@@ -62,14 +62,14 @@ class WideResNet(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """He-normal convolutions by fan-out (He et al., ICCV 2015), no bias in the head."""
+        """Draw He-normal convolutions by fan-out (He et al., ICCV 2015); set the head's bias to zero."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        """Logits (B, K) of normalised images (B, C, H, W)."""
+        """Return logits (B, K) of normalised images (B, C, H, W)."""
         x = self.block3(self.block2(self.block1(self.conv1(x))))  # (B, 64 widen, H/4, W/4)
         logits: Tensor = self.fc(F.relu(self.bn1(x)).mean((2, 3)))
         return logits

@@ -21,7 +21,7 @@ Histories = Mapping[str, Sequence[Row]]  # by run, its rows of metrics.csv
 
 
 def robust_curves(histories: Histories, path: Path) -> None:
-    """Robust accuracy on the images held out for validation, by epoch, one line a method."""
+    """Plot robust accuracy on the images held out for validation, by epoch, one line a method."""
     figure, axes = _by_epoch("Robust accuracy during training", "accuracy under attack, %")
     best_first = sorted(histories.items(), key=lambda item: -item[1][-1]["robust"])
     for name, rows in best_first:
@@ -32,7 +32,7 @@ def robust_curves(histories: Histories, path: Path) -> None:
 
 
 def train_test_curves(histories: Histories, path: Path) -> None:
-    """Accuracy under attack by epoch on training images (dashed) and on those held out: how far robustness overfits.
+    """Plot accuracy under attack by epoch on training images (dashed) and on those held out: how far robustness overfits.
 
     Raises BadInput for a run that was trained without diagnostics.train_images.
     """
@@ -49,7 +49,7 @@ def train_test_curves(histories: Histories, path: Path) -> None:
 
 
 def norms(histories: Histories, eps: float, components: int, path: Path) -> None:
-    """The natural log of E||delta||_2 by epoch, beside the bound of FGSM-PGI's Proposition 1 and two norms to compare with.
+    """Plot the natural log of E||delta||_2 by epoch, beside the bound of FGSM-PGI's Proposition 1 and two norms to compare.
 
     `components` is d, those of an image: 3072 for CIFAR-10; `eps` the radius in the maximum norm. Raises BadInput for a
     run that was trained with `diagnostics.every: 0`.
@@ -69,7 +69,7 @@ def norms(histories: Histories, eps: float, components: int, path: Path) -> None
 
 
 def action_shares(rows: Sequence[Row], labels: Sequence[str], title: str, path: Path) -> None:
-    """The shares of a policy's actions by epoch, stacked: rows of such a file as diagnostics/actions_eps.csv.
+    """Plot the shares of a policy's actions by epoch, stacked: rows of such a file as diagnostics/actions_eps.csv.
 
     `labels` name the columns from the first on. Raises BadInput if there are more or fewer.
     """
@@ -124,7 +124,7 @@ def _by_epoch(title: str, unit: str) -> tuple[Figure, Axes]:
 
 
 def _epochs(rows: Sequence[Row]) -> list[float]:
-    """Counted from 1, as people do."""
+    """Return counted from 1, as people do."""
     return [row["epoch"] + 1 for row in rows]
 
 

@@ -19,7 +19,7 @@ _FIELDS = (  # in the order of RobustBench's files
 
 
 def entry(evaluation: Outcomes, splits: Splits, threat: Threat) -> dict[str, Any]:
-    """What an evaluation by clean and aa says of a model, in RobustBench's words: percentages with two decimals.
+    """Return what an evaluation by clean and aa says of a model, in RobustBench's words: percentages with two decimals.
 
     Raises BadInput if clean or aa is missing.
     """

@@ -12,7 +12,7 @@ from sparring.threat import Threat
 
 
 def evaluation_table(evaluation: Outcomes, threat: Threat, data: str) -> Table:
-    """A row an attack with its settings, and the worst case over all of them."""
+    """Return a row an attack with its settings, and the worst case over all of them."""
     count = len(evaluation.outcomes[0].correct)
     table = Table(
         title=f"{data}: {count} test images, {threat.norm} eps {threat.eps}", box=box.SIMPLE_HEAD, title_justify="left"
@@ -37,7 +37,7 @@ def _said(settings: Mapping[str, str | int]) -> list[str]:
 
 
 def comparison_table(title: str, evaluations: Mapping[str, Outcomes], seconds: Mapping[str, float]) -> Table:
-    """A row a method: accuracy under each attack, and its training time."""
+    """Return a row a method: accuracy under each attack, and its training time."""
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("method")
     for outcome in next(iter(evaluations.values())).outcomes:
@@ -50,7 +50,7 @@ def comparison_table(title: str, evaluations: Mapping[str, Outcomes], seconds: M
 
 
 def recipe_table(titles: Mapping[str, str]) -> Table:
-    """A row a recipe: its name and what it is."""
+    """Return a row a recipe: its name and what it is."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("recipe", no_wrap=True)
     table.add_column("what it is")

@@ -58,7 +58,7 @@ class Diagnostics:
         return train.subset(drawn.sort().values)
 
     def follow(self, train: Images, augment: Augment, batch_size: int, device: torch.device) -> Batch | None:
-        """The followed images as a batch that shows all of each image; None without any.
+        """Return the followed images as a batch that shows all of each image; None without any.
 
         Raises BadInput if they are more than a batch, which some methods' memory is for.
         """
@@ -89,7 +89,8 @@ class Observer:
             self._looks.add(perturbation, target.gradient_norm())
 
     def conclude(self, row: Row, history: Sequence[Row], method: Method, target: Learner) -> Row:
-        """The row of the epoch that has ended with its notes added; `history` holds the rows before. Files are written.
+        """Return the row of the epoch that has ended with its notes added; `history` holds the rows before. Files are
+        written.
 
         Raises BadInput if the method reports a number under a name that the row has already.
         """
@@ -108,7 +109,7 @@ class Observer:
         return row | notes
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch's sums so far and the files' rows, for the run's checkpoint."""
+        """Return the epoch's sums so far and the files' rows, for the run's checkpoint."""
         return {"looks": self._looks.sums, "tables": self._tables}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -116,7 +117,7 @@ class Observer:
         self._looks.sums, self._tables = state["looks"], state["tables"]
 
     def _looked(self, history: Sequence[Row]) -> Row:
-        """Of the looked-at steps; every epoch has equally many, so that a mean over epochs is one over their steps."""
+        """Return the means of the looked-at steps; every epoch has equally many, so a mean over epochs is one over steps."""
         if not self._every:
             return {}
         row = self._looks.row()
@@ -138,7 +139,7 @@ class Observer:
 
 
 def _read(values: Mapping[str, Tensor]) -> tuple[Row, dict[str, list[float]]]:
-    """Tensors of no and of one dimension as numbers and lists, by name, in one transfer."""
+    """Return tensors of no and of one dimension as numbers and lists, by name, in one transfer."""
     if not values:
         return {}, {}
     flat = torch.cat([value.detach().double().flatten() for value in values.values()]).tolist()

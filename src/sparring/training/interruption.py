@@ -17,7 +17,7 @@ class Interruption:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Inside, a first Ctrl-C or SIGTERM asks; a second one stops at once."""
+        """Let a first Ctrl-C or SIGTERM ask for a stop, and a second one stop at once."""
         if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
             yield
             return

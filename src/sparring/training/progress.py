@@ -26,19 +26,19 @@ class Reporter(ABC):
 
     @abstractmethod
     def begin(self, title: str, total: int, done: int) -> None:
-        """A run of `total` steps of which `done` lie behind."""
+        """Begin a run of `total` steps of which `done` lie behind."""
 
     @abstractmethod
     def note(self, text: str) -> None:
-        """Something worth a line."""
+        """Report something worth a line."""
 
     @abstractmethod
     def step(self) -> None:
-        """One more step is done."""
+        """Report that one more step is done."""
 
     @abstractmethod
     def epoch(self, row: Row) -> None:
-        """An epoch is done; `row` is its line in metrics.csv."""
+        """Report that an epoch is done; `row` is its line in metrics.csv."""
 
     def __enter__(self) -> Reporter:
         return self
@@ -48,7 +48,7 @@ class Reporter(ABC):
 
 
 def reporter(console: Console) -> Reporter:
-    """A live display on a terminal, plain lines in a file or a pipe."""
+    """Return a live display on a terminal, plain lines in a file or a pipe."""
     return _Live(console) if console.is_terminal else _Plain(console)
 
 
@@ -138,7 +138,7 @@ class EvaluationProgress:
         self._tasks: dict[str, TaskID] = {}
 
     def tick(self, attack: str, done: float) -> None:
-        """This fraction of the attack is done."""
+        """Report that this fraction of the attack is done."""
         if attack not in self._tasks:
             self._tasks[attack] = self._progress.add_task(attack, total=1.0)
         self._progress.update(self._tasks[attack], completed=done)

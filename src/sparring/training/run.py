@@ -84,7 +84,7 @@ class Run:
         _write_rows(self.folder / "metrics.csv", rows)
 
     def metrics(self) -> list[Row]:
-        """The rows of metrics.csv; raises BadInput if there is none."""
+        """Return the rows of metrics.csv; raises BadInput if there is none."""
         path = self.folder / "metrics.csv"
         if not path.is_file():
             raise BadInput(f"There is no {path}: {self.folder} does not hold a run that finished an epoch.")
@@ -95,7 +95,7 @@ class Run:
         _write_rows(self._diagnostics / f"{name}.csv", rows)
 
     def diagnostic(self, name: str) -> list[Row]:
-        """The rows of diagnostics/NAME.csv; raises BadInput if there is none."""
+        """Return the rows of diagnostics/NAME.csv; raises BadInput if there is none."""
         path = self._diagnostics / f"{name}.csv"
         if not path.is_file():
             raise BadInput(f"There is no {path}: the run's method reports none, or no image was followed.")
@@ -107,12 +107,12 @@ class Run:
             save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
 
     def perturbations(self) -> dict[int, dict[str, Tensor]]:
-        """By epoch: start (absent where a method has none) and delta, (B, C, H, W) in half precision, and index (B,)."""
+        """Return, by epoch, start (absent where a method has none), delta (B, C, H, W) in half precision and index (B,)."""
         files = sorted(self._diagnostics.glob("perturbations-*.safetensors"))
         return {int(path.stem.partition("-")[2]): load_file(path) for path in files}
 
     def tensorboard(self, epoch: int) -> SummaryWriter:
-        """The TensorBoard log from this epoch on; what a resumed run had logged of it is superseded."""
+        """Return the TensorBoard log from this epoch on; what a resumed run had logged of it is superseded."""
         return SummaryWriter(self.folder / "tensorboard", purge_step=epoch)
 
     def export(self, network: nn.Module, description: ModelDescription) -> None:
@@ -145,7 +145,7 @@ def _rows(path: Path) -> list[Row]:
 
 
 def _difference(kept: str, given: str) -> str | None:
-    """The first line of the kept text that the given one has otherwise, both shown; None if they agree."""
+    """Return the first line of the kept text that the given one has otherwise, both shown; None if they agree."""
     if kept == given:
         return None
     for old, new in zip(kept.splitlines(), given.splitlines(), strict=False):

@@ -27,7 +27,7 @@ class EpochStatistics:
         self.sums += torch.stack([torch.full_like(correct, len(y)), loss.total.detach() * len(y), correct])
 
     def row(self, epoch: int) -> Row:
-        """The epoch's mean loss and the accuracy on its training examples, as the method saw them."""
+        """Return the epoch's mean loss and the accuracy on its training examples, as the method saw them."""
         samples, losses, correct = self.sums.tolist()
         return {"epoch": float(epoch), "train_loss": losses / samples, "train_accuracy": correct / samples}
 
@@ -48,13 +48,13 @@ class StepStatistics:
         self.sums[-1] += gradient_norm.double().square()
 
     def row(self) -> Row:
-        """Means over the images of those steps, and over the steps; raises ZeroDivisionError if there was none."""
+        """Return means over the images of those steps, and over the steps; raises ZeroDivisionError if there was none."""
         images, *sums, steps, squares = self.sums.tolist()
         means = {name: total / images for name, total in zip(_OF_IMAGES, sums, strict=True)}
         return means | {"gradient_square": squares / steps}
 
     def _of_images(self, perturbation: Perturbation) -> Tensor:
-        """(names, B); NaN where a method has no start, and where the norm is not one of single components."""
+        """Return (names, B); NaN where a method has no start, and where the norm is not one of single components."""
         delta, start, eps = perturbation.delta, perturbation.start, float(self._threat.eps)
         length, size = _length(delta), delta.abs().flatten(1)
         absent = torch.full_like(length, math.nan)
@@ -67,5 +67,5 @@ class StepStatistics:
 
 
 def _length(delta: Tensor) -> Tensor:
-    """The Euclidean norms (B,) of (B, C, H, W)."""
+    """Return the Euclidean norms (B,) of (B, C, H, W)."""
     return delta.flatten(1).norm(dim=1)

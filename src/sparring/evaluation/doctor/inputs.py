@@ -80,7 +80,7 @@ def radius(case: Case) -> Finding | None:
 
 
 def _in_levels(case: Case, numbers: int) -> str:
-    """The radius in grey levels, those of each number on average where the ball is not one of single numbers."""
+    """Return the radius in grey levels, those of each number on average where the ball is not one of single numbers."""
     levels = float(case.threat.eps) * 255 * 0.5 / case.threat.geometry.to_grey(numbers)
     if case.threat.geometry.bounds_numbers:
         return f"{levels:.3g} of 255 grey levels"

@@ -104,7 +104,7 @@ def _signs(trial: _Trial) -> Iterator[Finding]:
 
 
 def _vanishing(entropy: Tensor, difference: Tensor) -> Iterator[Finding]:
-    """Gradients (N, C, H, W) of cross-entropy and of the margin."""
+    """Yield gradients (N, C, H, W) of cross-entropy and of the margin."""
     dead = zero_gradients(difference, "margin between label and strongest rival")
     if dead is not None:
         yield dead
@@ -122,7 +122,7 @@ def _vanishing(entropy: Tensor, difference: Tensor) -> Iterator[Finding]:
 
 
 def _first_step(trial: _Trial) -> Iterator[Finding]:
-    """What the margin becomes where PGD's first step leads, from a random point within the radius."""
+    """Yield what the margin becomes where PGD's first step leads, from a random point within the radius."""
     case = trial.case
     everyone = SampleStreams(trial.seed, torch.arange(len(case.x)))
     start = case.x + draw_start("uniform", case.x, case.threat, case.threat.eps, everyone)
@@ -156,7 +156,7 @@ def _fewer_steps(fgsm: Tensor, pgd: Tensor) -> Iterator[Finding]:
 
 
 def _without_gradients(alone: Tensor, white: Tensor) -> Iterator[Finding]:
-    """What Square fooled of the images that the others, `white`, had left."""
+    """Yield what Square fooled of the images that the others, `white`, had left."""
     if int(alone.sum()) > max(_FEW, _RARE * len(white)):
         yield Finding(
             "black-box-beats-white-box",
@@ -180,7 +180,7 @@ def _difference_of_logits(cw: Tensor, pgd: Tensor) -> Iterator[Finding]:
 
 
 def _growing_radii(trial: _Trial, fooled: Tensor) -> Iterator[Finding]:
-    """Larger balls hold smaller ones, and the largest holds plain grey, whatever the image."""
+    """Check that larger balls hold smaller ones, and the largest holds plain grey, whatever the image."""
     threat, numbers = trial.case.threat, math.prod(trial.case.x.shape[1:])
     grey = max(Ratio(threat.geometry.to_grey(numbers)), threat.eps)
     radii = [Ratio(str(factor * threat.eps.exact)) for factor in _FACTORS]

@@ -104,7 +104,7 @@ def _autoattack(accuracies: Figures, n: int) -> Iterator[Finding]:
 
 
 def _square_comes_last(accuracies: Figures, n: int) -> Iterator[Finding]:
-    """AutoAttack's own rule: more than 0.2 points, here also more images than chance explains at that rate."""
+    """Apply AutoAttack's own rule: more than 0.2 points, here also more images than chance explains at that rate."""
     for before, after in pairwise(accuracies):
         attack, _, search = after.partition(" ")
         if search != "square" or before.partition(" ")[0] != attack:

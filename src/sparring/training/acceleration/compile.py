@@ -27,7 +27,7 @@ _GRAPHS = 64  # of a network: modes of BatchNorm, frozen or not, whole and small
 
 
 def inductor(graph: fx.GraphModule, inputs: Sequence[Any], backward: bool, inference: bool) -> Compiled:
-    """PyTorch's own compiler of graphs."""
+    """Return PyTorch's own compiler of graphs."""
     from torch._inductor.compile_fx import compile_fx_inner  # seconds, which only compiled runs should wait for
 
     compiled: Compiled = compile_fx_inner(graph, inputs, is_backward=backward, is_inference=inference)
@@ -41,7 +41,7 @@ class Compiler:
         self._lowering = lowering
 
     def __call__(self, network: nn.Module) -> nn.Module:
-        """The network as it is to be called. It is compiled for each mode, batch size and set of frozen weights apart."""
+        """Return the network as it is to be called, compiled apart for each mode, batch size and set of frozen weights."""
         # PyTorch's limits are for all networks of a class that the process has seen; beyond them it leaves them uncompiled.
         torch._dynamo.config.cache_size_limit += _GRAPHS
         torch._dynamo.config.accumulated_cache_size_limit += _GRAPHS
@@ -96,7 +96,7 @@ class _Compiled(nn.Module):
         self._forms = trained, frozen  # in a tuple, so that their modules are not this one's a second and a third time
 
     def forward(self, x: Tensor) -> Any:
-        """What the network returns."""
+        """Return what the network returns."""
         trained, frozen = self._forms
         return (trained if any(weight.requires_grad for weight in self.network.parameters()) else frozen)(x)
 
@@ -119,7 +119,7 @@ class _Backward:
         self._whole = lowering(graph, inputs, True, False)
 
     def __call__(self, arguments: list[Any]) -> Sequence[Any]:
-        """The gradients of the graph's inputs, None for those that are not asked for."""
+        """Return the gradients of the graph's inputs, None for those that are not asked for."""
         wanted = any(_is_wanted(weight) for weight in self._weights)
         return (self._whole if wanted else self._of_pixels)(arguments)
 
@@ -129,7 +129,7 @@ class _Backward:
 
 
 def _is_wanted(weight: Tensor) -> bool:
-    """Whether the backward pass that is under way leads to this weight."""
+    """Return whether the backward pass that is under way leads to this weight."""
     if not weight.requires_grad:
         return False
     # Looked up each time: kept, the node would remember the stream that it was made on.
@@ -141,7 +141,7 @@ def _is_wanted(weight: Tensor) -> bool:
 
 
 def _keeping(graph: fx.GraphModule, places: set[int]) -> fx.GraphModule:
-    """A copy of a backward graph that computes the gradients at these places of its output, and None elsewhere."""
+    """Return a copy of a backward graph that computes the gradients at these places of its output, and None elsewhere."""
     copy = fx.Graph()
     known: dict[fx.Node, fx.Node] = {}
     gradients = copy.graph_copy(graph.graph, known)

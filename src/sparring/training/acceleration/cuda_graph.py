@@ -53,7 +53,7 @@ class CudaRecorder:
         return result
 
     def record(self, work: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
-        """Raises RuntimeError where the work does what a graph cannot hold, and BadInput if no run can go on after that."""
+        """Raise RuntimeError where the work does what a graph cannot hold, and BadInput if no run can go on after that."""
         graph = torch.cuda.CUDAGraph()
         present = torch.cuda.current_stream(self._stream.device)
         try:
@@ -88,7 +88,7 @@ class CudaRecorder:
 
 @contextmanager
 def _cudnn_benchmark() -> Iterator[None]:
-    """cuDNN tries all algorithms for a shape that it meets for the first time and keeps the best.
+    """Let cuDNN try all algorithms for a shape that it meets for the first time and keep the best.
 
     That pays for the few shapes of recorded steps, not for evaluation, whose batches shrink as images are fooled. It stays
     off where deterministic algorithms are asked for.
@@ -103,7 +103,7 @@ def _cudnn_benchmark() -> Iterator[None]:
 
 @contextmanager
 def noticed_waits() -> Iterator[list[warnings.WarningMessage]]:
-    """What PyTorch notices of the host waiting for the device, a warning for each time; complete when the block is left."""
+    """Yield what PyTorch notices of the host waiting for the device, a warning each time; complete after the block."""
     before = torch.cuda.get_sync_debug_mode()
     waits: list[warnings.WarningMessage] = []
     with warnings.catch_warnings(record=True) as noticed:
