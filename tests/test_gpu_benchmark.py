@@ -12,7 +12,7 @@ import torch
 from benchmarks.harness.ours import Way
 from benchmarks.harness.scene import Scene
 from benchmarks.harness.subjects import SUBJECTS
-from benchmarks.speed import ceilings, cost, gpu, passes, profiled, recorded
+from benchmarks.speed import captured, ceilings, cost, gpu, passes, profiled
 from benchmarks.speed.cost import Cost
 
 ROOT = Path(__file__).parents[1]
@@ -83,8 +83,8 @@ def test_on_a_gpu_all_that_is_owed_is_asked_for(tmp_path: Path) -> None:
         "ceilings",
         "passes-128-graph",
         "passes-1024-compile",
-        "recorded-mep",
-        "recorded-cat-7",
+        "captured-mep",
+        "captured-cat-7",
         "step-mep-graph",
         "step-mep-compile+graph",
         "step-las-graph",
@@ -181,25 +181,25 @@ def test_the_scripts_for_ceilings_and_passes_print_and_record(
     assert weights / forward == pytest.approx(3, rel=0.1)  # of a narrow network the first layer is a large part
 
 
-def test_a_time_of_steps_that_were_not_recorded_is_marked() -> None:
+def test_a_time_of_steps_that_were_not_captured_is_marked() -> None:
     costs = [Cost("mep", "graph", 7.0, 7, 1e9, 200, 0, 0, reason, [1.0]) for reason in ("", "it waits")]
     table = cost.cost_table(costs, "", 128, 1.0)
     assert list(table.columns[1].cells) == ["graph", "graph*"]
     assert table.caption == "* live: it waits"
 
 
-def test_recorded_steps_are_compared_with_live_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_captured_steps_are_compared_with_live_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "r.json"
     words = ["--methods", "mep", "fgsm-rs", "--width", "4", "--batch", "4", "--device", "cpu", "--json", str(file)]
-    assert recorded.main(words) == 0
+    assert captured.main(words) == 0
     found = json.loads(file.read_text())["comparisons"]
     assert [one["method"] for one in found] == ["mep", "fgsm-rs"]
-    assert all(one["live"] == one["recorded"] == one["recordings"] == 0 for one in found)  # without a GPU nothing is
-    assert "not recorded, as" in capsys.readouterr().out
+    assert all(one["live"] == one["captured"] == one["captures"] == 0 for one in found)  # without a GPU nothing is
+    assert "not captured, as" in capsys.readouterr().out
 
 
-def test_a_recorded_run_that_ends_elsewhere_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = recorded._trained
+def test_a_captured_run_that_ends_elsewhere_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = captured._trained
     runs = []
 
     def third_moved(*arguments):
@@ -209,10 +209,10 @@ def test_a_recorded_run_that_ends_elsewhere_is_seen(monkeypatch: pytest.MonkeyPa
             next(side.learner.network.parameters()).data += 1
         return side
 
-    monkeypatch.setattr(recorded, "_trained", third_moved)
-    found = recorded.compare("standard", Scene(width=4, batch=4, accelerator="cpu"))
+    monkeypatch.setattr(captured, "_trained", third_moved)
+    found = captured.compare("standard", Scene(width=4, batch=4, accelerator="cpu"))
     assert found.live == 0
-    assert found.recorded > 1
+    assert found.captured > 1
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from sparring.training.acceleration import plan as levels
 from sparring.training.acceleration.plan import LevelName
 from sparring.training.statistics import EpochStatistics
 
-WARM_UP = 5  # steps before a clock runs: two rehearsals of a recorded step, the recording, and some more
+WARM_UP = 5  # steps before a clock runs: two warm-ups of a captured step, the capture, and some more
 
 Precision: TypeAlias = Literal[32, "bf16-mixed", 64]
 
@@ -115,7 +115,7 @@ class Ours:
 
     @property
     def refusal(self) -> str:
-        """Why steps that were to be recorded were not; empty where none was to be."""
+        """Why steps that were to be captured were not; empty where none was to be."""
         return self.session.replayer.refusal if self.session.replayer else ""
 
     def step(self) -> None:

@@ -50,7 +50,7 @@ class Cost:
     operators: int  # around the network
     waits: int
     peak_bytes: int  # of the GPU's memory; 0 on a CPU
-    refusal: str  # why steps that were to be recorded were not
+    refusal: str  # why steps that were to be captured were not
     seconds: list[float]
 
     @property

@@ -26,7 +26,7 @@ from benchmarks.harness.record import write
 from benchmarks.harness.scene import Scene
 from benchmarks.harness.subjects import SUBJECTS
 from benchmarks.opponents.pairs import PAIRS
-from benchmarks.speed import ceilings, cost, passes, profiled, race, recorded
+from benchmarks.speed import captured, ceilings, cost, passes, profiled, race
 from sparring.configuration import to_yaml
 from sparring.environment import environment
 from sparring.errors import BadInput
@@ -91,10 +91,10 @@ def _levels(device: str) -> tuple[str, ...]:
 
 
 def _of_methods(scene: Scene, device: str, size: Size) -> Iterator[Stage]:
-    """Yield the stages on noise: recorded steps against live ones, each step's time, and the usual research step's."""
+    """Yield the stages on noise: captured steps against live ones, each step's time, and the usual research step's."""
     names, levels = size.methods or tuple(dict.fromkeys((*MAIN, *SUBJECTS))), _levels(device)
     for name in names:
-        yield Stage(f"recorded-{name}", 15, _recorded(name, device, size))
+        yield Stage(f"captured-{name}", 15, _captured(name, device, size))
     for name in names:
         for level in levels if name in MAIN else levels[:2]:
             yield Stage(f"step-{name}-{level}", 120 if "compile" in level else 25, _step(scene, name, level, size))
@@ -128,9 +128,9 @@ def _passes(scene: Scene, batch: int, level: str, size: Size) -> Callable[[], di
     return work
 
 
-def _recorded(name: str, device: str, size: Size) -> Callable[[], dict[str, Any]]:
+def _captured(name: str, device: str, size: Size) -> Callable[[], dict[str, Any]]:
     small = Scene(width=size.width or 16, batch=min(32, size.batches[0]), accelerator=device)
-    return lambda: {"comparison": asdict(recorded.compare(name, small))}
+    return lambda: {"comparison": asdict(captured.compare(name, small))}
 
 
 def _step(scene: Scene, name: str, level: str, size: Size, compact: bool | None = None) -> Callable[[], dict[str, Any]]:

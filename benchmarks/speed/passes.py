@@ -61,16 +61,16 @@ def measure(scene: Scene, level: Level, precision: Precision, rounds: int) -> li
     side = Ours(scene, Standard(), Way(precision, channels_last=True, level=level))
     works = _works(side.learner, scene)
     plain = _works(Ours(scene, Standard(), Way(precision, channels_last=True)).learner, scene)
-    recorder, found = side.session.plan.recorder(side.device), []
+    capturer, found = side.session.plan.capturer(side.device), []
     calls = 10 if side.device.type == "cuda" else 1
     for kind, work in works.items():
         with Operations() as counted:
             plain[kind]()
         once = work
         for _ in range(WARM_UPS):
-            recorder.warm_up(work) if recorder else work()
-        if recorder:
-            once = recorder.record(work)[0].replay
+            capturer.warm_up(work) if capturer else work()
+        if capturer:
+            once = capturer.capture(work)[0].replay
         several = _repeated(once, calls)
         several()
         times = [timing.seconds(several, side.device) / calls for _ in range(rounds)]

@@ -23,7 +23,7 @@ from sparring.models import Fold
 from sparring.optimisation import Optimisation, make_optimizer
 from sparring.precision import InPrecision
 
-Compiler: TypeAlias = Callable[[nn.Module], Any]  # the network as it is to be called, with the same weights
+Compile: TypeAlias = Callable[[nn.Module], Any]  # the network as it is to be called, with the same weights
 
 
 class Learner:
@@ -41,7 +41,7 @@ class Learner:
         fabric: Fabric,
         total: int,
         *,
-        compiler: Compiler | None = None,
+        compiler: Compile | None = None,
         folds: Sequence[Fold] = (),
     ) -> None:
         self.network = fabric.to_device(network)
@@ -95,14 +95,14 @@ class Learner:
     def keep_rate_on_device(self) -> None:
         """Read the rate and the average's share from the device from here on, where `set_rate` puts them.
 
-        A recorded step can then be replayed under another rate. The momentum stays a number of the host's.
+        A captured step can then be replayed under another rate. The momentum stays a number of the host's.
         """
         device = next(self.network.parameters()).device
         # The fused optimizers read single precision on a GPU, and on a CPU whatever there is.
         dtype = torch.float32 if device.type == "cuda" else torch.float64
         self._on_device = _OnDevice(*(torch.zeros((), dtype=dtype, device=device) for _ in range(3)))
         for group in self.optimizer.param_groups:
-            if "capturable" in group and device.type == "cuda":  # Adam asks to be told that its step may be recorded
+            if "capturable" in group and device.type == "cuda":  # Adam asks to be told that its step may be captured
                 group["capturable"] = True
 
     def set_rate(self) -> None:
@@ -151,7 +151,7 @@ class Learner:
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
-        """Leave the count of steps as it is: inside, a step is recorded, which does not happen yet."""
+        """Leave the count of steps as it is: inside, a step is captured, which does not happen yet."""
         steps = self.steps
         try:
             yield
@@ -159,7 +159,7 @@ class Learner:
             self.steps = steps
 
     def note_replay(self, gradients: Gradients) -> None:
-        """Count a step that was replayed, whose gradients are where they were when it was recorded."""
+        """Count a step that was replayed, whose gradients are where they were when it was captured."""
         self.steps += 1
         for parameter, gradient in zip(self.network.parameters(), gradients.by_parameter, strict=True):
             parameter.grad = gradient
@@ -233,7 +233,7 @@ class LookAhead:
     Lives beside the learner's network and is brought up to date with `catch_up`, never copied anew (design, rule 9).
     """
 
-    def __init__(self, learner: Learner, fabric: Fabric, compiler: Compiler | None, folds: Sequence[Fold]) -> None:
+    def __init__(self, learner: Learner, fabric: Fabric, compiler: Compile | None, folds: Sequence[Fold]) -> None:
         self._learner = learner
         self.network = deepcopy(learner.network)
         fast: Any = compiler(self.network) if compiler else self.network

@@ -19,9 +19,9 @@ from sparring.errors import BadInput
 from sparring.norms import Norm, NormName, norm_named, per_sample
 from sparring.randomness import Generator
 
-__all__ = ["Budget", "Images", "PerSample", "Ratio", "Threat", "box", "per_sample"]
+__all__ = ["Budget", "ImageBatch", "PerSample", "Ratio", "Threat", "box", "per_sample"]
 
-Images = Float[Tensor, "B C H W"]
+ImageBatch = Float[Tensor, "B C H W"]
 PerSample = Float[Tensor, " B"]
 
 
@@ -83,35 +83,35 @@ class Threat:
         """The norm itself."""
         return norm_named(self.norm)
 
-    def size(self, delta: Images) -> PerSample:
+    def size(self, delta: ImageBatch) -> PerSample:
         """Return the norm of each perturbation (B, C, H, W) -> (B,)."""
         return self.geometry.size(delta)
 
-    def project(self, delta: Images, eps: float | Tensor | None = None) -> Images:
+    def project(self, delta: ImageBatch, eps: float | Tensor | None = None) -> ImageBatch:
         """Return the nearest perturbations (B, C, H, W) within `eps`: a number, (B,) radii, or None for the threat's own."""
         return self.geometry.project(delta, self.eps if eps is None else eps)
 
-    def image(self, x: Images, delta: Images, eps: float | Tensor | None = None) -> Images:
+    def image(self, x: ImageBatch, delta: ImageBatch, eps: float | Tensor | None = None) -> ImageBatch:
         """Return x + delta brought back within `eps` of x and into the box, (B, C, H, W); in L1 the nearest such images."""
         return self.geometry.image(x, delta, self.eps if eps is None else eps)
 
-    def confine(self, x: Images, delta: Images, eps: float | Tensor | None = None) -> Images:
+    def confine(self, x: ImageBatch, delta: ImageBatch, eps: float | Tensor | None = None) -> ImageBatch:
         """Return the perturbations of those images, (B, C, H, W)."""
         return self.image(x, delta, eps) - x
 
-    def steepest(self, gradient: Images) -> Images:
+    def steepest(self, gradient: ImageBatch) -> ImageBatch:
         """Return the step of unit norm that raises a linear function with this gradient the most, (B, C, H, W).
 
         In L1 the most of those that share it out among a hundredth of the numbers: see `Norm`.
         """
         return self.geometry.steepest(gradient)
 
-    def draw(self, like: Images, eps: float | Tensor | None = None, generator: Generator = None) -> Images:
+    def draw(self, like: ImageBatch, eps: float | Tensor | None = None, generator: Generator = None) -> ImageBatch:
         """Return perturbations drawn uniformly from the ball, (B, C, H, W); the pixel box is not applied."""
         return self.geometry.draw(like, self.eps if eps is None else eps, generator)
 
 
-def box(x: Images, delta: Images) -> Images:
+def box(x: ImageBatch, delta: ImageBatch) -> ImageBatch:
     """Return the part of `delta` that keeps x + delta in [0, 1], (B, C, H, W)."""
     return (x + delta).clamp(0, 1) - x
 
@@ -147,7 +147,7 @@ class Budget:
             object.__setattr__(self, "rounds", self.steps)
 
 
-_RENAMED = {"spread": "per_sample"}
+_RENAMED = {"Images": "ImageBatch", "spread": "per_sample"}
 _present = renamed_names(__name__, _RENAMED)
 
 

@@ -17,7 +17,7 @@ from sparring.models import create
 from sparring.optimisation import Optimisation
 from sparring.threat import Threat
 from sparring.training import Runtime, Session, Step, train_step
-from sparring.training.acceleration.cuda_graph import Recorder
+from sparring.training.acceleration.cuda_graph import Capturer
 
 LINF = Threat("Linf", "25/255")  # whole pixel levels, for memories of int8
 L2 = Threat("L2", 0.5)
@@ -117,7 +117,7 @@ def session(
     samples: int = BATCH * STEPS_PER_EPOCH,
     fabric: Fabric | None = None,
     compact: bool = False,
-    recorder: Recorder | None = None,
+    capturer: Capturer | None = None,
     **optimisation: object,
 ) -> Session:
     fabric = fabric or Fabric(accelerator="cpu", devices=1)
@@ -131,7 +131,7 @@ def session(
         Runtime(accelerator="cpu", level="eager", compact=compact),
         held_out=BATCH,
         fabric=fabric,
-        recorder=recorder,
+        capturer=capturer,
     )
 
 

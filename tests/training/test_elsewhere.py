@@ -63,7 +63,7 @@ class Careless(Standard):
             case "makes":
                 return torch.tensor([2.0], device=x.device)[0]
             case "keeps":
-                return torch.tensor(2.0)  # PyTorch takes such a one for a number, a recording for ever
+                return torch.tensor(2.0)  # PyTorch takes such a one for a number, a capture for ever
         raise AssertionError
 
 

@@ -23,7 +23,7 @@ from sparring.methods import (
 from sparring.models import create, foldable
 from sparring.training import Runtime
 from sparring.training.acceleration.compile import Compiler
-from sparring.training.acceleration.cuda_graph import CudaRecorder
+from sparring.training.acceleration.cuda_graph import CudaCapturer
 from sparring.training.acceleration.plan import Plan, units
 from sparring.training.cost import forward_operations, step_cost
 from tests.methods import harness
@@ -161,10 +161,10 @@ def test_finished_images_leave_where_nobody_waits_for_the_device(compact, device
 
 def test_a_plan_makes_what_it_names() -> None:
     assert Plan().compiler() is None
-    assert Plan().recorder(GPU) is None
+    assert Plan().capturer(GPU) is None
     assert isinstance(Plan(compiled=True).compiler(), Compiler)
     if torch.cuda.is_available():
-        assert isinstance(Plan(recorded=True).recorder(GPU), CudaRecorder)
+        assert isinstance(Plan(captured=True).capturer(GPU), CudaCapturer)
 
 
 def test_batches_are_not_counted_where_nothing_reads_the_count() -> None:

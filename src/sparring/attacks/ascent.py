@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
-from sparring.threat import Budget, Threat, per_sample
+from sparring.threat import Budget, ImageBatch, Threat, per_sample
 
-Images = Float[Tensor, "B C H W"]
 Objective: TypeAlias = Callable[[Tensor], Tensor]  # logits (B, K) -> per-sample values (B,)
 
 
@@ -39,12 +38,12 @@ KeepGoing: TypeAlias = Callable[[Ascent], Bool[Tensor, " B"]]
 
 def ascend(
     model: nn.Module,
-    x: Images,
+    x: ImageBatch,
     objective: Objective,
     threat: Threat,
     budget: Budget,
-    start: Images,
-) -> Images:
+    start: ImageBatch,
+) -> ImageBatch:
     """Return the perturbation after `budget.steps` steps of steepest ascent from `start`, all (B, C, H, W).
 
     delta <- box(project(delta + alpha * steepest(gradient), eps)), projected gradient ascent (Madry et al., 2018). The
@@ -66,8 +65,8 @@ def ascend(
 
 
 def _ascend_shrinking(
-    model: nn.Module, x: Images, objective: Objective, threat: Threat, budget: Budget, delta: Images
-) -> Images:
+    model: nn.Module, x: ImageBatch, objective: Objective, threat: Threat, budget: Budget, delta: ImageBatch
+) -> ImageBatch:
     """Return the same on ever fewer samples: one without steps left, or once told not to go on, leaves for good.
 
     The host reads the numbers of steps, once, and what the rule says, at every step.
@@ -109,7 +108,7 @@ def _rows(value: Any, rows: Tensor) -> Any:
     return value[rows] if isinstance(value, Tensor) else value
 
 
-def input_gradient(model: Callable[[Tensor], Tensor], point: Images, objective: Objective) -> tuple[Tensor, Tensor]:
+def input_gradient(model: Callable[[Tensor], Tensor], point: ImageBatch, objective: Objective) -> tuple[Tensor, Tensor]:
     """Return the objective's gradient (B, C, H, W) to the pixels and the logits (B, K), by one forward and one backward.
 
     Both come detached. The values are summed: their mean would shrink each sample's gradient with the batch.

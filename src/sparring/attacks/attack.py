@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -16,9 +16,8 @@ from sparring.attacks.pool import Pool, SearchInputs
 from sparring.attacks.search import CountedModel, Search
 from sparring.errors import BadInput
 from sparring.randomness import Generator, SampleStreams
-from sparring.threat import Threat
+from sparring.threat import ImageBatch, Threat
 
-Images = Float[Tensor, "B C H W"]
 Labels = Int[Tensor, " B"]
 
 
@@ -37,8 +36,8 @@ class Attack(ABC):
         """Return what a record must state to repeat the attack: its step size, steps, start, restarts."""
 
     def __call__(
-        self, model: nn.Module, x: Images, y: Labels, threat: Threat, *, generator: Generator = None
-    ) -> Images:
+        self, model: nn.Module, x: ImageBatch, y: Labels, threat: Threat, *, generator: Generator = None
+    ) -> ImageBatch:
         """Return adversarial images (B, C, H, W) in [0, 1] for images x in [0, 1] and labels y (B,).
 
         The model must return logits (B, K). Its modes and gradient flags are left as they were. Images that it already

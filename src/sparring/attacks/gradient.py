@@ -13,28 +13,27 @@ from functools import partial
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 from typing_extensions import override
 
 from sparring.attacks.ascent import Objective, ascend
-from sparring.attacks.attack import SearchAttack
+from sparring.attacks.attack import Labels, SearchAttack
 from sparring.attacks.modes import BatchNormMode, attackable
 from sparring.attacks.search import CountedModel, Search, SearchState, initial_fields
 from sparring.deprecation import renamed_method
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy, margin
 from sparring.randomness import Generator, SampleStreams, normal, rademacher
-from sparring.threat import Budget, Ratio, Threat, box
+from sparring.threat import Budget, ImageBatch, Ratio, Threat, box
 
-Images = Float[Tensor, "B C H W"]
-Labels = Int[Tensor, " B"]
 Start = Literal["zero", "uniform", "normal", "bernoulli"]
 
 TRADES_NOISE = 1e-3  # standard deviation of the "normal" start (TRADES and its descendants)
 
 
-def draw_start(kind: Start, x: Images, threat: Threat, eps: float | Tensor, generator: Generator = None) -> Images:
+def draw_start(
+    kind: Start, x: ImageBatch, threat: Threat, eps: float | Tensor, generator: Generator = None
+) -> ImageBatch:
     """Return where an attack begins, (B, C, H, W): no perturbation, uniform in the ball, N(0, 1e-3), or +-eps at random.
 
     The normal start is not clipped: the first step's projection does that, as in TRADES.
@@ -85,7 +84,9 @@ class PGD(SearchAttack):
         """Return the configured objective for these labels: logits (B, K) -> (B,)."""
         return partial(cross_entropy, y=y) if self.objective == "ce" else partial(margin, y=y)
 
-    def initial(self, x: Images, threat: Threat, budget: Budget | None = None, generator: Generator = None) -> Images:
+    def initial(
+        self, x: ImageBatch, threat: Threat, budget: Budget | None = None, generator: Generator = None
+    ) -> ImageBatch:
         """Return a start of the configured kind, (B, C, H, W)."""
         budget = budget or self.budget(threat)
         return draw_start(self.start, x, threat, budget.eps if budget.start is None else budget.start, generator)
@@ -93,14 +94,14 @@ class PGD(SearchAttack):
     def run(
         self,
         model: nn.Module,
-        x: Images,
+        x: ImageBatch,
         objective: Objective,
         threat: Threat,
         *,
         budget: Budget | None = None,
-        start: Images | None = None,
+        start: ImageBatch | None = None,
         generator: Generator = None,
-    ) -> Images:
+    ) -> ImageBatch:
         """Return the perturbation (B, C, H, W) after the last step; `start` and `budget` replace the configured ones."""
         budget = budget or self.budget(threat)
         if start is None:

@@ -56,7 +56,7 @@ class Traits:
     one_pass: bool = False  # the loss's backward pass is the attack's too: other weights will not do
     double_backward: bool = False  # the loss holds a gradient of the network, and is differentiated
     shrinks: bool = False  # images whose attack has ended may leave the batch (`Task.compact`)
-    host_waits: bool = False  # a step makes the host wait for a GPU, and cannot be recorded there
+    host_waits: bool = False  # a step makes the host wait for a GPU, and cannot be captured there
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Method(ABC):
 
     A step calls `adapt`, `perturb`, `loss` (within `shifted_weights`) and, after the optimizer's step, `commit`. None of
     them reads a tensor's value on the host or sets an attribute: what a step depends on besides tensors is its `phase`.
-    Steps of the same phase may be recorded once and replayed without Python.
+    Steps of the same phase may be captured once and replayed without Python.
     """
 
     def traits(self) -> Traits:

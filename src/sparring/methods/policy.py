@@ -110,7 +110,7 @@ class PolicyNetwork:
         return network.to(task.device).eval()
 
     def optimiser(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Return a fused optimizer, so that nothing is read on the host, which may be recorded on a GPU."""
+        """Return a fused optimizer, so that nothing is read on the host, which may be captured on a GPU."""
         if self.optimizer == "adam":
             weights = list(network.parameters())
             return torch.optim.Adam(

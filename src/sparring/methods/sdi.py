@@ -82,7 +82,7 @@ class SDI(Method):
         with initialised(task.seed):
             generator = StartGenerator(2 * channels if self.inputs == "both" else channels, channels)
         self.generator = generator.to(task.device).eval()
-        # Fused, as the plain Adam reads its step counter on the host; capturable, for the step to be recorded on a GPU.
+        # Fused, as the plain Adam reads its step counter on the host; capturable, for the step to be captured on a GPU.
         self.optimizer = torch.optim.Adam(
             self.generator.parameters(),
             lr=self.lr,

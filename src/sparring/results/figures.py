@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sparring.errors import BadInput
 from sparring.files import replacing
+from sparring.training.run import Row
 
-Row = Mapping[str, float]
 Histories = Mapping[str, Sequence[Row]]  # by run, its rows of metrics.csv
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 
 from rich.console import Console
 from rich.progress import (
@@ -18,7 +17,7 @@ from rich.progress import (
 )
 from typing_extensions import override
 
-Row = Mapping[str, float]
+from sparring.training.run import Row
 
 
 class Reporter(ABC):

@@ -22,7 +22,7 @@ from sparring.models import foldable
 from sparring.optimisation import Optimisation
 from sparring.randomness import seed_from
 from sparring.threat import Threat
-from sparring.training.acceleration.cuda_graph import Recorder
+from sparring.training.acceleration.cuda_graph import Capturer
 from sparring.training.acceleration.replay import Replayer
 from sparring.training.cost import forward_operations
 from sparring.training.runtime import Runtime
@@ -44,7 +44,7 @@ class Session:
         seed: int = 0,
         held_out: int = 0,
         fabric: Fabric | None = None,
-        recorder: Recorder | None = None,
+        capturer: Capturer | None = None,
     ) -> None:
         """Arrange the network, choose the level and set the method up.
 
@@ -58,7 +58,7 @@ class Session:
             seed: of all that a step draws at random.
             held_out: images outside the training set, for methods that ask for accuracies on them.
             fabric: the device and the precision; None is the runtime's.
-            recorder: what records steps; None is the level's.
+            capturer: what captures steps; None is the level's.
 
         Raises:
             BadInput: parts that do not fit together.
@@ -78,8 +78,8 @@ class Session:
         self.plan = runtime.plan(self.device, method, network, forward, folds)
         self.learner = Learner(network, optimisation, fabric, total, compiler=self.plan.compiler(), folds=folds)
         method.setup(self._task(held_out, compact=runtime.compacts(self.device, self.plan)))
-        recorder = recorder or self.plan.recorder(self.device)
-        self.replayer = Replayer(method, self.learner, recorder) if recorder else None
+        capturer = capturer or self.plan.capturer(self.device)
+        self.replayer = Replayer(method, self.learner, capturer) if capturer else None
 
     def begin_epoch(self, review: Review | None = None) -> None:
         """Prepare the epoch that comes next, or the rest of one; `review` is how the one before went."""

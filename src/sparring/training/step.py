@@ -1,4 +1,4 @@
-"""The training step. Every method goes through these lines, live or recorded; none of them knows a method's name."""
+"""The training step. Every method goes through these lines, live or captured; none of them knows a method's name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Step:
 
 
 def train_step(method: Method, target: Learner, batch: Batch, phase: Phase = None) -> Step:
-    """Attack, descend, remember: one optimizer step, the device's work alone, which can be recorded and replayed.
+    """Attack, descend, remember: one optimizer step, the device's work alone, which can be captured and replayed.
 
     The attack goes through the network as it is, only the loss through the wrapped one (design, rule 4), unless the loss
     differentiates the network twice, which wrappers refuse.

@@ -1,7 +1,7 @@
-"""A recorder for tests: does on the CPU what a CUDA graph does on a GPU, with nothing but memory and operations.
+"""A capturer for tests: does on the CPU what a CUDA graph does on a GPU, with nothing but memory and operations.
 
-While work is recorded, its operations are noted with the very tensors that they read and wrote, and what they did to tensors
-from outside is undone at the end: recording is not doing. A replay runs the operations again, on the same memory, without
+While work is captured, its operations are noted with the very tensors that they read and wrote, and what they did to tensors
+from outside is undone at the end: capture is not doing. A replay runs the operations again, on the same memory, without
 any of the Python that led to them. What would go wrong in a CUDA graph goes wrong here: numbers are frozen, tensors that
 were replaced by others are not noticed. What a tape cannot show is CUDA's own: streams, its allocator, its generators.
 """
@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
-from sparring.training.acceleration.cuda_graph import Recorder, Recording
+from sparring.training.acceleration.cuda_graph import Capture, Capturer
 
 T = TypeVar("T")
 
@@ -53,11 +53,11 @@ class Tape(TorchDispatchMode):
     def replay(self) -> None:
         self.played += 1
         with torch._C._AutoDispatchBelowAutograd(), torch.no_grad():
-            for func, args, kwargs, recorded in self._operations:
+            for func, args, kwargs, captured in self._operations:
                 if func.overloadpacket.__name__ in {"empty", "empty_like", "empty_strided", "new_empty"}:
                     continue
                 result = func(*args, **kwargs)
-                for old, new in zip(_tensors(recorded), _tensors(result), strict=True):
+                for old, new in zip(_tensors(captured), _tensors(result), strict=True):
                     if old.data_ptr() != new.data_ptr():
                         old.copy_(new)
 
@@ -69,7 +69,7 @@ class Tape(TorchDispatchMode):
             self._before[place] = whole, whole.clone()
 
 
-class TapeRecorder(Recorder):
+class TapeCapturer(Capturer):
     """Makes tapes; keeps them for tests to look at."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class TapeRecorder(Recorder):
         return result
 
     @override
-    def record(self, work: Callable[[], T]) -> tuple[Recording, T]:
+    def capture(self, work: Callable[[], T]) -> tuple[Capture, T]:
         state = torch.random.get_rng_state()
         tape = Tape()
         with tape:

@@ -1,4 +1,4 @@
-"""What surrounds a CUDA graph's recording, with PyTorch's part in it played: no GPU is needed to see what is put back."""
+"""What surrounds a CUDA graph's capture, with PyTorch's part in it played: no GPU is needed to see what is put back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparring.errors import BadInput
-from sparring.training.acceleration.cuda_graph import _FAILED, CudaRecorder
+from sparring.training.acceleration.cuda_graph import _FAILED, CudaCapturer
 
 
 class Stream:
@@ -20,7 +20,7 @@ class Stream:
 
 
 class Graph:
-    """One that is recorded by hand."""
+    """One that is captured by hand."""
 
     def __init__(self, played: Played) -> None:
         self._played = played
@@ -35,7 +35,7 @@ class Graph:
 
 
 class Played:
-    """Of `torch.cuda` what a recorder uses. As in PyTorch, random numbers wait for the end of a recording that failed."""
+    """Of `torch.cuda` what a capturer uses. As in PyTorch, random numbers wait for the end of a capture that failed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, recoverable: bool = True) -> None:
         self.present = self.stream = Stream()
@@ -85,56 +85,56 @@ def fails() -> None:
 
 def test_after_a_failed_recording_random_numbers_and_the_stream_are_as_before(monkeypatch) -> None:
     played = Played(monkeypatch)
-    recorder = CudaRecorder(torch.device("cpu"))
+    capturer = CudaCapturer(torch.device("cpu"))
     with pytest.raises(RuntimeError, match="previous error during capture"):
-        recorder.record(fails)
+        capturer.capture(fails)
     assert not played.is_recording
     assert played.stream is played.present
     assert played.graphs[0] in _FAILED
-    assert recorder.record(lambda: 3)[1] == 3
+    assert capturer.capture(lambda: 3)[1] == 3
 
 
 def test_where_nothing_helps_the_user_is_told_what_will(monkeypatch) -> None:
     Played(monkeypatch, recoverable=False)
     with pytest.raises(
-        BadInput, match=r"could not be recorded .*during capture.*set runtime.level to eager or compile"
+        BadInput, match=r"could not be captured .*during capture.*set runtime.level to eager or compile"
     ):
-        CudaRecorder(torch.device("cpu")).record(fails)
+        CudaCapturer(torch.device("cpu")).capture(fails)
 
 
 def test_waits_for_the_device_are_noticed_in_the_rehearsal_that_has_them(monkeypatch) -> None:
     played = Played(monkeypatch)
-    recorder = CudaRecorder(torch.device("cpu"))
+    capturer = CudaCapturer(torch.device("cpu"))
 
     def waits() -> int:
         assert played.mode == "warn"
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
         return 5
 
-    assert recorder.warm_up(waits) == 5
-    assert recorder.obstacle == "it makes the host wait for the device"
+    assert capturer.warm_up(waits) == 5
+    assert capturer.obstacle == "it makes the host wait for the device"
     assert played.mode == 0
     with pytest.warns(UserWarning, match="something else") as others:
-        recorder.warm_up(lambda: warnings.warn("something else", stacklevel=1))
+        capturer.warm_up(lambda: warnings.warn("something else", stacklevel=1))
     assert len(others) == 1
-    assert recorder.obstacle == ""
+    assert capturer.obstacle == ""
 
 
 def test_the_debug_mode_is_put_back_after_an_error(monkeypatch) -> None:
     played = Played(monkeypatch)
     with pytest.raises(RuntimeError):
-        CudaRecorder(torch.device("cpu")).warm_up(fails)
+        CudaCapturer(torch.device("cpu")).warm_up(fails)
     assert played.mode == 0
 
 
 def test_cudnn_tries_algorithms_for_steps_alone(monkeypatch) -> None:
     Played(monkeypatch)
-    recorder = CudaRecorder(torch.device("cpu"))
-    assert recorder.warm_up(lambda: torch.backends.cudnn.benchmark)
-    assert recorder.record(lambda: torch.backends.cudnn.benchmark)[1]
+    capturer = CudaCapturer(torch.device("cpu"))
+    assert capturer.warm_up(lambda: torch.backends.cudnn.benchmark)
+    assert capturer.capture(lambda: torch.backends.cudnn.benchmark)[1]
     assert not torch.backends.cudnn.benchmark
     with pytest.raises(RuntimeError):
-        recorder.record(fails)
+        capturer.capture(fails)
     assert not torch.backends.cudnn.benchmark
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    assert not recorder.warm_up(lambda: torch.backends.cudnn.benchmark)
+    assert not capturer.warm_up(lambda: torch.backends.cudnn.benchmark)

@@ -14,11 +14,11 @@ from sparring.averaging import EMA, SWA, Average
 from sparring.methods import AWP, CAT, MEP, SDI, AdversarialTraining, Free, Method, NuAT, Standard
 from sparring.methods.base import state
 from sparring.schedule import Cyclic, Schedule
-from sparring.training.acceleration.cuda_graph import Recorder
+from sparring.training.acceleration.cuda_graph import Capturer
 from sparring.training.acceleration.replay import Replayer
 from tests.methods.cases import CASES, Case
 from tests.methods.harness import BATCH, STEPS_PER_EPOCH, identical, session
-from tests.training.acceleration.tape import TapeRecorder
+from tests.training.acceleration.tape import TapeCapturer
 
 EPOCHS = 5
 TOTAL = EPOCHS * STEPS_PER_EPOCH
@@ -29,7 +29,7 @@ class Run:
     """A method trained epoch by epoch, as the trainer does it."""
 
     method: Method
-    recorder: Recorder | None = None
+    capturer: Capturer | None = None
     schedule: Schedule = field(default_factory=Cyclic)
     average: Average | None = None
     clip: float | None = None
@@ -39,7 +39,7 @@ class Run:
 
     def __post_init__(self) -> None:
         chosen = {"epochs": EPOCHS, "schedule": self.schedule, "average": self.average, "clip": self.clip}
-        self.session = session(self.method, samples=self.samples, recorder=self.recorder, **chosen)
+        self.session = session(self.method, samples=self.samples, capturer=self.capturer, **chosen)
 
     def train(self, epochs: int = EPOCHS) -> Run:
         for _ in range(epochs):
@@ -61,66 +61,66 @@ class Run:
 
 
 def _plain(tree: object) -> Any:
-    """With rates as numbers: they are tensors where steps are recorded."""
+    """With rates as numbers: they are tensors where steps are captured."""
     if isinstance(tree, dict):
         return {name: float(value) if name == "lr" else _plain(value) for name, value in tree.items()}
     return [_plain(value) for value in tree] if isinstance(tree, list) else tree
 
 
-def assert_same(recorded: Run, live: Run) -> None:
-    assert torch.equal(torch.stack(recorded.losses), torch.stack(live.losses))
-    assert torch.equal(torch.stack(recorded.norms), torch.stack(live.norms))
-    assert identical(recorded.state(), live.state())
+def assert_same(captured: Run, live: Run) -> None:
+    assert torch.equal(torch.stack(captured.losses), torch.stack(live.losses))
+    assert torch.equal(torch.stack(captured.norms), torch.stack(live.norms))
+    assert identical(captured.state(), live.state())
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_a_recorded_run_is_bit_for_bit_a_live_one(case: Case) -> None:
+def test_a_captured_run_is_bit_for_bit_a_live_one(case: Case) -> None:
     """Twenty steps over five epochs under a rate that changes with each: the same losses, weights and memories."""
-    recorder = TapeRecorder()
-    recorded = Run(case.make(), recorder, average=EMA(0.99), clip=1.0).train()
-    assert_same(recorded, Run(case.make(), average=EMA(0.99), clip=1.0).train())
-    assert sum(tape.played for tape in recorder.tapes) > 0
+    capturer = TapeCapturer()
+    captured = Run(case.make(), capturer, average=EMA(0.99), clip=1.0).train()
+    assert_same(captured, Run(case.make(), average=EMA(0.99), clip=1.0).train())
+    assert sum(tape.played for tape in capturer.tapes) > 0
 
 
 def test_most_steps_are_replayed_and_one_recording_serves_all_epochs() -> None:
-    recorder = TapeRecorder()
-    run = Run(MEP(), recorder).train()
-    assert run.replayer.recordings == 1
-    assert [tape.played for tape in recorder.tapes] == [TOTAL - 2]
-    assert recorder.warm_ups == 2
+    capturer = TapeCapturer()
+    run = Run(MEP(), capturer).train()
+    assert run.replayer.captures == 1
+    assert [tape.played for tape in capturer.tapes] == [TOTAL - 2]
+    assert capturer.warm_ups == 2
 
 
 def test_a_smaller_last_batch_has_a_recording_of_its_own() -> None:
-    recorder, samples = TapeRecorder(), BATCH * STEPS_PER_EPOCH - 3
-    recorded = Run(MEP(), recorder, samples=samples).train()
-    assert_same(recorded, Run(MEP(), samples=samples).train())
-    assert sorted(tape.played for tape in recorder.tapes) == [EPOCHS - 2, EPOCHS * (STEPS_PER_EPOCH - 1) - 2]
+    capturer, samples = TapeCapturer(), BATCH * STEPS_PER_EPOCH - 3
+    captured = Run(MEP(), capturer, samples=samples).train()
+    assert_same(captured, Run(MEP(), samples=samples).train())
+    assert sorted(tape.played for tape in capturer.tapes) == [EPOCHS - 2, EPOCHS * (STEPS_PER_EPOCH - 1) - 2]
 
 
 def test_what_is_due_now_and_then_has_a_recording_of_its_own() -> None:
-    recorder = TapeRecorder()
-    Run(SDI(interval=4), recorder).train()
-    assert sorted(tape.played for tape in recorder.tapes) == [TOTAL // 4 - 2, 3 * TOTAL // 4 - 2]
+    capturer = TapeCapturer()
+    Run(SDI(interval=4), capturer).train()
+    assert sorted(tape.played for tape in capturer.tapes) == [TOTAL // 4 - 2, 3 * TOTAL // 4 - 2]
 
 
 def test_replays_of_a_batch_are_replays() -> None:
-    recorder = TapeRecorder()
-    Run(Free(m=3), recorder).train(1)
-    assert [tape.played for tape in recorder.tapes] == [3 * STEPS_PER_EPOCH - 2]
+    capturer = TapeCapturer()
+    Run(Free(m=3), capturer).train(1)
+    assert [tape.played for tape in capturer.tapes] == [3 * STEPS_PER_EPOCH - 2]
 
 
 @pytest.mark.parametrize("average", [EMA(0.9), SWA("1/2")])
 def test_the_average_s_share_may_change_with_every_step(average: Average) -> None:
-    recorder = TapeRecorder()
-    assert_same(Run(Standard(), recorder, average=average).train(), Run(Standard(), average=average).train())
-    assert len(recorder.tapes) == 1
+    capturer = TapeCapturer()
+    assert_same(Run(Standard(), capturer, average=average).train(), Run(Standard(), average=average).train())
+    assert len(capturer.tapes) == 1
 
 
-def test_weights_that_are_perturbed_from_some_epoch_on_are_recorded_anew() -> None:
-    recorder = TapeRecorder()
-    recorded = Run(AWP(Standard(), warmup=2), recorder).train()
-    assert_same(recorded, Run(AWP(Standard(), warmup=2)).train())
-    assert len(recorder.tapes) == 2
+def test_weights_that_are_perturbed_from_some_epoch_on_are_captured_anew() -> None:
+    capturer = TapeCapturer()
+    captured = Run(AWP(Standard(), warmup=2), capturer).train()
+    assert_same(captured, Run(AWP(Standard(), warmup=2)).train())
+    assert len(capturer.tapes) == 2
 
 
 @dataclass
@@ -163,8 +163,8 @@ class Replacing(Standard):
 def test_a_step_that_sets_an_attribute_is_not_replayed(method, name: str, caplog) -> None:
     """A replay would not set it: the run goes on live, is right, and says why."""
     with caplog.at_level(logging.WARNING):
-        recorded = Run(method(), TapeRecorder()).train()
-    assert_same(recorded, Run(method()).train())
+        captured = Run(method(), TapeCapturer()).train()
+    assert_same(captured, Run(method()).train())
     assert f"a step sets its attribute {name}" in caplog.text
 
 
@@ -181,46 +181,46 @@ class Phased(Standard):
 
 
 def test_each_phase_has_a_recording_of_its_own() -> None:
-    recorder = TapeRecorder()
-    assert_same(Run(Phased(), recorder).train(), Run(Phased()).train())
-    assert [tape.played for tape in recorder.tapes] == [TOTAL // 2 - 2] * 2
+    capturer = TapeCapturer()
+    assert_same(Run(Phased(), capturer).train(), Run(Phased()).train())
+    assert [tape.played for tape in capturer.tapes] == [TOTAL // 2 - 2] * 2
 
 
 def test_a_state_that_was_loaded_is_not_overlooked() -> None:
-    """Loading gives the optimizer other tensors than those that the recording writes to; CAT does it in mid-run."""
+    """Loading gives the optimizer other tensors than those that the capture writes to; CAT does it in mid-run."""
 
-    def run(recorder: Recorder | None) -> Run:
-        half = Run(MEP(), recorder).train(3)
+    def run(capturer: Capturer | None) -> Run:
+        half = Run(MEP(), capturer).train(3)
         half.session.rollback(half.session.snapshot())
         return half.train(2)
 
-    assert_same(run(TapeRecorder()), run(None))
+    assert_same(run(TapeCapturer()), run(None))
 
 
 def test_settings_that_change_with_every_step_end_the_search_for_recordings(caplog, monkeypatch) -> None:
     monkeypatch.setattr("sparring.training.acceleration.replay._PATIENCE", 5)
-    recorder = TapeRecorder()
+    capturer = TapeCapturer()
     with caplog.at_level(logging.WARNING):
-        recorded = Run(Standard(), recorder, schedule=Cyclic(lowest_momentum=0.8)).train()
-    assert recorder.warm_ups == 4
+        captured = Run(Standard(), capturer, schedule=Cyclic(lowest_momentum=0.8)).train()
+    assert capturer.warm_ups == 4
     assert "its phase changes with every step" in caplog.text
-    assert_same(recorded, Run(Standard(), schedule=Cyclic(lowest_momentum=0.8)).train())
+    assert_same(captured, Run(Standard(), schedule=Cyclic(lowest_momentum=0.8)).train())
 
 
-class Refusing(TapeRecorder):
-    """Fails as CUDA does where the host waits within a recording; by then Python has moved."""
+class Refusing(TapeCapturer):
+    """Fails as CUDA does where the host waits within a capture; by then Python has moved."""
 
-    def record(self, work):
-        super().record(work)
+    def capture(self, work):
+        super().capture(work)
         raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
 
 
 @pytest.mark.parametrize("method", [MEP, lambda: SDI(interval=2), lambda: Free(m=2)])
-def test_a_step_that_cannot_be_recorded_is_taken_all_the_same(method, caplog) -> None:
+def test_a_step_that_cannot_be_captured_is_taken_all_the_same(method, caplog) -> None:
     with caplog.at_level(logging.WARNING):
-        recorded = Run(method(), Refusing()).train()
-    assert_same(recorded, Run(method()).train())
-    assert "cannot be recorded (operation not permitted when stream is capturing)" in caplog.text
+        captured = Run(method(), Refusing()).train()
+    assert_same(captured, Run(method()).train())
+    assert "cannot be captured (operation not permitted when stream is capturing)" in caplog.text
 
 
 @dataclass
@@ -247,31 +247,31 @@ def _read_once() -> bool:
 
 
 def test_a_step_that_makes_the_host_wait_is_not_even_tried(caplog) -> None:
-    """A recording that fails leaves PyTorch in a state that is hard to leave."""
-    recorder = TapeRecorder()
+    """A capture that fails leaves PyTorch in a state that is hard to leave."""
+    capturer = TapeCapturer()
     with caplog.at_level(logging.WARNING):
-        recorded = Run(Reading(), recorder).train()
-    assert_same(recorded, Run(Reading()).train())
-    assert recorder.warm_ups == 2
-    assert not recorder.tapes
-    assert recorded.replayer.refusal == "it reads a number"
-    assert f"Reading is not recorded as a CUDA graph: {recorded.replayer.refusal}." in caplog.text
+        captured = Run(Reading(), capturer).train()
+    assert_same(captured, Run(Reading()).train())
+    assert capturer.warm_ups == 2
+    assert not capturer.tapes
+    assert captured.replayer.refusal == "it reads a number"
+    assert f"Reading is not captured as a CUDA graph: {captured.replayer.refusal}." in caplog.text
 
 
 def test_what_only_the_first_step_reads_does_not_count() -> None:
-    recorder = TapeRecorder()
-    Run(Reading(always=False), recorder).train()
-    assert [tape.played for tape in recorder.tapes] == [TOTAL - 2]
+    capturer = TapeCapturer()
+    Run(Reading(always=False), capturer).train()
+    assert [tape.played for tape in capturer.tapes] == [TOTAL - 2]
 
 
 def test_old_recordings_are_let_go(monkeypatch) -> None:
     monkeypatch.setattr("sparring.training.acceleration.replay._KEPT", 1)
-    recorder = TapeRecorder()
-    assert_same(Run(SDI(interval=2), recorder).train(), Run(SDI(interval=2)).train())
+    capturer = TapeCapturer()
+    assert_same(Run(SDI(interval=2), capturer).train(), Run(SDI(interval=2)).train())
 
 
 def test_what_a_replayed_step_found_holds_no_graph() -> None:
-    run = Run(MEP(), TapeRecorder())
+    run = Run(MEP(), TapeCapturer())
     run.session.begin_epoch()
     found = [run.session.step(draw) for draw in run.session.draws()][-1]
     assert not found.loss.total.requires_grad
@@ -279,7 +279,7 @@ def test_what_a_replayed_step_found_holds_no_graph() -> None:
 
 
 def test_a_tape_notices_what_a_graph_would() -> None:
-    """The stand-in itself: it freezes numbers, follows tensors, and undoes what it only recorded."""
+    """The stand-in itself: it freezes numbers, follows tensors, and undoes what it only captured."""
     counter, numbers = torch.zeros(3), {"by": 1.0}
 
     def work() -> Tensor:
@@ -287,7 +287,7 @@ def test_a_tape_notices_what_a_graph_would() -> None:
         return counter * 2 + torch.rand(3)
 
     torch.manual_seed(0)
-    tape, result = TapeRecorder().record(work)
+    tape, result = TapeCapturer().capture(work)
     assert torch.equal(counter, torch.zeros(3))
     numbers["by"] = 5.0
     torch.manual_seed(0)
@@ -296,7 +296,7 @@ def test_a_tape_notices_what_a_graph_would() -> None:
     torch.manual_seed(0)
     assert torch.equal(result, 2 + torch.rand(3))
     with pytest.raises(AssertionError, match="cannot wait"):
-        TapeRecorder().record(lambda: counter.sum().item())
+        TapeCapturer().capture(lambda: counter.sum().item())
 
 
 def test_methods_that_wait_say_so() -> None:

@@ -1,4 +1,4 @@
-"""Work that is recorded once and replayed: on a GPU as a CUDA graph, which launches thousands of kernels as one."""
+"""Work that is captured once and replayed: on a GPU as a CUDA graph, which launches thousands of kernels as one."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ T = TypeVar("T")
 _FAILED: list[torch.cuda.CUDAGraph] = []  # for the process's life: PyTorch's allocator goes on asking them
 
 
-class Recording(Protocol):
-    """Work that has been recorded."""
+class Capture(Protocol):
+    """Work that has been captured."""
 
     def replay(self) -> None:
         """Do it again: the same operations on the same memory, and no Python."""
 
 
-class Recorder(Protocol):
-    """Makes recordings. What is recorded must not read a tensor on the host, nor allocate what outlives it unseen."""
+class Capturer(Protocol):
+    """Makes captures. What is captured must not read a tensor on the host, nor allocate what outlives it unseen."""
 
-    obstacle: str  # why the work that was warmed up last cannot be recorded; empty if nothing speaks against it
+    obstacle: str  # why the work that was warmed up last cannot be captured; empty if nothing speaks against it
 
     def warm_up(self, work: Callable[[], T]) -> T:
-        """Do the work as it will be recorded, so that nothing happens for the first time then."""
+        """Do the work as it will be captured, so that nothing happens for the first time then."""
 
-    def record(self, work: Callable[[], T]) -> tuple[Recording, T]:
+    def capture(self, work: Callable[[], T]) -> tuple[Capture, T]:
         """Run the work's Python without doing it; what it returned will hold values after each replay."""
 
 
-class CudaRecorder:
-    """Records on one GPU. All recordings share their memory, so what one returned is to be read before the next replay."""
+class CudaCapturer:
+    """Captures on one GPU. All captures share their memory, so what one returned is to be read before the next replay."""
 
     def __init__(self, device: torch.device) -> None:
         self.obstacle = ""
@@ -43,7 +43,7 @@ class CudaRecorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     def warm_up(self, work: Callable[[], T]) -> T:
-        """Do the work on the stream that records: autograd remembers the stream on which it first saw a tensor."""
+        """Do the work on the stream that captures: autograd remembers the stream on which it first saw a tensor."""
         present = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(present)
         with noticed_waits() as waits, _cudnn_benchmark(), torch.cuda.stream(self._stream):
@@ -52,7 +52,7 @@ class CudaRecorder:
         self.obstacle = "it makes the host wait for the device" if waits else ""
         return result
 
-    def record(self, work: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
+    def capture(self, work: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
         """Raise RuntimeError where the work does what a graph cannot hold, and BadInput if no run can go on after that."""
         graph = torch.cuda.CUDAGraph()
         present = torch.cuda.current_stream(self._stream.device)
@@ -69,10 +69,10 @@ class CudaRecorder:
         return graph, result
 
     def _recover(self, error: RuntimeError) -> None:
-        """End what a failed recording leaves begun: PyTorch's random numbers would go on waiting for its end."""
+        """End what a failed capture leaves begun: PyTorch's random numbers would go on waiting for its end."""
         another = torch.cuda.CUDAGraph()
         try:
-            # Not by torch.cuda.graph, which empties caches first: some versions refuse to, after a recording that failed.
+            # Not by torch.cuda.graph, which empties caches first: some versions refuse to, after a capture that failed.
             with torch.cuda.stream(self._stream):
                 another.capture_begin(capture_error_mode="thread_local")
                 torch.zeros((), device=self._stream.device)
@@ -81,7 +81,7 @@ class CudaRecorder:
         except RuntimeError:
             reason = str(error).splitlines()[0]
             raise BadInput(
-                f"A training step could not be recorded as a CUDA graph ({reason}), and PyTorch cannot go on after that: "
+                f"A training step could not be captured as a CUDA graph ({reason}), and PyTorch cannot go on after that: "
                 "set runtime.level to eager or compile, and continue with --resume."
             ) from error
 
@@ -90,7 +90,7 @@ class CudaRecorder:
 def _cudnn_benchmark() -> Iterator[None]:
     """Let cuDNN try all algorithms for a shape that it meets for the first time and keep the best.
 
-    That pays for the few shapes of recorded steps, not for evaluation, whose batches shrink as images are fooled. It stays
+    That pays for the few shapes of captured steps, not for evaluation, whose batches shrink as images are fooled. It stays
     off where deterministic algorithms are asked for.
     """
     before = torch.backends.cudnn.benchmark

@@ -1,4 +1,4 @@
-"""Which level of speed a run has: eager, compiled, recorded as a CUDA graph, or both; and the arithmetic behind `auto`.
+"""Which level of speed a run has: eager, compiled, captured as a CUDA graph, or both; and the arithmetic behind `auto`.
 
 The choice is a function of the run and the machine, not of timings: a run that is resumed gets the same one again.
 """
@@ -18,7 +18,7 @@ from torch import nn
 from sparring.methods import Method, Traits
 from sparring.models import Fold
 from sparring.training.acceleration.compile import Compiler
-from sparring.training.acceleration.cuda_graph import CudaRecorder, Recorder
+from sparring.training.acceleration.cuda_graph import Capturer, CudaCapturer
 
 LevelName: TypeAlias = Literal["auto", "eager", "compile", "graph", "compile+graph"]
 
@@ -28,22 +28,22 @@ class Plan:
     """How a run's steps are taken, and why so."""
 
     compiled: bool = False
-    recorded: bool = False
+    captured: bool = False
     reason: str = ""
 
     @property
     def name(self) -> str:
         """As `runtime.level` spells it."""
-        parts = [word for word, is_so in (("compile", self.compiled), ("graph", self.recorded)) if is_so]
+        parts = [word for word, is_so in (("compile", self.compiled), ("graph", self.captured)) if is_so]
         return "+".join(parts) or "eager"
 
     def compiler(self) -> Compiler | None:
         """Return what compiles the networks, if they are to be."""
         return Compiler() if self.compiled else None
 
-    def recorder(self, device: torch.device) -> Recorder | None:
-        """Return what records the steps, if they are to be."""
-        return CudaRecorder(device) if self.recorded else None
+    def capturer(self, device: torch.device) -> Capturer | None:
+        """Return what captures the steps, if they are to be."""
+        return CudaCapturer(device) if self.captured else None
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,19 @@ def plan(
     an optimizer step is taken on; `folds` are the network's BatchNorms that attacks may do without.
     """
     traits, name = method.traits(), type(method).__name__
-    no_compile, no_graph = _obstacle_to_compiling(traits, name), _obstacle_to_recording(traits, name, device)
+    no_compile, no_graph = _obstacle_to_compiling(traits, name), _obstacle_to_capturing(traits, name, device)
     if wanted != "auto":
-        compiled, recorded = "compile" in wanted, "graph" in wanted
-        obstacles = [reason for reason in (no_compile if compiled else "", no_graph if recorded else "") if reason]
-        return Plan(compiled and not no_compile, recorded and not no_graph, "; ".join(obstacles) or "as asked for")
-    recorded = not no_graph
+        compiled, captured = "compile" in wanted, "graph" in wanted
+        obstacles = [reason for reason in (no_compile if compiled else "", no_graph if captured else "") if reason]
+        return Plan(compiled and not no_compile, captured and not no_graph, "; ".join(obstacles) or "as asked for")
+    captured = not no_graph
     if no_compile or (no_compile := _no_toolchain()):
-        return Plan(False, recorded, no_compile)
+        return Plan(False, captured, no_compile)
     pace = _pace(device, precision)
     if pace.gain > 1 and device.type == "cpu" and _attacks_in_eval_mode(traits) and _is_folded(network, folds):
-        return Plan(False, recorded, "its attacks fold BatchNorm away, which leaves compiling little to gain")
+        return Plan(False, captured, "its attacks fold BatchNorm away, which leaves compiling little to gain")
     compiled, reason = _weighed(pace, network, units(traits) * forward())
-    return Plan(compiled, recorded, reason)
+    return Plan(compiled, captured, reason)
 
 
 def units(traits: Traits) -> int:
@@ -135,11 +135,11 @@ def _obstacle_to_compiling(traits: Traits, name: str) -> str:
     return ""
 
 
-def _obstacle_to_recording(traits: Traits, name: str, device: torch.device) -> str:
+def _obstacle_to_capturing(traits: Traits, name: str, device: torch.device) -> str:
     if device.type != "cuda":
         return "CUDA graphs need a GPU"
     if traits.host_waits:
-        return f"{name} makes the host wait for the device, which cannot be recorded"
+        return f"{name} makes the host wait for the device, which cannot be captured"
     return ""
 
 

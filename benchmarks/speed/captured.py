@@ -1,9 +1,9 @@
-"""Whether recorded steps do what live ones do on this GPU, method by method: the same steps live, live again, and recorded.
+"""Whether captured steps do what live ones do on this GPU, method by method: the same steps live, live again, and captured.
 
-    python -m benchmarks.speed.recorded --json results/recorded.json
+    python -m benchmarks.speed.captured --json results/captured.json
 
 Two live runs show what the device itself leaves open, as some of its sums have no fixed order. Without a GPU nothing is
-recorded, and all three are live.
+captured, and all three are live.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from sparring.methods import LAS, SDI
 from sparring.training import Runtime
 
 STEPS = 12
-INTERVAL = 3  # of SDI's and LAS's updates, so that a step with one is recorded, after two, and replayed
+INTERVAL = 3  # of SDI's and LAS's updates, so that a step with one is captured, after two, and replayed
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The networks after the same steps, each time relative to how far they have moved; and what was recorded."""
+    """The networks after the same steps, each time relative to how far they have moved; and what was captured."""
 
     method: str
     live: float  # between two live runs
-    recorded: float  # between a live and a recorded one
-    recordings: int  # kinds of steps that were held at the end
+    captured: float  # between a live and a captured one
+    captures: int  # kinds of steps that were held at the end
     refusal: str  # why steps were taken live after all
 
 
@@ -48,14 +48,14 @@ def compare(name: str, scene: Scene) -> Comparison:
     """Take twelve steps of a method in single precision, three times."""
     level = "graph" if Runtime(scene.accelerator).fabric().device.type == "cuda" else "eager"
     with _in_fixed_order():
-        first, second, recorded = (_trained(name, scene, way) for way in (Way(), Way(), Way(level=level)))
+        first, second, captured = (_trained(name, scene, way) for way in (Way(), Way(), Way(level=level)))
     start = scene.network()
     return Comparison(
         name,
         apart(second.learner.network, first.learner.network, start),
-        apart(recorded.learner.network, first.learner.network, start),
-        recorded.recordings,
-        recorded.refusal,
+        apart(captured.learner.network, first.learner.network, start),
+        captured.captures,
+        captured.refusal,
     )
 
 
@@ -78,9 +78,9 @@ def _in_fixed_order() -> Iterator[None]:
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     """Return a row a method."""
     title = f"Networks after {STEPS} steps: the largest relative difference of a tensor"
-    table = timing.table(title, ("method",), ("live, twice", "live, recorded", "recordings", "not recorded, as"))
+    table = timing.table(title, ("method",), ("live, twice", "live, captured", "captures", "not captured, as"))
     for one in comparisons:
-        table.add_row(one.method, f"{one.live:.0e}", f"{one.recorded:.0e}", str(one.recordings), one.refusal)
+        table.add_row(one.method, f"{one.live:.0e}", f"{one.captured:.0e}", str(one.captures), one.refusal)
     return table
 
 
@@ -100,9 +100,9 @@ def main(words: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, console: Console) -> None:
     scene, facts, found = Scene(width=options.width, batch=options.batch, accelerator=options.device), environment(), []
     for name in options.methods:
-        timing.say(f"{name}: {STEPS} steps live, live again, and recorded")
+        timing.say(f"{name}: {STEPS} steps live, live again, and captured")
         found.append(compare(name, scene))
-        save("recorded", options, facts, comparisons=[asdict(one) for one in found])
+        save("captured", options, facts, comparisons=[asdict(one) for one in found])
     console.print(comparison_table(found), highlight=False)
 
 
