@@ -38,8 +38,11 @@ def renamed_method(old: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def renamed_overrides(kind: type, names: Mapping[str, str]) -> None:
-    """Let what a class defines under former names stand for the present ones, with a warning: for `__init_subclass__`."""
+    """Let what a class defines under former names stand for the present ones, with a warning.
+
+    To be called by `__init_subclass__` of an abstract class, so that the warning is at the line of the class.
+    """
     for old, new in names.items():
         if old in vars(kind) and new not in vars(kind):
-            warnings.warn(f"{kind.__name__}.{old} is called {new} now.", DeprecationWarning, stacklevel=3)
+            warnings.warn(f"{kind.__name__}.{old} is called {new} now.", DeprecationWarning, stacklevel=4)
             setattr(kind, new, vars(kind)[old])

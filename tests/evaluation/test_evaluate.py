@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import sparring
-from sparring import cli, evaluation, ranks
+from sparring import cli, ranks
 from sparring.attacks import PGD
 from sparring.data import Data, load
 from sparring.errors import BadInput
@@ -402,15 +402,3 @@ def test_what_is_no_attack_or_has_no_name_is_refused(model, attacks, sentence: s
     with pytest.raises(BadInput) as refused:
         evaluate(model, DATA, EPS, attacks)
     assert sentence in str(refused.value)
-
-
-# Names of version 0.1 -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("old", "new"), evaluation._RENAMED.items())
-def test_an_old_name_is_the_new_one_with_a_warning(old: str, new: str) -> None:
-    with pytest.warns(DeprecationWarning, match=f"{old} is called {new} now") as caught:
-        assert getattr(evaluation, old) is getattr(evaluation, new)
-    assert Path(caught[0].filename).samefile(__file__)
-    with pytest.raises(AttributeError, match="has no attribute 'judge'"):
-        evaluation.judge  # noqa: B018
