@@ -11,10 +11,9 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from sparring import ranks
@@ -22,6 +21,9 @@ from sparring.averaging import WeightAverage
 from sparring.models import Fold
 from sparring.optimisation import Optimisation, make_optimizer
 from sparring.precision import InPrecision
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric  # imported where it is made: it takes seconds
 
 Compile: TypeAlias = Callable[[nn.Module], Any]  # the network as it is to be called, with the same weights
 

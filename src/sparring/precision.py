@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from sparring.models import Fold, folded
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric  # imported where it is made: it takes seconds
 
 
 class InPrecision(nn.Module):

@@ -10,11 +10,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from sparring import models
 from sparring.environment import environment
@@ -22,6 +21,9 @@ from sparring.errors import BadInput
 from sparring.files import replacing
 from sparring.models import ModelDescription
 from sparring.training import checkpoint
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 Row = dict[str, float]
 
@@ -113,6 +115,8 @@ class Run:
 
     def tensorboard(self, epoch: int) -> SummaryWriter:
         """Return the TensorBoard log from this epoch on; what a resumed run had logged of it is superseded."""
+        from torch.utils.tensorboard import SummaryWriter  # here, as it takes a second
+
         return SummaryWriter(self.folder / "tensorboard", purge_step=epoch)
 
     def export(self, network: nn.Module, description: ModelDescription) -> None:

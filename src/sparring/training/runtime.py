@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -16,6 +15,9 @@ from sparring.errors import BadInput
 from sparring.methods import Method
 from sparring.models import Fold, may_be_channels_last
 from sparring.training.acceleration.plan import LevelName, Plan, plan
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Runtime:
 
     def fabric(self) -> Fabric:
         """Return one device in the chosen precision."""
+        from lightning_fabric import Fabric  # here, as it takes seconds
+
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every precision
         accelerator = self.accelerator
         if accelerator == "auto":

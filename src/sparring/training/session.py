@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from sparring import ranks
@@ -27,6 +26,9 @@ from sparring.training.acceleration.replay import Replayer
 from sparring.training.cost import forward_operations
 from sparring.training.runtime import Runtime
 from sparring.training.step import Step, train_step
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric  # imported where it is made: it takes seconds
 
 
 class Session:

@@ -10,10 +10,9 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 
 from sparring import ranks
 from sparring.attacks import Attack
@@ -33,6 +32,9 @@ from sparring.training.runtime import Runtime
 from sparring.training.selection import Selection
 from sparring.training.session import Session
 from sparring.training.statistics import EpochStatistics
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Interrupted(Exception):
