@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import sparring
-from benchmarks.accuracy import averaging, comparison, fast, generator, overfitting, policy
+from benchmarks.accuracy import averaging, comparison, fast, generator, overfitting, policy, tables
 from benchmarks.harness.steps import Bench, held_out
 from benchmarks.harness.subjects import RECIPES
 from benchmarks.speed import compaction
@@ -95,7 +95,7 @@ def test_the_benchmark_of_accuracy_repeats_nothing_and_refuses_other_settings(
     _call(comparison, monkeypatch, *words, "--epochs", 1, "--json", tmp_path / "one.json")
     monkeypatch.setattr(comparison.sparring, "train", None)  # from here on nothing may be trained
     _call(comparison, monkeypatch, *words, "--epochs", 1, "--json", tmp_path / "two.json")
-    one, two = (comparison.read(tmp_path / name) for name in ("one.json", "two.json"))
+    one, two = (tables.read(tmp_path / name) for name in ("one.json", "two.json"))
     assert one == two
     assert [(run["method"], run["seed"]) for run in one] == [("fgsm-rs", 0), ("trades", 0)]
     # As in test_cost.py; the first layer, which spares its share, is a larger part of this network.
@@ -118,7 +118,7 @@ def test_the_benchmark_of_accuracy_evaluates_a_trained_run_anew(
     trained = (tmp_path / "runs/digits/standard-seed0/environment.json").read_text()
     monkeypatch.setattr(comparison.sparring, "train", None)
     _call(comparison, monkeypatch, *words, "--attacks", "clean", "fgsm", "--json", tmp_path / "record.json")
-    (run,) = comparison.read(tmp_path / "record.json")
+    (run,) = tables.read(tmp_path / "record.json")
     assert [*run["last"]] == ["clean", "fgsm"]
     assert run["environment"] == json.loads(trained)
 
@@ -218,39 +218,34 @@ def test_a_record_of_accuracies_is_rendered(
     assert capsys.readouterr().out == TABLE + "\n"
     _call(comparison, monkeypatch, "table", noted, "--methods", "strong")
     assert capsys.readouterr().out.splitlines()[2:] == [TABLE.splitlines()[3].replace("40.0 ± 0.0", "**40.0 ± 0.0**")]
-    assert "| strong | 90.0 | **40.0** | **25.0** | **40.0** | 5.0 | 20 |" in comparison.markdown([NOTED[1]])
+    assert "| strong | 90.0 | **40.0** | **25.0** | **40.0** | 5.0 | 20 |" in tables.markdown([NOTED[1]])
     with pytest.raises(BadInput, match="no run of other"):
-        comparison.markdown(NOTED, ["weak", "other"])
+        tables.markdown(NOTED, ["weak", "other"])
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"runs": []}', '{"runs": [{"method": "weak", "seed": 0}]}'])
 def test_what_is_no_record_of_accuracies_is_refused(tmp_path: Path, content: str) -> None:
     file = tmp_path / "record.json"
     with pytest.raises(BadInput, match="not a record of this benchmark"):
-        comparison.read(file)
+        tables.read(file)
     file.write_text(content)
     with pytest.raises(BadInput, match="not a record of this benchmark"):
-        comparison.read(file)
+        tables.read(file)
 
 
 def test_tables_of_accuracies_are_renewed_between_their_markers(
     noted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page, other = tmp_path / "page.md", tmp_path / "other.md"
+    page = tmp_path / "page.md"
     end = "<!-- end of accuracy -->"
-    begun = f"# Title\n\n<!-- accuracy: by-hand strong weak -->\nold\n{end}\n\nText.\n"
+    begun = f"# Title\n\n<!-- accuracy: by-hand -->\nold\n{end}\n\nText.\n"
     foreign = f"<!-- accuracy: another-record -->\nkept\n{end}\n"
     page.write_text(f"{begun}<!-- accuracy: by-hand -->\n{end}\n{foreign}")
-    other.write_text(f"<!-- accuracy: by-hand weak -->\n{end}")
-    _call(comparison, monkeypatch, "table", noted, "--into", page, other)
-    head, rule, weak, strong = TABLE.splitlines()
-    short = "\n".join([head, rule, strong, weak])
+    _call(comparison, monkeypatch, "table", noted, "--into", page)
     assert page.read_text(encoding="utf-8") == (
-        f"# Title\n\n<!-- accuracy: by-hand strong weak -->\n\n{short}\n\n{end}\n\nText.\n"
+        f"# Title\n\n<!-- accuracy: by-hand -->\n\n{TABLE}\n\n{end}\n\nText.\n"
         f"<!-- accuracy: by-hand -->\n\n{TABLE}\n\n{end}\n{foreign}"
     )
-    assert "| weak |" in other.read_text(encoding="utf-8")
-    assert "| strong |" not in other.read_text(encoding="utf-8")
 
     once = page.read_text(encoding="utf-8")
     _call(comparison, monkeypatch, "table", noted, "--into", page)
@@ -264,10 +259,10 @@ def test_tables_of_accuracies_are_renewed_between_their_markers(
         ("<!-- accuracy: another -->\n<!-- end of accuracy -->\n", "no line <!-- accuracy: by-hand -->"),
         ("<!-- accuracy: by-hand -->\nText.\n", "without a line <!-- end of accuracy -->"),
         (
-            "<!-- accuracy: by-hand -->\nText.\n<!-- accuracy: by-hand weak -->\n<!-- end of accuracy -->\n",
+            "<!-- accuracy: by-hand -->\nText.\n<!-- accuracy: by-hand -->\n<!-- end of accuracy -->\n",
             "without a line <!-- end of accuracy -->",
         ),
-        ("<!-- accuracy: by-hand other -->\n<!-- end of accuracy -->\n", "no run of other"),
+        ("<!-- accuracy: by-hand other -->\n<!-- end of accuracy -->\n", "names other, too: give all of them"),
     ],
 )
 def test_pages_without_whole_markers_are_refused_and_stay(

@@ -11,8 +11,9 @@ from statistics import median
 
 import pytest
 
-from benchmarks.accuracy import comparison
+from benchmarks.accuracy import tables as accuracy_tables
 from benchmarks.evaluation import tables
+from benchmarks.harness.pages import renewed
 from sparring import configuration, recipes
 from sparring.errors import BadInput
 from sparring.experiment import Experiment
@@ -82,10 +83,11 @@ def test_the_example_method_trains_and_resumes(tmp_path: Path) -> None:
 def with_tables_of_records(text: str) -> str:
     """A page whose tables of accuracies and of evaluations are rendered again from the committed records."""
     for record in re.findall(r"^<!-- accuracy: (\S+)", text, re.MULTILINE):
-        text = comparison.renewed(text, record, comparison.read(RECORDS / f"{record}.json"))
+        runs = {record: accuracy_tables.read(RECORDS / f"{record}.json")}
+        text = renewed(text, "accuracy", runs, lambda found: accuracy_tables.markdown(*found))
     for names in re.findall(r"^<!-- evaluation: (.+) -->$", text, re.MULTILINE):
         records = {name: tables.read(RECORDS / f"{name}.json") for name in names.split()}
-        text = tables.renewed(text, records)
+        text = renewed(text, "evaluation", records, tables.markdown)
     return text
 
 

@@ -36,7 +36,8 @@ from benchmarks.evaluation.parity import (
     theirs,
 )
 from benchmarks.evaluation.parity import _limit as limit
-from benchmarks.evaluation.tables import markdown, read, renewed
+from benchmarks.evaluation.tables import markdown, read
+from benchmarks.harness.pages import renewed
 from benchmarks.opponents import libraries
 from sparring.attacks.autoattack import AutoAttack
 from sparring.errors import BadInput
@@ -511,7 +512,7 @@ def test_tables_are_renewed_between_their_markers(tmp_path: Path) -> None:
         f"<!-- evaluation: fast -->\n\n{SPEED_TABLE}\n\n{END}\n{kept}"
     )
     assert other.read_text() == page.read_text()
-    assert renewed(page.read_text(), {"fast": SPEED}) == page.read_text()
+    assert renewed(page.read_text(), "evaluation", {"fast": SPEED}, markdown) == page.read_text()
 
 
 @pytest.mark.parametrize(

@@ -10,27 +10,28 @@ method adds (its attack, a weight average, rounded pixels) stays. A run lives in
 stopped, and is not repeated once it is finished: several calls with other methods or seeds may share the folder. Noted are
 the accuracies on test images after the last epoch and after the best one on held-out images (by the recipe's own
 selection), the seconds of training, and what a step costs in forward passes when training ends. `table` turns a record into
-Markdown, or renews it in pages between `<!-- accuracy: RECORD [METHODS] -->` and `<!-- end of accuracy -->`.
+Markdown, or renews it in pages between `<!-- accuracy: RECORD -->` and `<!-- end of accuracy -->`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from rich.console import Console
 from rich.markdown import Markdown
 
 import sparring
+from benchmarks.accuracy.tables import Noted, markdown, read
 from benchmarks.harness.command import exit_with
+from benchmarks.harness.pages import renew
 from benchmarks.harness.record import write, write_found
 from benchmarks.harness.steps import Bench
 from benchmarks.harness.subjects import RECIPES
@@ -38,18 +39,13 @@ from sparring.configuration import to_yaml
 from sparring.data import Images
 from sparring.errors import BadInput
 from sparring.evaluation import with_names
-from sparring.files import replacing
 from sparring.randomness import seed_from
 from sparring.schedule import Cyclic
 from sparring.training import checkpoint
 from sparring.training.cost import step_cost
 
 ATTACKS = ("clean", "fgsm", "pgd-20", "cw-20")
-STRONG = ("pgd-20", "cw-20")  # the columns whose best value is bold: accuracy under one step can be fooled
 COUNTED_STEPS = 40  # the longest interval at which a recipe's policy or generator is updated
-NOTED = ("method", "seed", "last", "best", "passes", "train_seconds")
-
-Noted = dict[str, Any]  # what is noted of a run
 
 
 @dataclass(frozen=True)
@@ -178,103 +174,6 @@ def passes(experiment: sparring.Experiment, folder: Path) -> float:
     return statistics.mean(costs)
 
 
-def read(record: Path) -> list[Noted]:
-    """Return the runs of a record; raises BadInput if it is not one of ours."""
-    try:
-        runs: list[Noted] = json.loads(record.read_text())["runs"]
-        ours = bool(runs) and all(key in run for run in runs for key in NOTED)
-    except (OSError, ValueError, KeyError, TypeError):
-        ours = False
-    if not ours:
-        raise BadInput(f"{record} is not a record of this benchmark: write one with comparison.py run --json {record}.")
-    return runs
-
-
-def markdown(runs: Sequence[Noted], methods: Sequence[str] = ()) -> str:
-    """Return the table of these methods, or of all: means over the seeds, with the sample deviation of accuracies, in
-    percent.
-    """
-    by_method: dict[str, list[Noted]] = {}
-    for run in runs:
-        by_method.setdefault(run["method"], []).append(run)
-    if missing := [method for method in methods if method not in by_method]:
-        raise BadInput(f"The record has no run of {', '.join(missing)}: it has {', '.join(by_method)}.")
-    chosen = [by_method[method] for method in methods or by_method]
-    attacks = [*runs[0]["last"]]
-    columns = {_title(attack): _accuracies(chosen, "last", attack) for attack in attacks}
-    if "pgd-20" in attacks:
-        columns["PGD-20, best epoch"] = _accuracies(chosen, "best", "pgd-20")
-    columns["passes a step"] = [f"{_mean(of, 'passes'):.1f}" for of in chosen]
-    columns["seconds"] = [f"{_mean(of, 'train_seconds'):.0f}" for of in chosen]
-    rows = [
-        ["method", *columns],
-        ["---", *["---:"] * len(columns)],
-        *([of[0]["method"], *cells] for of, *cells in zip(chosen, *columns.values(), strict=True)),
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _title(attack: str) -> str:
-    return attack if attack == "clean" else attack.upper()
-
-
-def _mean(runs: Sequence[Noted], key: str) -> float:
-    return statistics.mean(run[key] for run in runs)
-
-
-def _accuracies(chosen: Sequence[Sequence[Noted]], epoch: str, attack: str) -> list[str]:
-    """Return a cell a method; of equal best ones all are bold."""
-    found = [[100 * run[epoch][attack] for run in runs] for runs in chosen]
-    means = [f"{statistics.mean(values):.1f}" for values in found]
-    best = max(means, key=float) if attack in STRONG else None
-    cells = [
-        f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
-        for mean, values in zip(means, found, strict=True)
-    ]
-    return [f"**{cell}**" if mean == best else cell for mean, cell in zip(means, cells, strict=True)]
-
-
-_OPENING = "<!-- accuracy: "
-_MARKED = re.compile(
-    rf"^(?P<opening>{_OPENING}(?P<record>\S+)(?P<methods>(?: [\w-]+)*) -->)\n"
-    rf"(?:(?!{_OPENING}).)*?^(?P<end><!-- end of accuracy -->)$",
-    re.DOTALL | re.MULTILINE,
-)
-
-
-def renewed(text: str, record: str, runs: Sequence[Noted]) -> str:
-    """Return a page with the tables of this record as they are now; raises BadInput if it has none, or one without an
-    end.
-    """
-
-    def render(match: re.Match[str]) -> str:
-        if match["record"] != record:
-            return match[0]
-        return f"{match['opening']}\n\n{markdown(runs, match['methods'].split())}\n\n{match['end']}"
-
-    marked = [match["record"] for match in _MARKED.finditer(text)]
-    if len(marked) != len(re.findall(rf"^{_OPENING}", text, re.MULTILINE)):
-        raise BadInput("It has a line <!-- accuracy: ... --> without a line <!-- end of accuracy --> after it.")
-    if record not in marked:
-        raise BadInput(f"It has no line <!-- accuracy: {record} -->: add it, and <!-- end of accuracy --> below.")
-    return _MARKED.sub(render, text)
-
-
-def renew(pages: Sequence[Path], record: str, runs: Sequence[Noted]) -> None:
-    """Replace the tables of this record in all pages, or in none if one of them cannot be; raises BadInput for it."""
-    texts = {}
-    for page in pages:
-        try:
-            texts[page] = renewed(page.read_text(encoding="utf-8"), record, runs)
-        except OSError as error:
-            raise BadInput(f"{page} cannot be read: {error.strerror}.") from error
-        except BadInput as error:
-            raise BadInput(f"{page} was not changed. {error}") from error
-    for page, text in texts.items():
-        with replacing(page) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-
-
 def run(options: argparse.Namespace) -> None:
     """Train all runs that are not finished yet; write their table and their record."""
     torch.set_num_threads(1)
@@ -291,7 +190,7 @@ def table(options: argparse.Namespace) -> None:
     """Print a record in Markdown, or write it into pages."""
     runs = read(options.record)
     if options.into:
-        renew(options.into, options.record.stem, runs)
+        renew(options.into, "accuracy", {options.record.stem: runs}, lambda found: markdown(*found))
     else:
         print(markdown(runs, options.methods))
 

@@ -28,8 +28,9 @@ from torch import nn
 
 from benchmarks.evaluation.attacked import MASKING, QUICK, SIZES, TARGETS, Cut, Training, tested, threat_on
 from benchmarks.evaluation.parity import Answer, Question, Scale, alone, noted, ours, theirs
-from benchmarks.evaluation.tables import OURS, REFERENCE, markdown, read, renew
+from benchmarks.evaluation.tables import OURS, REFERENCE, markdown, read
 from benchmarks.harness.command import exit_with
+from benchmarks.harness.pages import renew
 from benchmarks.harness.record import write
 from benchmarks.harness.timing import say
 from benchmarks.opponents import libraries
@@ -216,7 +217,7 @@ def table(options: argparse.Namespace) -> None:
     """Print records in Markdown, or write them into pages."""
     records = {file.stem: read(file) for file in options.records}
     if options.into:
-        renew(options.into, records)
+        renew(options.into, "evaluation", records, markdown)
     else:
         print(markdown([*records.values()]))
 

@@ -1,16 +1,14 @@
-"""The records of `compare.py` as tables in Markdown, and in pages between `<!-- evaluation: RECORDS -->` and the end."""
+"""The records of `compare.py` as tables in Markdown."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from sparring.errors import BadInput
-from sparring.files import replacing
 
 REFERENCE = "pyautoattack"
 OURS = "ours"  # among libraries
@@ -174,50 +172,3 @@ def _both(theirs: str, ours: str) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
-
-
-_OPENING = "<!-- evaluation: "
-_MARKED = re.compile(
-    rf"^(?P<opening>{_OPENING}(?P<names>\S+(?: \S+)*) -->)\n(?:(?!{_OPENING}).)*?^(?P<end><!-- end of evaluation -->)$",
-    re.DOTALL | re.MULTILINE,
-)
-
-
-def renewed(text: str, records: Mapping[str, Record]) -> str:
-    """Return a page with its tables of these records, by name, as they are now.
-
-    Raises BadInput if it has no table of one of them, a table of some of them and another, or one without an end.
-    """
-
-    def render(match: re.Match[str]) -> str:
-        names = match["names"].split()
-        if not set(names) & set(records):
-            return match[0]
-        if missing := [name for name in names if name not in records]:
-            raise BadInput(f"Its line {match['opening']} names {', '.join(missing)}, too: give all of them.")
-        return f"{match['opening']}\n\n{markdown([records[name] for name in names])}\n\n{match['end']}"
-
-    marked = list(_MARKED.finditer(text))
-    if len(marked) != len(re.findall(rf"^{_OPENING}", text, re.MULTILINE)):
-        raise BadInput("It has a line <!-- evaluation: ... --> without a line <!-- end of evaluation --> after it.")
-    named = {name for match in marked for name in match["names"].split()}
-    if missing := [name for name in records if name not in named]:
-        raise BadInput(
-            f"It has no line <!-- evaluation: {' '.join(missing)} --> with <!-- end of evaluation --> below."
-        )
-    return _MARKED.sub(render, text)
-
-
-def renew(pages: Sequence[Path], records: Mapping[str, Record]) -> None:
-    """Replace the tables of these records in all pages, or in none if one of them cannot be; raise BadInput for it."""
-    texts = {}
-    for page in pages:
-        try:
-            texts[page] = renewed(page.read_text(encoding="utf-8"), records)
-        except OSError as error:
-            raise BadInput(f"{page} cannot be read: {error.strerror}.") from error
-        except BadInput as error:
-            raise BadInput(f"{page} was not changed. {error}") from error
-    for page, text in texts.items():
-        with replacing(page) as temporary:
-            temporary.write_text(text, encoding="utf-8")

@@ -25,6 +25,7 @@ from sparring.errors import BadInput
 from sparring.losses import cross_entropy
 from sparring.memory import Kind, SampleMemory
 from sparring.methods.base import Loss, Method, Perturbation, Phase, Review, Task, state
+from sparring.methods.prior_memory import new_memory, new_perturbations, read, write
 from sparring.randomness import rademacher, seed_from
 from sparring.threat import Budget, Ratio, Threat, box, per_sample
 
@@ -118,12 +119,11 @@ class _PriorGuided(Method):
         start = self._start(batch)
         point = (batch.x + start).requires_grad_()
         prior = attacked(point)
-        value = self._objective(batch)(prior).sum()
-        (gradient,) = torch.autograd.grad(value, point, retain_graph=not self.detach_start)
+        objective = self._objective(batch)(prior).sum()
+        (gradient,) = torch.autograd.grad(objective, point, retain_graph=not self.detach_start)
         perturbation = self._guided(batch, start, gradient)
-        return perturbation, self._regularised(
-            model, batch, perturbation, prior.detach() if self.detach_start else prior
-        )
+        prior = prior.detach() if self.detach_start else prior
+        return perturbation, self._regularised(model, batch, perturbation, prior)
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
         """Compute the regularised loss above; the start's forward is made here, so that it holds at any weights."""
@@ -167,9 +167,7 @@ class _PriorGuided(Method):
         return self._threat.project(moved, eps) if self.box == "none" else self._threat.confine(batch.x, moved, eps)
 
     def _noise(self, device: torch.device, epoch: int) -> Callable[[Tensor], Tensor]:
-        """Draw what an empty memory holds, like its argument (B, C, H, W); depends on the seed and the epoch
-        only.
-        """
+        """Return a function that draws what an empty memory holds, like its argument; a matter of seed and epoch only."""
         generator = torch.Generator(device).manual_seed(seed_from(self._seed, epoch))
         if self.initial == "zero":
             return torch.zeros_like
@@ -230,14 +228,14 @@ class EP(_PriorGuided):
     @override
     def setup(self, task: Task) -> None:
         super().setup(task)
-        self.perturbations = _perturbations(self, task)
+        self.perturbations = new_perturbations(self, task)
 
     @override
     def commit(self, batch: Batch, perturbation: Perturbation, loss: Loss) -> None:
-        _write(self.perturbations, batch, self.aligned, perturbation.delta)
+        write(self.perturbations, batch, self.aligned, perturbation.delta)
 
     def _recall(self, batch: Batch) -> Tensor:
-        return _read(self.perturbations, batch, self.aligned)
+        return read(self.perturbations, batch, self.aligned)
 
     def _forget(self, epoch: int) -> None:
         self.perturbations.fill(self._noise(self.perturbations.rows.device, epoch))
@@ -277,11 +275,11 @@ class MEP(_PriorGuided):
     @override
     def setup(self, task: Task) -> None:
         super().setup(task)
-        self.perturbations = _perturbations(self, task)
+        self.perturbations = new_perturbations(self, task)
         kind: Kind = "fp32" if self.memory == "fp32" else "fp16"
         # The released form's magnitudes sum to 1 over a batch, too small for fp16 each: scaled, their mean is 1.
         scaled = kind == "fp16" and self.momentum == "gradient"
-        self.momenta = _memory(self, task, kind, float(task.batch_size * math.prod(task.shape)) if scaled else 1.0)
+        self.momenta = new_memory(self, task, kind, float(task.batch_size * math.prod(task.shape)) if scaled else 1.0)
 
     @override
     def commit(self, batch: Batch, perturbation: Perturbation, loss: Loss) -> None:
@@ -291,53 +289,14 @@ class MEP(_PriorGuided):
             current = self._threat.steepest(gradient)
         else:
             current = gradient / ranks.total(gradient.abs().sum()).clamp_min(torch.finfo(gradient.dtype).tiny)
-        momentum = self.decay * _read(self.momenta, batch, self.aligned) + current
+        momentum = self.decay * read(self.momenta, batch, self.aligned) + current
         start = self._step(batch, perturbation.start, momentum, perturbation.alpha, perturbation.eps)
-        _write(self.momenta, batch, self.aligned, momentum)
-        _write(self.perturbations, batch, self.aligned, start)
+        write(self.momenta, batch, self.aligned, momentum)
+        write(self.perturbations, batch, self.aligned, start)
 
     def _recall(self, batch: Batch) -> Tensor:
-        return _read(self.perturbations, batch, self.aligned)
+        return read(self.perturbations, batch, self.aligned)
 
     def _forget(self, epoch: int) -> None:
         self.perturbations.fill(self._noise(self.perturbations.rows.device, epoch))
         self.momenta.rows.zero_()
-
-
-def _perturbations(method: EP | MEP, task: Task) -> SampleMemory:
-    """Return an empty memory in pixel levels, or, in fp32, in pixel values."""
-    if method.memory == "int8":
-        _check_levels(task.threat, method.alpha)
-    return _memory(method, task, method.memory, 1.0 if method.memory == "fp32" else 255.0)
-
-
-def _check_levels(threat: Threat, alpha: Ratio | None) -> None:
-    """Raise BadInput unless all perturbations are whole pixel levels that int8 can hold."""
-    if not threat.geometry.bounds_numbers:
-        raise BadInput(f"A memory of int8 holds whole pixel levels, unlike an {threat.norm} ball: set memory to fp16.")
-    for name, value in (("eps", threat.eps), ("alpha", threat.eps if alpha is None else alpha)):
-        if (255 * value.exact).denominator != 1 or 255 * value.exact > 127:
-            raise BadInput(
-                f"A memory of int8 holds whole pixel levels up to 127/255, but {name} is {value}: write it as one of them, "
-                "such as 8/255, or set memory to fp16."
-            )
-
-
-def _memory(method: EP | MEP, task: Task, kind: Kind, scale: float) -> SampleMemory:
-    if task.samples is None:
-        raise BadInput(
-            f"{type(method).__name__} remembers each image, which a stream does not allow as its images have no stable "
-            "index: choose the method BP (FGSM-BP), which remembers one batch."
-        )
-    return SampleMemory(task.samples, task.canvas if method.aligned else task.shape, task.device, kind, scale)
-
-
-def _read(memory: SampleMemory, batch: Batch, aligned: bool) -> Tensor:
-    """Return the samples' rows as this epoch's views show them, (B, C, H, W)."""
-    rows = memory.read(batch.index)
-    return batch.view.show(rows) if aligned else rows
-
-
-def _write(memory: SampleMemory, batch: Batch, aligned: bool, values: Tensor) -> None:
-    """Put the values back where the views saw them; what they did not see stays."""
-    memory.write(batch.index, batch.view.write_back(memory.read(batch.index), values) if aligned else values)

@@ -58,7 +58,7 @@ class Run:
     def _diagnostics(self) -> Path:
         return self.folder / "diagnostics"
 
-    def refuse(self, config: str, *, resume: bool, rewritten: Callable[[str], str]) -> None:
+    def refuse(self, config: str, *, resume: bool, rewritten: Callable[[str], str] = str) -> None:
         """Raise BadInput if the folder holds another run, or one that is not to be resumed; change nothing.
 
         Args:
