@@ -53,6 +53,26 @@ class Ratio(float):
         return Ratio, (self.text,)
 
 
+_MULTIPLE = re.compile(r"(?:(\d+) )?eps(?:/(\d+))?")
+
+
+def multiple_of_radius(text: str, eps: Ratio) -> Ratio | None:
+    """Return what `eps`, `eps/4` or `5 eps/4` is at a radius, exactly and in its notation; None for any other text.
+
+    A quarter of 8/255 is 2/255, of 0.2 it is 0.05, and of 1/255 it is 1/1020.
+    """
+    if (found := _MULTIPLE.fullmatch(text)) is None or found[2] == "0":
+        return None
+    factor = Fraction(int(found[1] or 1), int(found[2] or 1))
+    numerator, _, denominator = eps.text.partition("/")
+    scaled = factor * Fraction(numerator)
+    if denominator and scaled.denominator == 1:
+        return Ratio(f"{scaled}/{denominator.strip()}")
+    exact = factor * eps.exact
+    decimal = repr(float(exact))
+    return Ratio(decimal if Fraction(decimal) == exact else str(exact))
+
+
 @dataclass(frozen=True)
 class Threat:
     """All images within `eps` of the original in `norm`, and inside the pixel box [0, 1].

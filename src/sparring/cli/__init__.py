@@ -13,6 +13,7 @@ from rich.console import Console
 
 from sparring import api, recipes
 from sparring.cli import evaluation
+from sparring.configuration import to_yaml
 from sparring.errors import BadInput, unknown
 from sparring.experiment import train
 from sparring.results.tables import recipe_table
@@ -52,10 +53,10 @@ def _recipes(chosen: argparse.Namespace, overrides: list[str]) -> None:
     elif not chosen.name:
         raise BadInput(f"recipes {chosen.action} needs the name of a recipe: sparring recipes list shows them.")
     elif chosen.action == "show":
-        sys.stdout.write(recipes.text(chosen.name))
+        sys.stdout.write(recipes.text(chosen.name, to_yaml(api.recipe(chosen.name))))
     else:
         target = Path(chosen.file or f"{Path(chosen.name).name}.yaml")
-        recipes.copy(chosen.name, target)
+        recipes.copy(chosen.name, target, to_yaml(api.recipe(chosen.name)))
         _OUT.print(f"Wrote {target}. Change it, then: sparring train {target}", soft_wrap=True, highlight=False)
 
 

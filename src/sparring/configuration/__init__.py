@@ -17,9 +17,10 @@ import yaml
 
 from sparring.configuration.classes import class_path, keys, without_none
 from sparring.configuration.reader import Reader
-from sparring.configuration.settings import from_mapping, from_options, loaded
+from sparring.configuration.settings import Setting, from_mapping, from_options, loaded
+from sparring.configuration.values import converted
 from sparring.errors import BadInput
-from sparring.threat import Ratio
+from sparring.threat import Ratio, Threat, multiple_of_radius
 
 __all__ = ["read", "to_yaml"]
 
@@ -38,9 +39,25 @@ def read(kind: type[T], source: Path | str | None, overrides: Sequence[str] = ()
             raise BadInput(
                 f"{origin} does not hold a configuration: it must map keys such as method and data to values."
             )
-        return Reader(kind, origin).section(kind, [*from_mapping(content), *from_options(overrides)])
+        settings = [*from_mapping(content), *from_options(overrides)]
+        return Reader(kind, origin, _radius(settings)).section(kind, settings)
     except RecursionError as error:
         raise BadInput(f"{origin} is nested too deeply.") from error
+
+
+def _radius(settings: Sequence[Setting]) -> Ratio:
+    """Return the threat's radius, which is read before all else: other settings may be multiples of it."""
+    usual = Threat().eps
+    given = [setting.value for setting in settings if setting.path == ("threat", "eps")]
+    if not given or given[-1] is ...:  # an option without a value is refused in its place
+        return usual
+    if isinstance(given[-1], str) and multiple_of_radius(given[-1].strip(), usual):
+        raise BadInput(
+            f"threat.eps cannot be {given[-1]!r}, a multiple of itself: write a number such as 8/255 or 0.03."
+        )
+    radius = converted(Ratio, given[-1], "threat.eps", usual)
+    assert isinstance(radius, Ratio)
+    return radius
 
 
 def to_yaml(value: object) -> str:

@@ -13,22 +13,27 @@ from sparring.configuration.classes import find, former_keys, keys, listed, path
 from sparring.configuration.settings import Setting, from_short_form
 from sparring.configuration.values import converted
 from sparring.errors import BadInput, first_line, unknown
+from sparring.threat import Ratio
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Puts a dataclass `whole` together from settings of `origin` and the command line; later ones win."""
+    """Puts a dataclass `whole` together from settings of `origin` and the command line; later ones win.
+
+    Where a `Ratio` is due, multiples of `radius` such as eps/4 stand for one.
+    """
 
     whole: type
     origin: str
+    radius: Ratio
 
     def section(self, kind: type[T], settings: Sequence[Setting], place: str = "", default: object = None) -> T:
         """Return a dataclass; fields that nothing is said of are as in `default`, or as the class has them."""
         hints, former, values = keys(kind), former_keys(kind), {}
         inside: dict[str, list[Setting]] = {name: [] for name in hints}
-        for setting in (part for whole in settings for part in from_short_form(whole, place)):
+        for setting in (part for whole in settings for part in from_short_form(whole, place, lambda _: list(hints))):
             if setting.path and setting.path[0] in former:
                 setting = self._renamed(setting, former[setting.path[0]])
             if setting.path:
@@ -63,7 +68,7 @@ class Reader:
         for setting in settings:
             if setting.path:
                 self._known(setting, (), place)
-        return converted(hint, settings[-1].value, place)
+        return converted(hint, settings[-1].value, place, self.radius)
 
     def _choice(self, base: type[T], settings: list[Setting], place: str, default: object) -> T:
         """Return a dataclass of the class that was chosen last; what was set for another is kept where it fits this
@@ -71,15 +76,18 @@ class Reader:
         """
         chosen: type[T] | None = None
         kept: list[Setting] = []
-        for setting in (part for whole in settings for part in from_short_form(whole, place)):
+
+        def names(name: str) -> list[str]:
+            return list(keys(find(base, name, place)))
+
+        for setting in (part for whole in settings for part in from_short_form(whole, place, names)):
             if setting.path:
                 kept.append(setting)
             elif setting.value is None:
                 chosen = None
             elif isinstance(setting.value, str):
                 former, chosen = chosen, find(base, setting.value, place)
-                lost = keys(former).keys() - keys(chosen) if former else ()
-                kept = [other for other in kept if other.path[0] not in lost]
+                kept = [other for other in kept if other.option or former in (None, chosen)]
             else:
                 raise BadInput(
                     f"{place} needs a class_path, one of {listed(base)}: {setting.value!r} cannot stand for it."

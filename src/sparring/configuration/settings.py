@@ -6,7 +6,7 @@ Knows nothing about dataclasses. Nothing that is written is run, and no class is
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,21 +58,27 @@ def from_options(overrides: Sequence[str]) -> Iterator[Setting]:
         yield from from_mapping(None if value in ("null", "~") else value, path, option)
 
 
-def from_short_form(setting: Setting, place: str) -> Iterator[Setting]:
-    """Yield what TRADES(beta=4) abbreviates, each part as it is written there; any other setting as it is."""
+def from_short_form(setting: Setting, place: str, names: Callable[[str], Sequence[str]]) -> Iterator[Setting]:
+    """Yield what AWP(TRADES, gamma=0.01) abbreviates, each part as it is written there; any other setting as it is.
+
+    `names` returns the fields of a class in their order, by its name. Raises BadInput for what is no such form.
+    """
     if setting.path or not isinstance(setting.value, str) or "(" not in setting.value:
         yield setting
         return
     text = setting.value.strip()
     with suppress(SyntaxError, ValueError, MemoryError):
         call = ast.parse(text, mode="eval").body
-        if isinstance(call, ast.Call) and not call.args:
-            given = {str(keyword.arg): _written(keyword.value, text) for keyword in call.keywords}
-            if len(given) == len(call.keywords):
-                yield Setting((), ast.unparse(call.func), setting.option)
+        if isinstance(call, ast.Call) and not any(isinstance(part, ast.Starred) for part in call.args):
+            chosen = ast.unparse(call.func)
+            fields = names(chosen)[: len(call.args)] if call.args else ()
+            parts = [*zip(fields, call.args, strict=True), *((str(each.arg), each.value) for each in call.keywords)]
+            given = {name: _written(part, text) for name, part in parts}
+            if len(given) == len(parts):
+                yield Setting((), chosen, setting.option)
                 yield from (Setting((name,), value, setting.option) for name, value in given.items())
                 return
-    raise BadInput(f"{place} cannot be {text!r}: write a class and its fields by name, such as TRADES(beta=4).")
+    raise BadInput(f"{place} cannot be {text!r}: write a class and its fields, such as TRADES(beta=4).")
 
 
 def _written(node: ast.expr, text: str) -> object:

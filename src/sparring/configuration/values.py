@@ -10,21 +10,29 @@ from typing import Any, Literal, Union, get_args, get_origin
 from yaml import SafeLoader
 
 from sparring.errors import BadInput
-from sparring.threat import Ratio
+from sparring.threat import Ratio, multiple_of_radius
 
 _SCALARS: dict[Any, tuple[str, tuple[type, ...]]] = {  # how each is described, and what it is made from
     int: ("a whole number", (int, str)),
     float: ("a number", (int, float, str)),
     bool: ("true or false", (bool, str)),
     str: ("a text", (str,)),
-    Ratio: ("a decimal such as 0.03 or a fraction such as 8/255", (int, float, str)),
+    Ratio: (
+        "a decimal such as 0.03, or a fraction such as 8/255 or eps/4",
+        (int, float, str),
+    ),
     NoneType: ("null", ()),
 }
 
 
-def converted(hint: Any, content: Any, place: str) -> object:
-    """Return `content` as a value of the type; raises BadInput, with the place and what to write, if it is none."""
+def converted(hint: Any, content: Any, place: str, radius: Ratio) -> object:
+    """Return `content` as a value of the type; raises BadInput, with the place and what to write, if it is none.
+
+    A multiple of the radius, such as eps/4, is a value where a `Ratio` is due.
+    """
     origin, parts = get_origin(hint), get_args(hint)
+    if hint is Ratio and isinstance(content, str) and (number := multiple_of_radius(content.strip(), radius)):
+        return number
     with suppress(ArithmeticError, LookupError, ValueError):
         if origin is Literal:
             return {str(option): option for option in parts}[str(content)]
@@ -35,11 +43,11 @@ def converted(hint: Any, content: Any, place: str) -> object:
     if origin in (Union, UnionType):
         for part in parts:
             with suppress(BadInput):
-                return converted(part, content, place)
+                return converted(part, content, place, radius)
     if origin in (tuple, list) and isinstance(content, list):
         hints = parts[:1] * len(content) if origin is list or parts[-1] is ... else parts
         if len(hints) == len(content):
-            return origin(converted(hints[i], item, f"{place}[{i}]") for i, item in enumerate(content))
+            return origin(converted(hints[i], item, f"{place}[{i}]", radius) for i, item in enumerate(content))
     raise BadInput(f"{place} cannot be {str(content)!r}: write {_expected(hint)}.")
 
 

@@ -19,6 +19,7 @@ from sparring.errors import BadInput, unknown
 from sparring.files import replacing
 from sparring.recipes import layers
 from sparring.recipes.layers import Layer
+from sparring.threat import Ratio
 
 _FOLDER = Path(__file__).parent
 _ORIGINS = {"released": "released code", "ours": "ours"}  # of values that do not say; in the other folders all do
@@ -36,14 +37,22 @@ def title(name: str) -> str:
     return _header(name)[0].removeprefix("# ")
 
 
-def text(name: str) -> str:
+def text(name: str, defaults: str = "") -> str:
     """Return a recipe as a whole YAML file: what it is, and every setting with its origin behind it.
 
-    Raises BadInput, with the nearest name, if there is no such recipe.
+    Args:
+        name: the recipe's.
+        defaults: the recipe's experiment in YAML, of which all values that the recipe does not give are written, too.
+
+    Raises:
+        BadInput: there is no such recipe; it names the nearest.
     """
     data = name.partition("/")[0]
     whole: Layer = reduce(layers.over, (_layer(file, data) for file in _stack(name)), {key: {} for key in _SECTIONS})
-    lines = layers.write(layers.with_radius(whole, whole["threat"]["eps"].text))
+    if defaults:
+        usual = yaml.safe_dump(yaml.safe_load(defaults), default_flow_style=None, sort_keys=False, width=10**6)
+        whole = reduce(layers.over, (layers.read(usual, "default"), whole), {key: {} for key in _SECTIONS})
+    lines = layers.write(layers.with_numbers(whole, Ratio(whole["threat"]["eps"].text)))
     return "\n".join([*_header(name), _LEGEND, *lines, ""])
 
 
@@ -56,9 +65,9 @@ def find(name: str) -> str | Path:
     return Path(name)
 
 
-def copy(name: str, target: Path) -> None:
+def copy(name: str, target: Path, defaults: str = "") -> None:
     """Write a recipe's text to a file of the user's; raises BadInput if the file exists already."""
-    whole = text(name)
+    whole = text(name, defaults)
     if target.exists():
         raise BadInput(f"{target} exists already: name another file, or move it away.")
     with replacing(target) as temporary:

@@ -9,10 +9,11 @@ import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import yaml
+
+from sparring.threat import Ratio, multiple_of_radius
 
 
 @dataclass(frozen=True)
@@ -61,31 +62,14 @@ def over(base: Layer, layer: Layer) -> Layer:
     return merged
 
 
-_MULTIPLE = r"(?:(\d+) )?\beps\b(?:/(\d+))?"  # eps, eps/4, 5 eps/4
-
-
-def with_radius(layer: Layer, eps: str) -> Layer:
-    """Return the layer with numbers for multiples of the radius, such as `5 eps/4`, in the radius's own notation."""
-
-    def number(multiple: re.Match[str]) -> str:
-        return _times(Fraction(int(multiple[1] or 1), int(multiple[2] or 1)), eps)
+def with_numbers(layer: Layer, eps: Ratio) -> Layer:
+    """Return the layer with what multiples of the radius, such as `5 eps/4`, are at this one beside their origins."""
 
     def value(old: Value) -> Value:
-        origin = f"{old.origin} ({old.text})" if re.fullmatch(_MULTIPLE, old.text) else old.origin
-        return Value(re.sub(_MULTIPLE, number, old.text), origin)
+        number = multiple_of_radius(old.text, eps)
+        return old if number is None else Value(old.text, f"{old.origin} ({number})")
 
-    return {key: with_radius(old, eps) if isinstance(old, dict) else value(old) for key, old in layer.items()}
-
-
-def _times(factor: Fraction, eps: str) -> str:
-    """Return the multiple of a radius, exactly: a quarter of 8/255 is 2/255, of 0.2 it is 0.05, of 1/255 it is 1/1020."""
-    numerator, _, denominator = eps.partition("/")
-    scaled = factor * Fraction(numerator)
-    if denominator and scaled.denominator == 1:
-        return f"{scaled}/{denominator}"
-    exact = scaled / int(denominator or 1)
-    decimal = repr(float(exact))
-    return decimal if Fraction(decimal) == exact else str(exact)
+    return {key: with_numbers(old, eps) if isinstance(old, dict) else value(old) for key, old in layer.items()}
 
 
 _COLUMN, _WIDTH = 43, 110  # where the origins stand; where long lists are broken
