@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sparring import cli, recipes
+from sparring import cli, recipe, recipes
+from sparring.configuration import to_yaml
 
 QUICK = ["--optimisation.epochs", "1", "--data.limit", "200", "--model.width", "4", "--selection.images", "10"]
 
@@ -88,10 +89,12 @@ def test_recipes_can_be_listed_shown_and_copied(capsys, tmp_path) -> None:
     assert "digits/fgsm-mep" in out
     assert "cifar10" not in out
     _, shown, _ = sparring(capsys, "recipes", "show", "cifar10/fgsm-rs")
-    assert shown == recipes.text("cifar10/fgsm-rs")
+    assert shown == recipes.text("cifar10/fgsm-rs", to_yaml(recipe("cifar10/fgsm-rs")))
+    assert "alpha: 5 eps/4 " in shown
+    assert "weight_decay: 0.0005 " in shown
     target = tmp_path / "mine.yaml"
     sparring(capsys, "recipes", "copy", "digits/standard", target)
-    assert target.read_text() == recipes.text("digits/standard")
+    assert target.read_text() == recipes.text("digits/standard", to_yaml(recipe("digits/standard")))
     assert cli.main(["train", str(target), "--run", str(tmp_path / "run"), *QUICK]) == 0
     status, _, err = sparring(capsys, "recipes", "copy", "digits/standard", target)
     assert status == 2

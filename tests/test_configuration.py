@@ -238,12 +238,13 @@ def test_an_override_reaches_into_a_short_form() -> None:
         ("(lambda: 0)()", "Unknown method 'lambda: 0': "),
         ("__import__('os').system('true')", "method cannot be "),
         (
-            "AWP(TRADES)",
-            "method cannot be 'AWP(TRADES)': write a class and its fields by name, such as TRADES(beta=4).",
+            "AWP(TRADES, 1, 2, 3)",
+            "method cannot be 'AWP(TRADES, 1, 2, 3)': write a class and its fields, by name or in order, such as "
+            "TRADES(beta=4).",
         ),
-        ("TRADES(beta=4, beta=5)", "method cannot be 'TRADES(beta=4, beta=5)': write a class and its fields by name"),
-        ("TRADES(**x)", "Unknown key 'None': "),
-        ("TRADES(beta=4", "method cannot be 'TRADES(beta=4': write a class and its fields by name"),
+        ("TRADES(beta=4, beta=5)", "method cannot be 'TRADES(beta=4, beta=5)': write a class and its fields, by name"),
+        ("TRADES(**x)", "method cannot be 'TRADES(**x)': write a class"),
+        ("TRADES(beta=4", "method cannot be 'TRADES(beta=4': write a class and its fields, by name"),
         ("TRADES(beta=4); 1", "method cannot be "),
         ("TRADES\x00()", "method cannot be "),
     ],
@@ -323,6 +324,50 @@ def test_an_override_can_choose_an_average_or_none(overrides: list[str], average
         assert read(Experiment, text, ["--optimisation.average", *overrides]).optimisation.average == average
     changed = read(Experiment, before, ["--optimisation.average.start", "1/3"])
     assert changed.optimisation.average == SWA("1/3")
+
+
+def test_another_class_takes_the_place_of_the_file_s_with_all_its_settings() -> None:
+    """The same class keeps them, and what the command line says stays, wherever it stands."""
+    text = "method: {class_path: AdversarialTraining, init_args: {attack: {steps: 3, start: uniform, bn: train}}}"
+    assert read(Experiment, text, ["--method", "TRADES(beta=2)"]).method == TRADES(beta=2.0)
+    assert read(Experiment, text, ["--method.beta", "2", "--method", "TRADES"]).method == TRADES(beta=2.0)
+    kept = AdversarialTraining(PGD(3, start="uniform", bn="train"), smoothing=0.1)
+    assert read(Experiment, text, ["--method", "AdversarialTraining(smoothing=0.1)"]).method == kept
+    around = "method: {class_path: AWP, init_args: {inner: {class_path: TRADES, init_args: {beta: 3}}, gamma: 0.02}}"
+    changed = read(Experiment, around, ["--method.inner", "AdversarialTraining"]).method
+    assert changed == AWP(AdversarialTraining(), gamma=0.02)
+
+
+def test_null_forgets_the_class_before_it() -> None:
+    text = METHOD + "optimisation: {average: {class_path: EMA, init_args: {decay: 0.9}}}"
+    overrides = ["--optimisation.average", "null", "--optimisation.average", "SWA"]
+    assert read(Experiment, text, overrides).optimisation.average == SWA()
+
+
+def test_short_forms_take_fields_in_their_order_too() -> None:
+    for text in (
+        "AWP(TRADES(3, attack=PGD(5, eps/4, normal)), 0.02)",
+        "AWP(TRADES(beta=3, attack=PGD(5, 0.05, normal)), gamma=0.02)",
+    ):
+        experiment = read(Experiment, f"method: {text}\nthreat: {{eps: 0.2}}")
+        assert experiment.method == AWP(TRADES(3.0, attack=PGD(5, "0.05", "normal")), gamma=0.02)
+    for text in ("TRADES(1, 2, 3)", "TRADES(1, beta=2)", "TRADES(*PGD)", "TRADES(1, *PGD)"):
+        assert refusal(f"method: {text}").startswith(f"method cannot be '{text}': write a class and its fields")
+
+
+def test_a_radius_is_no_multiple_of_itself() -> None:
+    message = "threat.eps cannot be 'eps/2', a multiple of itself: write a number such as 8/255 or 0.03."
+    assert refusal(METHOD, "--threat.eps", "eps/2") == message
+    assert read(Experiment, METHOD, ["--method.attack.alpha", "3 eps/4"]).method.attack.alpha == Ratio("6/255")
+    assert "cannot be 'eps/0'" in refusal(METHOD, "--method.attack.alpha", "eps/0")
+
+
+@pytest.mark.parametrize(("written", "value"), [("010", 10), ("1_0", 10), ("12", 12)])
+def test_whole_numbers_of_a_file_are_those_of_the_command_line(written: str, value: int) -> None:
+    """YAML 1.1 takes 010 for 8 and 1:30 for 90."""
+    assert read(Experiment, METHOD + f"seed: {written}").seed == value
+    assert read(Experiment, METHOD, ["--seed", written]).seed == value
+    assert refusal(METHOD + "seed: 1:30").startswith("seed cannot be '1:30'")
 
 
 def test_without_a_file_options_are_enough() -> None:

@@ -6,16 +6,17 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from sparring import recipes
-from sparring.configuration import read
+from sparring.configuration import read, to_yaml
 from sparring.errors import BadInput
 from sparring.experiment import Experiment
 from sparring.recipes import layers
-from sparring.threat import Ratio
+from sparring.threat import Ratio, multiple_of_radius
 
 FOLDER = Path(recipes.__file__).parent
 GUIDES = Path(__file__).parents[1] / "docs" / "guides"
@@ -82,15 +83,42 @@ def test_another_class_takes_none_of_the_settings_below_it() -> None:
         ("eps/4", "0.2", "0.05"),
         ("15 eps/8", "0.1", "0.1875"),
         ("eps/3", "0.1", "1/30"),
-        ("[eps/4, 2 eps]", "8/255", "[2/255, 16/255]"),
-        ("0.007", "0.031", "0.007"),
-        ("steps", "8/255", "steps"),
+        ("0.007", "0.031", ""),
+        ("steps", "8/255", ""),
+        ("eps/0", "8/255", ""),
     ],
 )
 def test_multiples_of_the_radius_are_exact_and_written_as_it_is(multiple: str, eps: str, number: str) -> None:
-    (alpha,) = (value for _, value in settings(layers.with_radius(of(f"alpha: {multiple}"), eps)))
-    assert alpha.text == number
-    assert alpha.origin == (f"paper ({multiple})" if number != multiple and "[" not in number else "paper")
+    found = multiple_of_radius(multiple, Ratio(eps))
+    assert str(found or "") == number
+    (alpha,) = (value for _, value in settings(layers.with_numbers(of(f"alpha: {multiple}"), Ratio(eps))))
+    assert alpha == layers.Value(multiple, f"paper ({number})" if number else "paper")
+
+
+def test_a_recipe_s_steps_follow_the_radius_that_a_run_is_given() -> None:
+    """FGSM-RS takes steps of 10/255 at 8/255; LAS chooses among multiples."""
+
+    def method(name: str, *overrides: str) -> Any:
+        return read(Experiment, recipes.find(name), ["--threat.eps", "4/255", *overrides]).method
+
+    assert str(method("cifar10/fgsm-rs").attack.alpha) == "5/255"
+    assert str(method("cifar10/pgd-at", "--threat.norm", "L2", "--threat.eps", "0.5").attack.alpha) == "0.125"
+    assert str(method("cifar10/pgd-at", "--method.attack.alpha", "1/255").attack.alpha) == "1/255"
+    assert [str(eps) for eps in method("cifar10/las-trades").actions.eps][:2] == ["1/102", "3/255"]
+
+
+def test_a_recipe_is_shown_with_every_setting() -> None:
+    """Those that it does not give are marked; what is shown is the same experiment."""
+    for name in ("cifar10/las-awp-official", "digits/trades", "gtsrb/nuat-wa", "tiny_imagenet/fgsm-ep"):
+        experiment = read(Experiment, recipes.find(name))
+        shown = recipes.text(name, to_yaml(experiment))
+        assert read(Experiment, shown) == experiment
+        given = dict(settings(layers.read(recipes.text(name), "")))
+        everything = dict(settings(layers.read(shown, "")))
+        assert {path for path, value in everything.items() if value.origin != "default"} == set(given)
+        assert all(everything[path] == value for path, value in given.items())
+        plain = dict(settings(layers.read(to_yaml(experiment), "")))
+        assert set(everything) == set(plain)
 
 
 @pytest.mark.parametrize("name", ["cifar10/", "cifar10", "/trades", "protocols/cifar10", "cifar10/trades-offical"])
@@ -120,7 +148,6 @@ def test_a_recipe_says_what_it_is_and_where_its_values_come_from(name: str) -> N
     assert list(layers.write(layer)) == lines[len(comments) :]
     for path, setting in settings(layer):
         assert re.match(r"(paper|released code|talk|ours)(: | \(|$)", setting.origin), path
-        assert "eps" not in setting.text, path
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
@@ -186,7 +213,7 @@ def test_one_file_adds_a_data_set_and_one_a_method(folder: Path) -> None:
     text = recipes.text("parts/shared-start")
     assert text.startswith("# SharedStart on our parts: two steps")
     whole = yaml.safe_load(text)
-    assert whole["method"]["init_args"]["attack"]["alpha"] == "2/255"
+    assert whole["method"]["init_args"]["attack"]["alpha"] == "eps/2"
     assert whole["data"]["path"] == "data/parts"
     assert read(Experiment, recipes.find("parts/las-at")).threat.eps == Ratio("4/255")
 

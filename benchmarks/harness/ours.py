@@ -109,9 +109,9 @@ class Ours:
         return self.session.learner
 
     @property
-    def recordings(self) -> int:
+    def captures(self) -> int:
         """How many kinds of steps are replayed."""
-        return self.session.replayer.recordings if self.session.replayer else 0
+        return self.session.replayer.captures if self.session.replayer else 0
 
     @property
     def refusal(self) -> str:

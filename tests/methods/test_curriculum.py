@@ -289,7 +289,7 @@ def test_an_image_alone_is_attacked_as_in_its_batch(wrap, inner: Inner) -> None:
 
 def _perturbed_from(start: Tensor, method: Method, attack: PGD, model: nn.Module, batch: Batch):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PGD, "begin", lambda *_: start)
+        patch.setattr(PGD, "initial", lambda *_: start)
         return method.perturb(model, batch)
 
 

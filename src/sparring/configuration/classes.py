@@ -21,6 +21,11 @@ def keys(kind: Any) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in fields(kind) if f.init}
 
 
+def positional(kind: Any) -> list[str]:
+    """Return the fields that may be given without their names, in their order."""
+    return [f.name for f in fields(kind) if f.init and not f.kw_only]
+
+
 def former_keys(kind: Any) -> dict[str, str]:
     """Return the keys of the version before that are called otherwise now: former name to present name."""
     return {f.metadata["formerly"]: f.name for f in fields(kind) if "formerly" in f.metadata}

@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType
 from typing import Any, TypeVar, get_args
 
-from sparring.configuration.classes import find, former_keys, keys, listed, paths, without_none
+from sparring.configuration.classes import find, former_keys, keys, listed, paths, positional, without_none
 from sparring.configuration.settings import Setting, from_short_form
 from sparring.configuration.values import converted
 from sparring.errors import BadInput, first_line, unknown
@@ -33,7 +33,9 @@ class Reader:
         """Return a dataclass; fields that nothing is said of are as in `default`, or as the class has them."""
         hints, former, values = keys(kind), former_keys(kind), {}
         inside: dict[str, list[Setting]] = {name: [] for name in hints}
-        for setting in (part for whole in settings for part in from_short_form(whole, place, lambda _: list(hints))):
+        for setting in (
+            part for whole in settings for part in from_short_form(whole, place, lambda _: positional(kind))
+        ):
             if setting.path and setting.path[0] in former:
                 setting = self._renamed(setting, former[setting.path[0]])
             if setting.path:
@@ -71,23 +73,26 @@ class Reader:
         return converted(hint, settings[-1].value, place, self.radius)
 
     def _choice(self, base: type[T], settings: list[Setting], place: str, default: object) -> T:
-        """Return a dataclass of the class that was chosen last; what was set for another is kept where it fits this
-        one, too.
+        """Return a dataclass of the class that was chosen last; what a file says of another class goes with that one.
+
+        Options stay where they fit, as they may stand before the class that they are for.
         """
         chosen: type[T] | None = None
         kept: list[Setting] = []
 
         def names(name: str) -> list[str]:
-            return list(keys(find(base, name, place)))
+            return positional(find(base, name, place))
 
         for setting in (part for whole in settings for part in from_short_form(whole, place, names)):
             if setting.path:
                 kept.append(setting)
             elif setting.value is None:
-                chosen = None
+                chosen, kept = None, [other for other in kept if other.option]
             elif isinstance(setting.value, str):
                 former, chosen = chosen, find(base, setting.value, place)
-                kept = [other for other in kept if other.option or former in (None, chosen)]
+                if former not in (None, chosen):
+                    lost = keys(former).keys() - keys(chosen)
+                    kept = [other for other in kept if other.option and other.path[0] not in lost]
             else:
                 raise BadInput(
                     f"{place} needs a class_path, one of {listed(base)}: {setting.value!r} cannot stand for it."

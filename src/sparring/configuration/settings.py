@@ -6,6 +6,7 @@ Knows nothing about dataclasses. Nothing that is written is run, and no class is
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -61,7 +62,8 @@ def from_options(overrides: Sequence[str]) -> Iterator[Setting]:
 def from_short_form(setting: Setting, place: str, names: Callable[[str], Sequence[str]]) -> Iterator[Setting]:
     """Yield what AWP(TRADES, gamma=0.01) abbreviates, each part as it is written there; any other setting as it is.
 
-    `names` returns the fields of a class in their order, by its name. Raises BadInput for what is no such form.
+    `names` returns, by a class's name, the fields that may be given without theirs, in their order.
+    Raises BadInput for what is no such form.
     """
     if setting.path or not isinstance(setting.value, str) or "(" not in setting.value:
         yield setting
@@ -69,7 +71,7 @@ def from_short_form(setting: Setting, place: str, names: Callable[[str], Sequenc
     text = setting.value.strip()
     with suppress(SyntaxError, ValueError, MemoryError):
         call = ast.parse(text, mode="eval").body
-        if isinstance(call, ast.Call) and not any(isinstance(part, ast.Starred) for part in call.args):
+        if isinstance(call, ast.Call) and not _unpacks(call):
             chosen = ast.unparse(call.func)
             fields = names(chosen)[: len(call.args)] if call.args else ()
             parts = [*zip(fields, call.args, strict=True), *((str(each.arg), each.value) for each in call.keywords)]
@@ -78,7 +80,13 @@ def from_short_form(setting: Setting, place: str, names: Callable[[str], Sequenc
                 yield Setting((), chosen, setting.option)
                 yield from (Setting((name,), value, setting.option) for name, value in given.items())
                 return
-    raise BadInput(f"{place} cannot be {text!r}: write a class and its fields, such as TRADES(beta=4).")
+    raise BadInput(
+        f"{place} cannot be {text!r}: write a class and its fields, by name or in order, such as TRADES(beta=4)."
+    )
+
+
+def _unpacks(call: ast.Call) -> bool:
+    return any(isinstance(part, ast.Starred) for part in call.args) or any(each.arg is None for each in call.keywords)
 
 
 def _written(node: ast.expr, text: str) -> object:
@@ -105,8 +113,17 @@ def loaded(source: Path | str, origin: str) -> object:
         raise BadInput(f"{origin} is not valid YAML: {reason}") from error
 
 
+_WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9_]*)$")
+
+
 class _Loader(yaml.SafeLoader):
     """Plain data, without a key that is given twice, and without aliases: a few of them can stand for gigabytes."""
+
+    # Whole numbers are decimal, as on the command line: YAML 1.1 takes 010 for 8, and 1:30 for 90.
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class has it
+        first: [(tag, _WHOLE if tag == "tag:yaml.org,2002:int" else pattern) for tag, pattern in resolvers]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

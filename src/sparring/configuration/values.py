@@ -18,7 +18,7 @@ _SCALARS: dict[Any, tuple[str, tuple[type, ...]]] = {  # how each is described, 
     bool: ("true or false", (bool, str)),
     str: ("a text", (str,)),
     Ratio: (
-        "a decimal such as 0.03, or a fraction such as 8/255 or eps/4",
+        "a decimal such as 0.03 or a fraction such as 8/255",
         (int, float, str),
     ),
     NoneType: ("null", ()),

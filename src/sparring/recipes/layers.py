@@ -72,7 +72,7 @@ def with_numbers(layer: Layer, eps: Ratio) -> Layer:
     return {key: with_numbers(old, eps) if isinstance(old, dict) else value(old) for key, old in layer.items()}
 
 
-_COLUMN, _WIDTH = 43, 110  # where the origins stand; where long lists are broken
+_COLUMN, _WIDTH = 43, 96  # where the origins stand; where long lists are broken
 
 
 def write(layer: Layer, indent: str = "") -> Iterator[str]:

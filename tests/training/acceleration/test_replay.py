@@ -197,7 +197,7 @@ def test_a_state_that_was_loaded_is_not_overlooked() -> None:
     assert_same(run(TapeCapturer()), run(None))
 
 
-def test_settings_that_change_with_every_step_end_the_search_for_recordings(caplog, monkeypatch) -> None:
+def test_settings_that_change_with_every_step_end_the_search_for_captures(caplog, monkeypatch) -> None:
     monkeypatch.setattr("sparring.training.acceleration.replay._PATIENCE", 5)
     capturer = TapeCapturer()
     with caplog.at_level(logging.WARNING):
@@ -264,7 +264,7 @@ def test_what_only_the_first_step_reads_does_not_count() -> None:
     assert [tape.played for tape in capturer.tapes] == [TOTAL - 2]
 
 
-def test_old_recordings_are_let_go(monkeypatch) -> None:
+def test_old_captures_are_let_go(monkeypatch) -> None:
     monkeypatch.setattr("sparring.training.acceleration.replay._KEPT", 1)
     capturer = TapeCapturer()
     assert_same(Run(SDI(interval=2), capturer).train(), Run(SDI(interval=2)).train())
