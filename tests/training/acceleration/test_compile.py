@@ -188,6 +188,32 @@ def test_a_compiled_run_is_an_uncompiled_one(make, double_precision: None) -> No
 
 
 @pytest.mark.slow
+def test_a_network_that_draws_is_compiled() -> None:
+    """Once its draws are made it is linear: z = grad . x tells that the backward pass has the forward's draws."""
+
+    class Drawing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop, self.head = nn.Dropout(0.4), nn.Linear(16, 3, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.drop(x.flatten(1) * torch.rand_like(x.flatten(1))))
+
+    def answer(seed: int) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(seed)
+        point = x.clone().requires_grad_()
+        logits = model(point)
+        return logits.detach(), torch.autograd.grad(logits.sum(), point)[0]
+
+    torch.manual_seed(0)
+    x, model = torch.rand(5, 1, 4, 4), Compiler()(Drawing())
+    (first, slope), (again, _), (other, _) = answer(1), answer(1), answer(2)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    torch.testing.assert_close((slope * x).sum(), first.sum())
+    assert (slope == 0).float().mean() == pytest.approx(0.4, abs=0.2)
+
+
 def test_pytorch_s_own_compiler_computes_the_same(double_precision: None) -> None:
     """The whole of it, on MEP, whose one forward has two backward passes; a minute of compiling, mostly."""
     (eager, _), (compiled, _) = (trained(MEP(), network().double(), compiler) for compiler in (None, Compiler()))

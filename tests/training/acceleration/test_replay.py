@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparring.averaging import EMA, SWA, Average
 from sparring.methods import AWP, CAT, MEP, SDI, AdversarialTraining, Free, Method, NuAT, Standard
@@ -17,7 +17,7 @@ from sparring.schedule import Cyclic, Schedule
 from sparring.training.acceleration.cuda_graph import Capturer
 from sparring.training.acceleration.replay import Replayer
 from tests.methods.cases import CASES, Case
-from tests.methods.harness import BATCH, STEPS_PER_EPOCH, identical, session
+from tests.methods.harness import BATCH, STEPS_PER_EPOCH, identical, network, session
 from tests.training.acceleration.tape import TapeCapturer
 
 EPOCHS = 5
@@ -34,12 +34,13 @@ class Run:
     average: Average | None = None
     clip: float | None = None
     samples: int = BATCH * STEPS_PER_EPOCH
+    model: nn.Module | None = None
     losses: list[Tensor] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         chosen = {"epochs": EPOCHS, "schedule": self.schedule, "average": self.average, "clip": self.clip}
-        self.session = session(self.method, samples=self.samples, capturer=self.capturer, **chosen)
+        self.session = session(self.method, model=self.model, samples=self.samples, capturer=self.capturer, **chosen)
 
     def train(self, epochs: int = EPOCHS) -> Run:
         for _ in range(epochs):
@@ -166,6 +167,52 @@ def test_a_step_that_sets_an_attribute_is_not_replayed(method, name: str, caplog
         captured = Run(method(), TapeCapturer()).train()
     assert_same(captured, Run(method()).train())
     assert f"a step sets its attribute {name}" in caplog.text
+
+
+class Dimming(nn.Module):
+    """A network whose logits depend on how often it was asked, counted in a way of three."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.inner = way, network()
+        self.register_buffer("count", torch.zeros(()))
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "number":
+            self.calls += 1
+        elif self.way == "new buffer":
+            self.count = self.count + 1
+        else:
+            self.count += 1
+        return self.inner(x) / (1 + 0.1 * (self.calls + self.count))
+
+
+@pytest.mark.parametrize(("way", "name"), [("number", "calls"), ("new buffer", "count"), ("in place", "")])
+def test_a_network_that_sets_an_attribute_is_not_replayed(way: str, name: str, caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        captured = Run(Standard(), TapeCapturer(), model=Dimming(way)).train()
+    assert_same(captured, Run(Standard(), model=Dimming(way)).train())
+    assert (f"the network's Dimming sets its attribute {name}" in caplog.text) == bool(name)
+    assert (captured.replayer.captures > 0) == (not name)
+
+
+@dataclass
+class Fickle(Standard):
+    """A user's method that makes an attribute in one step and deletes it in the next."""
+
+    def commit(self, batch, perturbation, loss) -> None:
+        if hasattr(self, "extra"):
+            del self.extra
+        else:
+            self.extra = loss.total.detach()
+
+
+def test_attributes_that_come_and_go_are_seen(caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        captured = Run(Fickle(), TapeCapturer()).train()
+    assert_same(captured, Run(Fickle()).train())
+    assert "a step sets its attribute extra" in caplog.text
 
 
 @dataclass

@@ -28,9 +28,12 @@ _GRAPHS = 64  # of a network: modes of BatchNorm, frozen or not, whole and small
 
 def inductor(graph: fx.GraphModule, inputs: Sequence[Any], backward: bool, inference: bool) -> Compiled:
     """Return PyTorch's own compiler of graphs."""
-    from torch._inductor.compile_fx import compile_fx_inner  # seconds, which only compiled runs should wait for
+    from torch._inductor import config  # seconds, which only compiled runs should wait for
+    from torch._inductor.compile_fx import compile_fx_inner
 
-    compiled: Compiled = compile_fx_inner(graph, inputs, is_backward=backward, is_inference=inference)
+    # Random numbers are PyTorch's: the compiler's own need a pass over graphs that are not divided yet.
+    with config.patch(fallback_random=True):
+        compiled: Compiled = compile_fx_inner(graph, inputs, is_backward=backward, is_inference=inference)
     return compiled
 
 

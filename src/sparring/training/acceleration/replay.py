@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparring.learner import Gradients, Learner
 from sparring.methods import Method, Wrapper
@@ -23,6 +23,7 @@ _WARM_UPS = 2  # of each kind of step: optimizers make their state in a first on
 _KEPT = 8  # captures; a method whose phase changes with every epoch leaves one behind each time
 _PATIENCE = 40  # steps of ever new kinds in a row, after which nothing is expected to come back
 _LOG = logging.getLogger(__name__)
+_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -72,17 +73,16 @@ class Replayer:
 
     def _capture(self, kind: Hashable, draw: Tensor, live: Callable[[Tensor], Step]) -> Step:
         """Capture this step and then take it; where it cannot be captured, only take it."""
-        kept, before = draw.clone(), list(_attributes(self._method))
+        kept, before = draw.clone(), _attributes(self._method, self._target.network)
         try:
             with self._target.uncounted():
                 capture, step = self._capturer.capture(lambda: _without_graphs(live(kept)))
                 gradients = self._target.gradients()
-            obstacle = _rebound(before)
+            obstacle = next(_rebound(before), "")
         except RuntimeError as error:
             obstacle = f"it cannot be captured ({str(error).splitlines()[0]})"
         if obstacle:
-            for owner, name, value in before:
-                setattr(owner, name, value)
+            _put_back(before)
             self._give_up(obstacle)
             return live(draw)
         self._captured[kind] = _Captured(capture, kept, step, gradients)
@@ -116,17 +116,39 @@ def _without_graphs(step: Step) -> Step:
     )
 
 
-def _attributes(method: Method) -> Iterator[tuple[Method, str, Any]]:
-    yield from ((method, name, value) for name, value in vars(method).items())
-    if isinstance(method, Wrapper):
-        yield from _attributes(method.inner)
+_Attributes = list[tuple[Any, dict[str, Any]]]  # owners, each with its attributes by name
 
 
-def _rebound(before: list[tuple[Method, str, Any]]) -> str:
-    """Name what a step put in another's place, which its replay would not do; empty if nothing."""
-    for owner, name, value in before:
-        if getattr(owner, name) is not value:
-            return (
-                f"a step sets its attribute {name}, which a replay would not: keep it in a tensor, or name it in phase"
-            )
-    return ""
+def _attributes(method: Method, network: nn.Module) -> _Attributes:
+    """Return those of the method, of what it wraps, and of the network's modules, their buffers included."""
+    owners: list[Any] = [method]
+    while isinstance(owners[-1], Wrapper):
+        owners.append(owners[-1].inner)
+    return [(owner, _held(owner)) for owner in (*owners, *network.modules())]
+
+
+def _held(owner: Any) -> dict[str, Any]:
+    return vars(owner) | (owner._buffers if isinstance(owner, nn.Module) else {})
+
+
+def _rebound(before: _Attributes) -> Iterator[str]:
+    """Yield what a step put in another's place, which its replay would not do."""
+    for owner, held in before:
+        now = _held(owner)
+        for name in held.keys() | now.keys():
+            if held.get(name, _ABSENT) is not now.get(name, _ABSENT):
+                whose, remedy = (
+                    (f"the network's {type(owner).__name__} sets its", "change a buffer in place")
+                    if isinstance(owner, nn.Module)
+                    else ("a step sets its", "keep it in a tensor, or name it in phase")
+                )
+                yield f"{whose} attribute {name}, which a replay would not: {remedy}"
+
+
+def _put_back(before: _Attributes) -> None:
+    for owner, held in before:
+        for name in _held(owner).keys() - held.keys():
+            delattr(owner, name)
+        for name, value in held.items():
+            if _held(owner).get(name, _ABSENT) is not value:
+                setattr(owner, name, value)
