@@ -338,6 +338,23 @@ def test_another_class_takes_the_place_of_the_file_s_with_all_its_settings() -> 
     assert changed == AWP(AdversarialTraining(), gamma=0.02)
 
 
+def test_a_class_with_an_init_of_its_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "undecorated.py").write_text(
+        "from sparring.methods import Standard\n\nclass Own(Standard):\n    def __init__(self, s=1):\n        pass\n\n"
+        "class Plain(Standard):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    message = "method 'undecorated.Own' has an __init__ of its own: make it a @dataclass, its settings fields."
+    assert refusal("method: undecorated.Own") == message
+    assert type(read(Experiment, "method: undecorated.Plain").method).__name__ == "Plain"
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
+def test_a_seed_has_64_bits(seed: int) -> None:
+    assert refusal(METHOD, "--seed", str(seed)).startswith("seed must be a whole number of 64 bits")
+    assert read(Experiment, METHOD, ["--seed", str(2**64 - 1)]).seed == 2**64 - 1
+
+
 def test_null_forgets_the_class_before_it() -> None:
     text = METHOD + "optimisation: {average: {class_path: EMA, init_args: {decay: 0.9}}}"
     overrides = ["--optimisation.average", "null", "--optimisation.average", "SWA"]

@@ -58,6 +58,10 @@ class Experiment:
     runtime: Runtime = field(default_factory=Runtime)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not -(2**63) <= self.seed < 2**64:
+            raise BadInput(f"seed must be a whole number of 64 bits, from -2^63 to 2^64 - 1, not {self.seed}.")
+
     def trainer(self, run: Run, report: Reporter) -> Trainer:
         """Return the parts put together, on the device; raises BadInput for parts that cannot be or do not fit."""
         splits = load(self.data)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import signal
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from sparring.data import Augment, Data
 from sparring.errors import BadInput
 from sparring.experiment import Experiment, train
 from sparring.methods import AWP, MEP, TRADES, Method, Standard
+from sparring.methods.base import state
 from sparring.training import Diagnostics, Interrupted, Run, Runtime, Selection, checkpoint, session, trainer
 from sparring.training.progress import Silent
 from tests.syncs import NoHostSync
@@ -156,6 +158,37 @@ def test_a_corrupt_checkpoint_is_refused(tmp_path) -> None:
     run.last.write_bytes(run.last.read_bytes()[:1000])
     with pytest.raises(BadInput, match="not a readable checkpoint"):
         train(experiment(Standard(), epochs=1), tmp_path, resume=True, report=Silent())
+
+
+@dataclass
+class Unreadable(Standard):
+    """Keeps a number of NumPy's, which would be read back by running code."""
+
+    level: float = state()
+
+    def setup(self, task) -> None:
+        self.level = np.float64(0.5)
+
+
+def test_what_a_checkpoint_cannot_hold_is_refused_before_it_is_written(tmp_path) -> None:
+    with pytest.raises(BadInput, match=r"cannot hold method.level, a numpy.float64: keep a tensor or a plain number"):
+        train(experiment(Unreadable()), tmp_path, report=Silent())
+    assert not Run(tmp_path).last.exists()
+
+
+@dataclass
+class Asking(Standard):
+    def begin_epoch(self, epoch, review=None) -> None:
+        if review:
+            review.accuracy([])
+
+
+def test_a_method_that_asks_for_held_out_images_is_told_that_there_are_none(tmp_path) -> None:
+    without = {"data": Data(limit=300, validation=0), "selection": Selection(split="test", images=10)}
+    with pytest.raises(
+        BadInput, match=r"^Asking asks how accurate it is on held-out images: set data.validation above 0.$"
+    ):
+        train(experiment(Asking(), **without), tmp_path, report=Silent())
 
 
 def test_a_checkpoint_never_runs_code(tmp_path) -> None:

@@ -66,6 +66,8 @@ def find(base: type[T], name: str, place: str) -> type[T]:
             raise unknown(place.rpartition(".")[2], name, map(class_path, options.values())) from error
         raise BadInput(f"{place} {name!r} cannot be imported: {first_line(error)}.") from error
     if inspect.isclass(found) and issubclass(found, base) and not _is_base(found):
+        if "__init__" in vars(found) and "__dataclass_params__" not in vars(found):
+            raise BadInput(f"{place} {name!r} has an __init__ of its own: make it a @dataclass, its settings fields.")
         return found
     reason = "is only a base" if inspect.isclass(found) and issubclass(found, base) else f"is no {base.__name__}"
     raise BadInput(f"{place} cannot be {name!r}, which {reason}: choose one of {listed(base)}.")

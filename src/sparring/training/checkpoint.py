@@ -4,19 +4,41 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from sparring.errors import BadInput
 from sparring.files import replacing
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """Write the state; raises BadInput if the disk is full, and the previous checkpoint stays."""
+    """Write the state; raises BadInput for what `load` could not read, or on a full disk: the previous checkpoint stays."""
+    _check(state, "")
     with replacing(path) as temporary:
         torch.save(state, temporary)
+
+
+_PLAIN = (bool, int, float, str, bytes, type(None), Tensor, nn.Parameter, torch.Size, torch.dtype, torch.device)
+
+
+def _check(value: Any, place: str) -> None:
+    """Raise BadInput unless the value is made of tensors and plain values alone."""
+    if type(value) in (dict, OrderedDict):
+        for key, inside in value.items():
+            _check(key, f"{place} (a key)")
+            _check(inside, f"{place}.{key}" if place else str(key))
+    elif type(value) in (list, tuple):
+        for number, inside in enumerate(value):
+            _check(inside, f"{place}[{number}]")
+    elif type(value) not in _PLAIN:
+        kind = type(value)
+        raise BadInput(
+            f"A checkpoint cannot hold {place}, a {kind.__module__}.{kind.__qualname__}: keep a tensor or a plain number."
+        )
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -136,6 +136,9 @@ class Trainer:
             return None
 
         def accuracy(attacks: Sequence[Attack]) -> float:
+            if len(self.splits.validation) == 0:
+                asking = type(self.method).__name__
+                raise BadInput(f"{asking} asks how accurate it is on held-out images: set data.validation above 0.")
             held_out = replace(self.selection, split="validation").pick(self.splits)  # never test images
             return self._evaluator(held_out).under(attacks).worst
 
