@@ -232,7 +232,8 @@ class Gradients:
 class LookAhead:
     """The network after one more step of plain gradient descent: where a perturbation would lead the training.
 
-    Lives beside the learner's network and is brought up to date with `catch_up`, never copied anew (design, rule 9).
+    Lives beside the learner's network and is brought up to date with `catch_up`, never copied
+    anew: a new copy would take memory each time, and be compiled again where networks are compiled.
     """
 
     def __init__(self, learner: Learner, fabric: Fabric, compiler: Compile | None, folds: Sequence[Fold]) -> None:

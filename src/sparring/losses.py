@@ -1,7 +1,8 @@
 """Per-sample losses of logits: attacks ascend them, methods descend them.
 
-Every function maps logits (B, C) to values (B,), larger when the prediction is worse. None takes a mean: a batch mean
-would scale the samples' input gradients by the batch size.
+Losses map logits (B, K) of K classes to values (B,), larger when the prediction is worse (`kl_divergence`: the further two
+predictions are apart). None takes a mean: a batch mean would scale the samples' input gradients by the batch size.
+`smoothing_from_kept` converts between two notations of label smoothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _SMALL = 1e-12  # keeps the ratio of equal logits finite
 
 
 def cross_entropy(logits: Logits, y: Labels, smoothing: float = 0.0) -> PerSample:
-    """Return - sum_c q_c log softmax(z)_c with q = (1 - smoothing) onehot(y) + smoothing / C (PyTorch's label smoothing)."""
+    """Return - sum_c q_c log softmax(z)_c with q = (1 - smoothing) onehot(y) + smoothing / K (PyTorch's label smoothing)."""
     return F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
 
 
@@ -71,10 +72,11 @@ def kl_divergence(clean: Logits, adversarial: Logits) -> PerSample:
 
 
 def smoothing_from_kept(kept: float, classes: int) -> float:
-    """Return PyTorch's `label_smoothing` that leaves the mass `kept` on the true class: (1 - F) C / (C - 1).
+    """Return PyTorch's `label_smoothing` that leaves the mass `kept` on the true class: (1 - F) K / (K - 1).
 
-    The released code of LAS-AT, FGSM-SDI and FGSM-PGI states F, the kept mass, as its "factor". Raises BadInput for fewer
-    than two classes, and for a mass below 1 / C, which would make the true class the least likely target.
+    The released code of LAS-AT, FGSM-SDI and FGSM-PGI states F, the kept mass, as its "factor"; K is the number of
+    classes. Raises BadInput for fewer than two classes, and for a mass below 1 / K, which would make the true class the
+    least likely target.
     """
     if classes < 2:
         raise BadInput(f"Labels can be smoothed over at least 2 classes, not {classes}.")

@@ -23,7 +23,7 @@ T = TypeVar("T")
 _SMALLEST = torch.finfo(torch.float32).tiny
 _TINY = 1e-12  # keeps a zero gradient zero instead of 0 / 0
 _ROUNDING = 1e-6  # how far the rounding of single precision may carry an image beyond the radius
-_SPARSE = 100  # in L1 a step changes one number in so many
+_SPARSE = 100  # in L1 a step changes one number in a hundred
 
 
 @overload
@@ -47,14 +47,17 @@ class Norm(ABC):
 
     @abstractmethod
     def dual_size(self, w: Tensor) -> Tensor:
-        """Return the dual norms (...) of w (..., d): the most that <w, z> changes when z moves by 1."""
+        """Return the dual norms (...) of w (..., d): the most that <w, z> can change when z moves by a vector of norm 1."""
 
     @abstractmethod
     def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
         """Return the nearest perturbations of the ball."""
 
     def image(self, x: Tensor, delta: Tensor, eps: float | Tensor) -> Tensor:
-        """Return images of ball and box near x + delta: those of the ball, clipped, unless that is far from the nearest."""
+        """Return images (B, C, H, W) within eps of x and in [0, 1], near x + delta: projected onto the ball, then clipped.
+
+        A norm overrides this where the result would be far from the nearest such images, as in L1.
+        """
         return (x + self.project(delta, eps)).clamp(0, 1)
 
     @abstractmethod
@@ -75,10 +78,10 @@ class Norm(ABC):
 
     @abstractmethod
     def to_grey(self, numbers: int) -> float:
-        """Return the radius that turns every image of so many numbers into plain grey."""
+        """Return the radius within which every image of this many numbers (C H W) can be turned into plain grey."""
 
     def rounding(self, numbers: int) -> float:
-        """Return how far single precision may carry an image of so many numbers beyond the radius."""
+        """Return how far beyond the radius rounding may carry an image of this many numbers (C H W) in single precision."""
         return _ROUNDING
 
 
@@ -206,7 +209,7 @@ def norm_named(name: str) -> Norm:
 
 
 def by_norm(table: Mapping[NormName, T], norm: NormName, what: str) -> T:
-    """Return what the table holds for the norm; raises BadInput, of `what` there is not in it, where it holds nothing."""
+    """Return what the table holds for the norm; raises BadInput, naming `what` is missing there, where it holds nothing."""
     if norm not in table:
         raise BadInput(f"{what} does not exist in {norm}: choose {' or '.join(table)}.")
     return table[norm]

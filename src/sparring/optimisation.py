@@ -26,7 +26,8 @@ class Optimisation:
         momentum: of SGD.
         nesterov: Nesterov's form of it.
         weight_decay: L2 for SGD, decoupled for AdamW.
-        decay_norms: whether biases and norms decay too (as in all three authors' released code).
+        decay_norms: whether biases and the parameters of norms decay, too, as in the released code of LAS-AT, FGSM-SDI and
+            FGSM-PGI.
         clip: largest gradient norm; None does not clip.
         average: an average of the weights, which is then what is evaluated and kept, such as EMA(0.995); None keeps none.
         drop_last: leave out the last, smaller batch of an epoch.

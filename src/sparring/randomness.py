@@ -30,7 +30,10 @@ def seed_from(*parts: int) -> int:
 
 @contextmanager
 def initialised(seed: int) -> Iterator[None]:
-    """Give modules made inside, on the CPU, weights that depend on the seed only; leave later draws as they were."""
+    """Let the weights of modules that are created inside, on the CPU, depend on the seed alone.
+
+    On leaving, the generator is in the state that it had before, so later draws are the same as without.
+    """
     kept = torch.random.get_rng_state()
     torch.default_generator.manual_seed(seed_from(seed))
     try:
@@ -41,7 +44,7 @@ def initialised(seed: int) -> Iterator[None]:
 
 @contextmanager
 def repeatable(seed: int, device: torch.device) -> Iterator[None]:
-    """Let draws inside depend on the seed, and leave later draws as they would have been: PyTorch, NumPy, Python."""
+    """Let all draws inside (PyTorch's, NumPy's, Python's) depend on the seed alone; restore the generators on leaving."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -16,8 +16,10 @@ from torch import Tensor
 
 @contextmanager
 def joined(device: str) -> Iterator[str]:
-    """Make this process one of those that torchrun started together, on the device that is yielded: its own GPU, or
-    the one that was asked for. Without torchrun nothing happens.
+    """Join the process group of the processes that torchrun started, and leave it at the end.
+
+    Yields the device to compute on: with torchrun and a `device` of cuda the GPU of this process's local rank, otherwise
+    `device` itself. Without torchrun there is no group.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device

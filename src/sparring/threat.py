@@ -120,9 +120,12 @@ class Threat:
         return self.image(x, delta, eps) - x
 
     def steepest(self, gradient: ImageBatch) -> ImageBatch:
-        """Return the step of unit norm that raises a linear function with this gradient the most, (B, C, H, W).
+        """Return the step of unit norm that an ascent along this gradient takes, (B, C, H, W).
 
-        In L1 the most of those that share it out among a hundredth of the numbers: see `Norm`.
+        In Linf and L2 no other step raises a linear function with this gradient more: the gradient's sign, or the gradient
+        over its norm. In L1 the hundredth of the numbers with the largest slopes (at least one number) move equally far,
+        as SLIDE's do (Tramèr and Boneh, NeurIPS 2019): the steepest step would move a single number, which can change by
+        no more than 1.
         """
         return self.geometry.steepest(gradient)
 

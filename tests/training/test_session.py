@@ -57,6 +57,14 @@ def test_it_knows_which_batch_comes_next() -> None:
     assert len(list(subject.draws())) == STEPS_PER_EPOCH
 
 
+def test_an_epoch_that_was_not_ended_has_no_batches_left() -> None:
+    subject = session(MEP())
+    subject.begin_epoch()
+    for draw in subject.draws():
+        subject.step(draw)
+    assert list(subject.draws()) == []
+
+
 def test_the_task_is_what_the_data_say() -> None:
     tasks = []
 

@@ -1,7 +1,8 @@
 """The one loop of every gradient attack: climb an objective of the logits, step by step, inside the threat.
 
 Radius, step size and number of steps may differ from sample to sample. Samples that stop are masked, so that no tensor's
-value is ever read on the host (design, rule 2); with `Budget.compact` they leave, which needs such a reading.
+value is read on the host, which would wait for the device and could not be captured; with `Budget.compact` they leave the
+batch, which does read values.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ def ascend(
 ) -> ImageBatch:
     """Return the perturbation after `budget.steps` steps of steepest ascent from `start`, all (B, C, H, W).
 
-    delta <- box(project(delta + alpha * steepest(gradient), eps)), projected gradient ascent (Madry et al., 2018). The
-    radius takes effect with the first step, unless a sample may stop before it.
+    delta <- confine(delta + alpha steepest(gradient)), projected gradient ascent (Madry et al., 2018): `Threat.confine`
+    projects onto the ball and then clips to the pixel box, in L1 onto both at once. The start is put inside the ball
+    beforehand only where `keep_going` may stop a sample before its first step.
     """
     delta = start if budget.keep_going is None else threat.confine(x, start, budget.eps)
     if budget.compact and (isinstance(budget.steps, Tensor) or budget.keep_going is not None):

@@ -262,7 +262,8 @@ class LAS(Wrapper):
         if attack is None or not traits.budgeted:
             raise BadInput(
                 f"LAS chooses every image's attack, and {type(self.inner).__name__} leaves it nothing to choose: put it "
-                "around AdversarialTraining, TRADES, or AWP around one of them."
+                "around AdversarialTraining, TRADES, or AWP around one of them; a method of your own must honour budgets "
+                "and say so: Traits(attack=..., budgeted=True)."
             )
         if max(self._chosen_from.steps) > attack.steps:
             raise BadInput(

@@ -1,7 +1,7 @@
 """What a run notes of itself besides its accuracy: perturbations and gradients, what its method reports, followed images.
 
 Nothing here moves a weight, a memory or a random generator of the run: it ends bit for bit as it would without. A step that
-is looked at leaves sums on the device, and the rest happens when an epoch has ended.
+is measured leaves sums on the device, and the rest happens when an epoch has ended.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Diagnostics:
     """What a run writes down beside its accuracy; docs/guides/diagnostics.md explains the columns and files.
 
     Args:
-        every: an epoch's first step and each so many after it are looked at: the sizes of perturbations and gradients. At 0
-            none is, and metrics.csv goes without their columns.
-        images: so many training images, the first ones in the data set's order, are followed: after every epoch the
-            perturbation that the method would find for them as they are, not augmented, is stored, and what it says of
-            them; at most one batch.
-        train_images: after every epoch the selection's attack is run on so many training images too, not augmented, drawn
-            at random once for the whole run.
+        every: measure the sizes of perturbations and gradients in the first step of an epoch and in every `every`-th step
+            after it. 0 measures none and leaves their columns out of metrics.csv.
+        images: how many training images to follow, the first ones in the data set's order, at most one batch. After every
+            epoch the perturbation that the method would find for them, not augmented, is stored, with the numbers that it
+            reports about them (`Method.inspect`).
+        train_images: how many training images to attack as well after every epoch, by the selection's attack; not
+            augmented, and drawn at random once for the whole run. 0 attacks none.
 
     Raises:
         BadInput: a negative number.
@@ -52,15 +52,15 @@ class Diagnostics:
                 raise BadInput(f"diagnostics.{name} must be at least 0, not {getattr(self, name)}.")
 
     def pick(self, train: Images, seed: int) -> Images:
-        """Return the training images to evaluate on, all of them if they are no more than asked for."""
+        """Return the training images to attack after every epoch, `train_images` of them or all there are."""
         generator = torch.Generator().manual_seed(seed_from(seed, *b"train_images"))
         drawn = torch.randperm(len(train), generator=generator)[: self.train_images]
         return train.subset(drawn.sort().values)
 
     def follow(self, train: Images, augment: Augment, batch_size: int, device: torch.device) -> Batch | None:
-        """Return the followed images as a batch that shows all of each image; None without any.
+        """Return the followed images as one batch, uncropped and unflipped; None if there are none.
 
-        Raises BadInput if they are more than a batch, which some methods' memory is for.
+        Raises BadInput for more images than a batch has: some methods remember one batch of perturbations.
         """
         if self.images > batch_size:
             raise BadInput(
@@ -75,22 +75,21 @@ class Diagnostics:
 
 
 class Observer:
-    """Takes the notes of one run and writes its files."""
+    """Takes the measurements of one run and writes its files."""
 
     def __init__(self, every: int, followed: Batch | None, threat: Threat, seed: int, run: Run, device: torch.device):
         self._every, self._followed = every, followed
         self._threat, self._seed, self._run, self._device = threat, seed, run, device
-        self._looks = StepStatistics(threat, device)
+        self._measured = StepStatistics(threat, device)
         self._tables: dict[str, list[Row]] = {}  # by file, its rows
 
     def look(self, step: int, perturbation: Perturbation, target: Learner) -> None:
-        """Count this step of an epoch, the `step`-th from 0, if it is one to be looked at."""
+        """Measure step `step` of an epoch, from 0, if it is one of those to be measured."""
         if self._every and step % self._every == 0:
-            self._looks.add(perturbation, target.gradient_norm())
+            self._measured.add(perturbation, target.gradient_norm())
 
     def conclude(self, row: Row, history: Sequence[Row], method: Method, target: Learner) -> Row:
-        """Return the row of the epoch that has ended with its notes added; `history` holds the rows before. Files are
-        written.
+        """Write the epoch's files; return its row with the measurements added. `history` holds the rows before.
 
         Raises BadInput if the method reports a number under a name that the row has already.
         """
@@ -98,34 +97,37 @@ class Observer:
         if self._followed is not None:
             found |= self._visit(self._followed, int(row["epoch"]), method, target)
         numbers, lists = _read(found)
-        notes = self._looked(history) | numbers
+        notes = self._means(history) | numbers
         if taken := sorted(row.keys() & notes.keys()):
             raise BadInput(f"{type(method).__name__} reports {taken[0]!r}, a column that every run has: rename it.")
         for name, values in lists.items():
             cells = {str(column): value for column, value in enumerate(values)}
             self._tables.setdefault(name, []).append({"epoch": row["epoch"]} | cells)
             self._run.write_diagnostic(name, self._tables[name])
-        self._looks = StepStatistics(self._threat, self._device)
+        self._measured = StepStatistics(self._threat, self._device)
         return row | notes
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch's sums so far and the files' rows, for the run's checkpoint."""
-        return {"looks": self._looks.sums, "tables": self._tables}
+        return {"looks": self._measured.sums, "tables": self._tables}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them back."""
-        self._looks.sums, self._tables = state["looks"], state["tables"]
+        """Restore what `state_dict` gave."""
+        self._measured.sums, self._tables = state["looks"], state["tables"]
 
-    def _looked(self, history: Sequence[Row]) -> Row:
-        """Return the means of the looked-at steps; every epoch has equally many, so a mean over epochs is one over steps."""
+    def _means(self, history: Sequence[Row]) -> Row:
+        """Return the means over the epoch's measured steps, and the mean over those of all epochs so far.
+
+        Every epoch has equally many, so the mean of the epochs' means is that over the steps.
+        """
         if not self._every:
             return {}
-        row = self._looks.row()
+        row = self._measured.row()
         squares = [before["gradient_square"] for before in history] + [row["gradient_square"]]
         return row | {"gradient_square_mean": fmean(squares)}
 
     def _visit(self, followed: Batch, epoch: int, method: Method, target: Learner) -> Mapping[str, Tensor]:
-        """Store the followed images' perturbations, and return what the method says of them; all is as it was after."""
+        """Store the followed images' perturbations and return what the method reports about them; nothing else changes."""
         devices, model = [self._device] if self._device.type == "cuda" else [], target.raw_model
         with torch.random.fork_rng(devices), frozen_statistics(model):
             torch.manual_seed(seed_from(self._seed, epoch, *b"followed"))

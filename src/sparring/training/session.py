@@ -32,7 +32,19 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """A method, a network and data, ready to take steps; `epoch` and `batch` say which comes next."""
+    """A method, a network and data, ready to take steps; `epoch` and `batch` are the numbers of the next one, from 0.
+
+        data = Resident(images, Augment(), batch_size=128, seed=0, device="cpu")
+        session = Session(TRADES(), network, data, Threat(), Optimisation(epochs=2))
+        while session.epoch < 2:
+            session.begin_epoch()
+            for draw in session.draws():
+                step = session.step(draw)  # step.loss.total, step.perturbation.delta
+            session.end_epoch()
+
+    Without `begin_epoch` the network may be in evaluation mode, and memories and sums of an epoch are not started anew.
+    Without `end_epoch` the session stays at the end of its epoch, and `draws` yields nothing more.
+    """
 
     def __init__(
         self,
@@ -63,7 +75,9 @@ class Session:
             capturer: what captures steps; None is the level's.
 
         Raises:
-            BadInput: parts that do not fit together.
+            BadInput: a level that the device does not have, or a method that refuses this task (its `setup` says why), for
+                instance since it remembers each image and the images have no stable index. That the network takes these
+                images is not checked: PyTorch's own error says so, here or in the first step.
         """
         runtime = runtime or Runtime()
         fabric = fabric or runtime.fabric()
@@ -84,16 +98,25 @@ class Session:
         self.replayer = Replayer(method, self.learner, capturer) if capturer else None
 
     def begin_epoch(self, review: Review | None = None) -> None:
-        """Prepare the epoch that comes next, or the rest of one; `review` is how the one before went."""
+        """Begin epoch `self.epoch`, or take it up again in the middle: put the network in training mode and tell the method.
+
+        To be called before the first step of every epoch, and after `load_state_dict` or `rollback`. `review` is how the
+        epoch before went, for methods that ask (CAT); None in the first epoch and in the middle of one.
+        """
         self.method.begin_epoch(self.epoch, review)
         self.learner.network.train()
 
     def draws(self) -> Iterator[Draw]:
-        """Yield what is left of the epoch, batch by batch, for `step`."""
+        """Yield what stands for each batch that is left of the epoch, in order, for `step`."""
         return self.data.draws(self.epoch, start=self.batch)
 
     def step(self, draw: Draw) -> Step:
-        """Train on one batch, as random as its number: all its replays, of which the last one is returned."""
+        """Train on one batch and return what the step did.
+
+        First seeds PyTorch's default generators with the run's seed and the number of the step, so that the same step of
+        another run with that seed, or of a resumed one, draws the same numbers. A method with several replays (Free-AT)
+        takes as many optimizer steps on the batch; the last one's result is returned.
+        """
         steps = self.learner.steps
         torch.manual_seed(seed_from(self.seed, steps, *([ranks.index()] if ranks.index() else [])))
         for _ in range(self.method.traits().replays):
@@ -102,7 +125,7 @@ class Session:
         return step
 
     def end_epoch(self) -> None:
-        """Go on to the next one."""
+        """Go on to the next epoch, at its first batch."""
         self.epoch, self.batch = self.epoch + 1, 0
 
     def _step(self, phase: Phase, draw: Draw) -> Step:
@@ -122,7 +145,10 @@ class Session:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave, whose tensors may become this session's; raises BadInput for another method's."""
+        """Restore what `state_dict` gave, whose tensors may become this session's; then call `begin_epoch`.
+
+        Raises BadInput for the state of another method.
+        """
         self.method.load_state_dict(state["method"])
         self.learner.load_state_dict(state["learner"])
         self.epoch, self.batch = state["epoch"], state["batch"]
@@ -132,7 +158,7 @@ class Session:
         return deepcopy(self.state_dict())
 
     def rollback(self, snapshot: dict[str, Any]) -> None:
-        """Go back to a snapshot, as often as needed."""
+        """Go back to a snapshot, as often as needed; then call `begin_epoch`."""
         self.load_state_dict(deepcopy(snapshot))
 
     def _task(self, held_out: int, *, compact: bool) -> Task:

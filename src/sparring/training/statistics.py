@@ -33,7 +33,7 @@ class EpochStatistics:
 
 
 class StepStatistics:
-    """How large perturbations and gradients were in the steps that were looked at."""
+    """How large perturbations and gradients were in the measured steps of an epoch."""
 
     def __init__(self, threat: Threat, device: torch.device) -> None:
         self._threat = threat

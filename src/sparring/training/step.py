@@ -1,4 +1,4 @@
-"""The training step. Every method goes through these lines, live or captured; none of them knows a method's name."""
+"""The training step, the same lines for every method; all on the device, so that it can be captured and replayed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,23 @@ class Step:
 
 
 def train_step(method: Method, target: Learner, batch: Batch, phase: Phase = None) -> Step:
-    """Attack, descend, remember: one optimizer step, the device's work alone, which can be captured and replayed.
+    """Take one optimizer step on a batch: attack, descend, remember.
 
-    The attack goes through the network as it is, only the loss through the wrapped one (design, rule 4), unless the loss
-    differentiates the network twice, which wrappers refuse.
+    Attacks differentiate `target.attack_model`, and only the loss goes through `target.model`, which a wrapper may hold: its
+    hooks, such as averaging gradients over the ranks, belong to the update. A loss that differentiates the network twice
+    goes through `attack_model` too, as wrappers do not support that.
+
+    Random numbers come from PyTorch's default generators: seed them for a step that can be repeated. `Session.step` does
+    that, finds the phase and takes all of the method's replays.
+
+    Args:
+        method: set up already (`Method.setup`, which `Session` calls), and told that the epoch has begun.
+        target: the network to train, in training mode, with its optimizer.
+        batch: images x (B, C, H, W) in [0, 1] with labels, indices and view, on the network's device.
+        phase: `method.phase(epoch, target.steps)`; None stands for the first step's.
+
+    Returns:
+        The batch as `adapt` returned it, the perturbation, and the loss before the step.
     """
     traits = method.traits()
     attacked, model = target.attack_model, target.attack_model if traits.double_backward else target.model
