@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -14,13 +15,16 @@ import pytest
 from benchmarks.accuracy import tables as accuracy_tables
 from benchmarks.evaluation import tables
 from benchmarks.harness.pages import renewed
-from sparring import configuration, recipes
+from sparring import configuration, methods, recipes
+from sparring.attacks import PGD
 from sparring.errors import BadInput
 from sparring.experiment import Experiment
-from tests.methods.harness import bench, identical
+from sparring.methods import AWP, LAS, TRADES
+from tests.methods.harness import bench, identical, task
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "results"
+GUIDE_TO_METHODS = ROOT / "docs" / "guides" / "new-method.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
 
 
@@ -51,24 +55,51 @@ def test_recipes_that_are_named_exist(page: Path) -> None:
     assert not {name for name in named if not name.startswith("runs/")} - set(recipes.names())
 
 
-def test_the_experiment_of_the_guide_is_read() -> None:
-    for block in blocks(ROOT / "docs/guides/own-data.md", "yaml"):
-        if "method:" in block and "data:" in block:
-            assert configuration.read(Experiment, block).data.name != "digits"
-            return
-    pytest.fail("the guide shows no experiment")
+def test_the_experiments_of_the_guide_are_read() -> None:
+    found = [block for block in blocks(ROOT / "docs/guides/own-data.md", "yaml") if "method:" in block]
+    whole, short, long, parts = (configuration.read(Experiment, block) for block in found)
+    assert whole.data.name == "parts"
+    assert str(whole.method.attack.alpha) == "1/255"
+    assert short == long
+    assert short.method == AWP(TRADES(beta=6), gamma=0.01)
+    assert parts.method.attack.alpha == 0.125
 
 
-def test_the_example_method_trains_and_resumes(tmp_path: Path) -> None:
-    source = next(
-        block for block in blocks(ROOT / "docs/guides/new-method.md", "python") if "class SharedStart" in block
+def compositions() -> list[str]:
+    """Methods around methods, as the pages write them: `AWP(TRADES(beta=6))`."""
+    return sorted(
+        {text for page in PAGES for text in re.findall(r"`((?:AWP|FAT|SAT|DART|LAS)\(\w+\(.*?\)\))`", page.read_text())}
     )
+
+
+@pytest.mark.parametrize("text", compositions())
+def test_compositions_in_pages_work_in_python_and_as_yaml(text: str) -> None:
+    classes = {name: getattr(methods, name) for name in methods.__all__}
+    method = eval(text, {"PGD": PGD, **classes})  # noqa: S307 - the text is our own
+    method.setup(task())
+    read = configuration.read(Experiment, f"method: {text}").method
+    read.setup(task())
+    assert type(read) is type(method)
+
+
+def test_a_fault_in_a_composition_is_noticed() -> None:
+    assert len(compositions()) > 2
+    with pytest.raises(BadInput, match="more than the 10"):
+        LAS(AWP(TRADES(beta=6))).setup(task())
+
+
+def test_the_example_method_trains_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = next(block for block in blocks(GUIDE_TO_METHODS, "python") if "class SharedStart" in block)
     file = tmp_path / "shared_start.py"
-    file.write_text(source)
+    loop = next(block for block in blocks(GUIDE_TO_METHODS, "python") if "Session(" in block)
+    file.write_text(f"{source}\n{loop}")
     spec = importlib.util.spec_from_file_location("shared_start", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules["shared_start"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
+    printed = [[float(number) for number in line.split()] for line in capsys.readouterr().out.splitlines()]
+    assert (module.session.epoch, len(printed)) == (2, 2 * module.data.steps_per_epoch)
+    assert all(math.isfinite(loss) and 0 < size < 0.2 + 1e-6 for loss, size in printed)
 
     whole = bench(module.SharedStart())
     losses = [loss.total.item() for loss in whole.steps(0, 16)]
