@@ -75,7 +75,7 @@ def test_an_interruption_at_the_end_of_an_epoch_finishes_the_epoch_first(tmp_pat
     assert len(Run(tmp_path).metrics()) == 1
 
 
-def test_a_run_leaves_what_the_design_promises(tmp_path) -> None:
+def test_a_run_leaves_what_the_guide_lists(tmp_path) -> None:
     run = train(experiment(MEP(), epochs=2), tmp_path / "run", report=Silent())
     assert configuration.read(Experiment, run.config) == experiment(MEP(), epochs=2)
     assert json.loads((run.folder / "environment.json").read_text())["torch"] == torch.__version__

@@ -96,7 +96,7 @@ class Stateful(Protocol):
         """Return what goes into a checkpoint."""
 
     def load_state_dict(self, state: dict[str, Any]) -> Any:
-        """Take it back."""
+        """Restore what `state_dict` gave."""
 
 
 def state() -> Any:
@@ -145,12 +145,15 @@ class Method(ABC):
     def perturb(
         self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
     ) -> Perturbation:
-        """Solve the inner maximisation on the network's current weights; `budget` replaces the configured efforts."""
+        """Solve the inner maximisation on the network's current weights.
+
+        `budget` replaces the configured radius, step size and steps.
+        """
 
     def shifted_weights(
         self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None
     ) -> AbstractContextManager[None]:
-        """Put the weights where the loss is evaluated; on leaving they are the original ones again."""
+        """Return a context within which the weights are those that the loss is taken at; on leaving it restores them."""
         return nullcontext()
 
     @abstractmethod
