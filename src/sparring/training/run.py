@@ -30,9 +30,12 @@ Row = dict[str, float]
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder."""
+    """A run's folder, which may be given as a text."""
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
 
     @property
     def config(self) -> Path:
@@ -69,7 +72,9 @@ class Run:
         if not self.config.exists():
             return
         if not resume:
-            raise BadInput(f"{self.folder} already holds a run: add --resume to go on, or choose another --run.")
+            raise BadInput(
+                f"{self.folder} already holds a run: add --resume to go on (in Python resume=True), or choose another --run."
+            )
         if (line := _difference(rewritten(self.config.read_text(encoding="utf-8")), config)) is not None:
             raise BadInput(
                 f"{self.folder} was started with another configuration ({line}): resume it with its own, "

@@ -109,7 +109,8 @@ class Trainer:
         ):
             steps = session.data.steps_per_epoch
             done = session.epoch * steps + session.batch
-            reporter.begin(f"{type(self.method).__name__} on {self.splits.name}", epochs * steps, done)
+            title = f"{type(self.method).__name__} on {self.splits.name} ({self.run.folder.name})"
+            reporter.begin(title, epochs * steps, done)
             reporter.note(f"Level {session.plan.name}: {session.plan.reason}.")
             while session.epoch < epochs:
                 session.begin_epoch(self._review())
