@@ -81,12 +81,16 @@ def test_it_says_what_the_network_says_with_fewer_norms(
         assert torch.equal(ours, theirs)
 
 
-def test_folding_for_good_is_the_same_and_leaves_identities() -> None:
+def test_folding_for_good_is_the_same_and_leaves_modules_and_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network("resnet18")
-    expected = answers(model)
+    expected, before = answers(model), {name: value.clone() for name, value in model.state_dict().items()}
+    kinds = [type(module) for module in model.modules()]
     fold(model, foldable(model, SHAPE))
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    assert not any(weight.requires_grad for name, weight in model.named_parameters() if "conv" in name)
+    norms = Norms(monkeypatch)
+    model(torch.rand(1, *SHAPE, dtype=torch.float64))
+    assert norms.count == 0
+    assert [type(module) for module in model.modules()] == kinds
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     torch.testing.assert_close(answers(model), expected, rtol=1e-9, atol=1e-9)
 
 

@@ -21,6 +21,7 @@ from sparring.threat import Threat, per_sample
 
 _SEARCH = "lanes."  # before the names of the search's own state; files of earlier versions have it
 _NOBODY = 1 << 62  # greater than any attempt's number
+_SAMPLE = 32  # images that are kept of those that attempts ended with
 _ROOM = 8  # new attempts enter when one in so many places is free: entering copies everything
 
 
@@ -70,8 +71,14 @@ class Pool:
         self._state: SearchState | None = None
         self._steps = torch.zeros(0, dtype=torch.int64)  # (L,), the steps taken, known on the host
         self._iterations = 0
+        self._ends = torch.empty(0)
         self._work = len(self._pending) * search.max_steps
         self._winner = torch.full((len(inputs.clean),), _NOBODY)  # (N,), the first attempt that fooled the image
+
+    @property
+    def ends(self) -> Tensor:
+        """Some of the images (at most 32, C, H, W) that attempts ended with, as they were verified; on the device."""
+        return self._ends
 
     @property
     def fooled(self) -> Tensor:
@@ -173,6 +180,8 @@ class Pool:
         allowed = self._threat.eps + self._threat.geometry.rounding(state.x.shape[1:].numel())
         outside = self._threat.size(images - state.x) > allowed
         images = torch.where(per_sample(outside, images), state.x, images)
+        if len(self._ends) < _SAMPLE:
+            self._ends = torch.cat([self._ends.to(images), images[: _SAMPLE - len(self._ends)]])
         logits = self._verifier.logits(images)
         if bool(logits.isnan().any()):
             raise BadInput("The model returned NaN logits under attack: an accuracy would mean nothing.")

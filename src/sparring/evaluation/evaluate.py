@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,13 @@ class Evaluation(Outcomes):
 
     Args:
         outcomes: one for each attack.
+        form: of the network that searches ran.
         record: all that is needed to obtain the figures again, as plain values.
         findings: what the doctor said before and what is suspicious about the figures, errors first in each part.
     """
 
-    record: dict[str, Any]
-    findings: tuple[Finding, ...]
+    record: dict[str, Any] = field(kw_only=True)
+    findings: tuple[Finding, ...] = field(kw_only=True)
 
     def save(self, path: str | Path) -> None:
         """Write the record to a JSON file."""
@@ -103,7 +104,7 @@ def evaluate(
     outcomes = evaluator.run(attacks, progress, checkpoint)
     findings += [*_outside(outcomes), *suspicions(accuracies_of(outcomes), len(images))]
     content = record(source or ModelSource(name_of(model)), data, evaluator, outcomes, findings)
-    evaluation = Evaluation(outcomes.outcomes, content, tuple(findings))
+    evaluation = Evaluation(outcomes.outcomes, outcomes.form, record=content, findings=tuple(findings))
     if examples_file and ranks.index() == 0:
         save_examples(evaluation, images, examples_file)
     if record_file and ranks.index() == 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,13 +24,14 @@ from sparring.errors import BadInput
 from sparring.evaluation.clock import Clock
 from sparring.evaluation.function_attack import FunctionAttack
 from sparring.evaluation.naming import Attacks, NamedAttack, with_names
-from sparring.evaluation.network import Precision, full_precision, low_precision, optimised_copy
+from sparring.evaluation.network import Precision, full_precision, low_precision
+from sparring.evaluation.optimised import ITSELF, Form, agrees, forms, logits_agree
 from sparring.evaluation.outcome import CLEAN, OnProgress, Outcome, Outcomes, Stage, silent
 from sparring.evaluation.progress import Checkpoint, Progress, fingerprint
-from sparring.models import may_be_channels_last
 from sparring.randomness import SampleStreams, repeatable, seed_from
 from sparring.threat import Threat
 
+_COMPARED = 64  # images on which a faster form of the network has to answer as the network does
 _PATIENCE = {"cpu": 1, "cuda": 10}  # steps between two readings of what was found: on a GPU each makes the host wait
 
 
@@ -48,8 +49,9 @@ class Evaluator:
         batch_size: images at a time, fewer where they do not fit into memory; no figure depends on it.
         device: where the model is.
         seed: of the attacks' random starts.
-        precision: exact searches in single precision, search16 in 16 bits, both on an optimised copy of the network, and
-            the network itself confirms every success in single precision; None searches the network as it is.
+        precision: exact searches in single precision, search16 in 16 bits, both on a faster form of the network that has
+            been compared with it (`optimised.py`), and the network itself confirms every success in single precision; None
+            searches the network as it is.
         keep: whether the outcomes hold the adversarial images.
     """
 
@@ -113,7 +115,8 @@ class _Run:
                     self._call(named.name, named.attack)
                 elif named.attack is not None:
                     self._attack(named.name, named.attack)
-        return Outcomes(tuple(self._outcome(named) for named in attacks))
+        form = self._form.name if self._progress.stages else ""
+        return Outcomes(tuple(self._outcome(named) for named in attacks), form)
 
     def _look_at_clean_images(self) -> None:
         if self._progress.clean is not None:
@@ -178,6 +181,30 @@ class _Run:
             self._search(name, search_name, search, done[-1].correct if done else self._clean_correct)
 
     def _search(self, attack: str, name: str, search: Search, correct: Tensor) -> None:
+        """Run a search; again, on a slower form of the network, if the one that it ran answers otherwise where it ended."""
+        progress, title = self._progress, f"{attack} {name}".strip()
+        while True:
+            pool = self._pool(attack, name, search, correct)
+            clock = Clock(progress.spent, self._searched, self._verifier)
+            for done in pool.run():
+                self._report(title, done)
+                if self._checkpoint and self._checkpoint.due:
+                    progress.running, progress.spent = pool.state_dict(), clock.spent
+                    self._save()
+            if (
+                self._form.name == ITSELF
+                or not len(pool.ends)
+                or logits_agree(self._form, self._evaluator.model, pool.ends)
+            ):
+                break
+            progress.running, progress.spent = {}, clock.spent
+            self._take_next_form()
+        self._report(title, 1.0)
+        settings = search.describe(self._evaluator.threat)
+        self._finish(Stage(attack, name, correct & ~pool.fooled, *clock.spent, settings))
+
+    def _pool(self, attack: str, name: str, search: Search, correct: Tensor) -> Pool:
+        """Return the pool of a search on the images that are correct, as it was left or at its beginning."""
         progress, device = self._progress, torch.device(self._evaluator.device)
         assert progress.clean is not None
         seed = seed_from(self._evaluator.seed, *attack.encode(), *name.encode())
@@ -194,15 +221,7 @@ class _Run:
         )
         if progress.running:
             pool.load_state_dict(progress.running, device)
-        settings = search.describe(self._evaluator.threat)
-        clock = Clock(progress.spent, self._searched, self._verifier)
-        for done in pool.run():
-            self._report(f"{attack} {name}".strip(), done)
-            if self._checkpoint and self._checkpoint.due:
-                progress.running, progress.spent = pool.state_dict(), clock.spent
-                self._save()
-        self._report(f"{attack} {name}".strip(), 1.0)
-        self._finish(Stage(attack, name, correct & ~pool.fooled, *clock.spent, settings))
+        return pool
 
     def _kept(self, attack: str) -> Tensor | None:
         """Return the images (N, C, H, W), on the CPU, that the attack writes into, where they are asked for."""
@@ -266,14 +285,28 @@ class _Run:
         return (self._progress.clean.argmax(1) == self._evaluator.images.labels) & self._mine
 
     @cached_property
+    def _forms(self) -> Iterator[Form]:
+        """The forms of the network that answer as it does, the fastest first, as far as they have not been given up."""
+        model, rows = self._evaluator.model, self._mine.nonzero()[:_COMPARED, 0]
+        x = self._fetch(rows if len(rows) else torch.arange(1))[0]
+        return (
+            form for form in forms(model, x) if form.name == ITSELF or agrees(form, model, x, self._evaluator.threat)
+        )
+
+    @cached_property
+    def _form(self) -> Form:
+        """The form that searches run."""
+        return Form(ITSELF, self._evaluator.model) if self._evaluator.precision is None else next(self._forms)
+
+    @cached_property
     def _searched(self) -> CountedModel:
-        """The network that the searches run."""
-        precision, device = self._evaluator.precision, self._evaluator.device
-        if precision is None:
-            return CountedModel(self._evaluator.model)
-        network = optimised_copy(self._evaluator.model, self._fetch(torch.arange(min(2, len(self._mine))))[0])
-        layout = torch.channels_last if may_be_channels_last(network, device) else None
-        return CountedModel(network, low_precision(device) if precision == "search16" else None, layout)
+        """The network that searches run."""
+        low = low_precision(self._evaluator.device) if self._evaluator.precision == "search16" else None
+        return CountedModel(self._form.network, low, self._form.layout)
+
+    def _take_next_form(self) -> None:
+        self._form = next(self._forms)
+        del self._searched  # made of the form
 
     def _fetch(self, rows: Tensor, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
         device = self._evaluator.device if device is None else device

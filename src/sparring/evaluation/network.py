@@ -1,18 +1,16 @@
-"""The network as an evaluation uses it: a copy that answers faster, for searches, beside the original, which verifies."""
+"""How an evaluation computes: in which precision, and how many images at a time."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparring.attacks import attackable, input_gradient
 from sparring.data import Images, batches
-from sparring.models import fold, foldable, may_be_channels_last
 
 Precision: TypeAlias = Literal["exact", "search16"]
 
@@ -27,21 +25,6 @@ def pays_16_bits(device: torch.device | str) -> bool:
     if torch.device(device).type != "cpu":
         return True
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def optimised_copy(model: nn.Module, sample: Tensor) -> nn.Module:
-    """Return a frozen copy in evaluation mode, with BatchNorm folded into the convolutions before it and images as NHWC.
-
-    `sample` are some of its images (B, C, H, W). Where the model cannot be copied or folded, less is done: what
-    is returned always answers as the model does.
-    """
-    try:
-        optimised = copy.deepcopy(model).eval().requires_grad_(False)
-    except (RuntimeError, TypeError):  # some modules refuse: those that hold tensors with a graph, or locks
-        return model
-    fold(optimised, foldable(optimised, sample.shape[1:]))
-    fits = may_be_channels_last(optimised, sample.device)
-    return optimised.to(memory_format=torch.channels_last) if fits else optimised
 
 
 _CPU_BATCH = 256  # larger ones are no faster there

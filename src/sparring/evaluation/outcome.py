@@ -56,6 +56,7 @@ class Outcomes:
     """The results of several attacks on the same images."""
 
     outcomes: tuple[Outcome, ...]
+    form: str = ""  # of the network that searches ran, such as "BatchNorm folded, NHWC"; empty where none was run
 
     @property
     def worst(self) -> float:

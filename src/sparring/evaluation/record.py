@@ -54,6 +54,7 @@ def record(
         "n": len(evaluator.images),
         "seed": evaluator.seed,
         "precision": evaluator.precision,
+        "searched": outcomes.form,
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "batch_size": evaluator.batch_size,
         "processes": ranks.count(),

@@ -55,10 +55,7 @@ def folded(network: nn.Module, folds: Sequence[Fold], dtype: torch.dtype | None 
         yield
         return
     try:
-        for (convolution, norm), (weight, bias) in zip(pairs, _merged(pairs, dtype), strict=True):
-            # An attribute of the object goes before the method of its class, also for those who call the module.
-            convolution.forward = partial(convolution._conv_forward, weight=weight, bias=bias)  # type: ignore[method-assign]
-            norm.forward = partial(_passed, norm)  # type: ignore[method-assign]
+        _replace_forwards(pairs, dtype)
         yield
     finally:
         for pair in pairs:
@@ -67,14 +64,18 @@ def folded(network: nn.Module, folds: Sequence[Fold], dtype: torch.dtype | None 
 
 
 def fold(network: nn.Module, folds: Sequence[Fold]) -> None:
-    """Fold these for good, in a network that stays in evaluation mode."""
-    pairs = _modules(network, folds)
-    for (convolution, _), (weight, bias) in zip(pairs, _merged(pairs, None), strict=True):
-        convolution.weight, convolution.bias = (nn.Parameter(tensor, requires_grad=False) for tensor in (weight, bias))
-    norms = {norm for _, norm in pairs}
-    for name, module in list(network.named_modules(remove_duplicate=False)):  # under each of its names
-        if module in norms:
-            network.set_submodule(name, nn.Identity())
+    """Fold these for good, in a network that stays in evaluation mode and on its device.
+
+    Modules and weights stay what they are, as a network may ask for them; only the forward passes of the folded ones change.
+    """
+    _replace_forwards(_modules(network, folds), None)
+
+
+def _replace_forwards(pairs: Sequence[_Pair], dtype: torch.dtype | None) -> None:
+    for (convolution, norm), (weight, bias) in zip(pairs, _merged(pairs, dtype), strict=True):
+        # An attribute of the object goes before the method of its class, also for those who call the module.
+        convolution.forward = partial(convolution._conv_forward, weight=weight, bias=bias)  # type: ignore[method-assign]
+        norm.forward = partial(_passed, norm)  # type: ignore[method-assign]
 
 
 def _modules(network: nn.Module, folds: Sequence[Fold]) -> list[_Pair]:
