@@ -299,7 +299,7 @@ def test_reduced_precision_is_found(standard, images) -> None:
 
 def test_a_network_that_raises_is_quoted(standard, images) -> None:
     colour = replace(images, pixels=images.pixels.expand(-1, 3, -1, -1))
-    findings = found(standard, colour)
+    findings = found(standard.network, colour)
     assert set(findings) == {"forward-fails"}
     assert re.search(
         r"shape \(3, 8, 8\), float32, on cpu, the model raised RuntimeError: .*channels", findings["forward-fails"].seen

@@ -55,3 +55,15 @@ def test_bytes_are_refused() -> None:
     images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     with pytest.raises(BadInput, match="uint8"):
         create("smallconv", 10)(images)
+
+
+@pytest.mark.parametrize(("channels", "given"), [(3, 1), (1, 3), (3, 4)])
+def test_another_number_of_channels_is_refused_and_not_broadcast(channels: int, given: int) -> None:
+    model = Normalised(nn.Flatten(), channels)
+    with pytest.raises(BadInput, match=rf"images of {channels} channel\(s\), not of {given}"):
+        model(torch.rand(2, given, 8, 8))
+
+
+def test_the_checks_leave_one_graph_to_the_compiler() -> None:
+    model = torch.compile(Normalised(nn.Flatten(), 3), backend="eager", fullgraph=True)
+    assert model(torch.ones(2, 3, 8, 8)).shape == (2, 192)

@@ -54,9 +54,14 @@ class Normalised(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, channels, 1, 1))
 
     def forward(self, x: Num[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        """Return logits (B, K) of images (B, C, H, W) in [0, 1]; integer images are refused with BadInput."""
+        """Return logits (B, K) of images (B, C, H, W) in [0, 1].
+
+        Raises BadInput for integer images and for another number of channels.
+        """
         if not x.is_floating_point():  # the division below would promote bytes silently, 255 times too bright
             raise BadInput(f"The model got {x.dtype} images: give floats in [0, 1], such as bytes / 255.")
+        if x.shape[-3] != self.mean.shape[-3]:  # a single channel would be broadcast to all of them
+            raise BadInput(f"The model takes images of {self.mean.shape[-3]} channel(s), not of {x.shape[-3]}.")
         if self.levels is not None:
             x = quantised(x, self.levels)
         logits: Tensor = self.network((x - self.mean) / self.std)
