@@ -28,6 +28,7 @@ from tests.attacks.harness import LINF, Around, digits, trained
 
 ROOT = Path(__file__).parents[2]
 L2 = Threat("L2", "1/2")
+L1 = Threat("L1", 4)
 
 # Figures ---------------------------------------------------------------------------------------------------------------
 
@@ -127,6 +128,22 @@ def test_more_images_only_add_suspicions(accuracies: dict[str, float], n: int) -
     assert "one-step-beats-many" not in fewer or accuracies["fgsm"] < accuracies["pgd-20"]
 
 
+def test_nothing_is_expected_of_pgd_in_l1() -> None:
+    """Accuracies of a network trained normally on digits, in L1 at 4: PGD moves too few pixels, and too many at once."""
+    weak = {"clean": 0.911, "fgsm": 0.814, "pgd-20": 0.797, "cw-20": 0.767, "gama-100": 0.767}
+    strong = {"square": 0.222, "apgd-ce": 0.019, "apgd-t": 0.003, "fab-t": 0.003, "mt": 0.003, "aa": 0.003}
+    assert suspicions(weak | strong, 360, "L1") == []
+    assert suspicions(weak | {"square": 0.222}, 360, "L1") == suspicions(weak | {"aa": 0.003}, 360, "L1") == []
+    for norm in ("Linf", "L2", None):
+        assert "aa-far-below-pgd" in [finding.check for finding in suspicions(weak | strong, 360, norm)]
+    for masked in (
+        {"square": 0.2, "apgd-t": 0.5},
+        {"apgd-ce": 0.5, "apgd-t": 0.2},
+        {"aa fab-t": 0.5, "aa square": 0.2},
+    ):
+        assert len(suspicions(weak | masked, 360, "L1")) == 1
+
+
 def test_the_figures_of_an_evaluation_are_those_of_its_attacks_and_of_their_searches() -> None:
     def left(*correct: int) -> Tensor:
         return torch.tensor([number in correct for number in range(10)])
@@ -193,7 +210,7 @@ def found(model: nn.Module, images: Images, threat: Threat = LINF, count: int = 
     return {finding.check: finding for finding in probe_masking(model, images, threat, count=count)}
 
 
-@pytest.mark.parametrize("threat", [LINF, L2], ids=["Linf", "L2"])
+@pytest.mark.parametrize("threat", [LINF, L2, L1], ids=["Linf", "L2", "L1"])
 def test_nothing_is_found_where_gradients_lead_to_the_goal(threat, standard, robust, one_step, images) -> None:
     for seed, network in enumerate((standard, robust, one_step, Normalised(standard, 1, levels=16).eval())):
         assert probe_masking(network, images, threat, seed=seed) == []
@@ -217,7 +234,7 @@ def misleading(network: nn.Module, change: Callable[[Tensor, Tensor], Tensor]) -
     return Around(network, before=lambda x: Backwards.apply(x, change))
 
 
-@pytest.mark.parametrize("threat", [LINF, L2], ids=["Linf", "L2"])
+@pytest.mark.parametrize("threat", [LINF, L2, L1], ids=["Linf", "L2", "L1"])
 def test_shattered_gradients_are_found(threat: Threat, standard, images) -> None:
     findings = found(misleading(standard, lambda x, g: torch.randn_like(g)), images, threat)
     assert {finding.severity for finding in findings.values()} == {"error"}
