@@ -22,7 +22,9 @@ class Stage:
 
     attack: str
     name: str  # of the search; empty where the attack is a single one
-    correct: Tensor  # (N,) bool, on the CPU: correct after this search and all before it in the attack
+    correct: Tensor = field(
+        repr=False
+    )  # (N,) bool, on the CPU: correct after this search and all before it in the attack
     seconds: float
     forwards: int  # images that went through the network, the verifier's included
     backwards: int  # gradients to the pixels, of one image each
@@ -39,11 +41,13 @@ class Outcome:
     """One attack's result."""
 
     attack: str
-    correct: Tensor  # (N,) bool, on the CPU: classified correctly whatever this attack tried
+    correct: Tensor = field(repr=False)  # (N,) bool, on the CPU: classified correctly whatever this attack tried
     seconds: float
     settings: dict[str, str | int]  # step size, steps, start, restarts; empty for clean
     stages: tuple[Stage, ...] = ()  # the searches that the attack consists of; none for clean and for plain functions
-    images: Tensor | None = None  # (N, C, H, W) in [0, 1], where asked for: adversarial where not correct
+    images: Tensor | None = field(
+        default=None, repr=False
+    )  # (N, C, H, W) in [0, 1], where asked for: adversarial where not correct
 
     @property
     def accuracy(self) -> float:
@@ -51,12 +55,17 @@ class Outcome:
         return int(self.correct.sum()) / len(self.correct)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Outcomes:
-    """The results of several attacks on the same images."""
+    """The results of several attacks on the same images; printed, a line for each."""
 
     outcomes: tuple[Outcome, ...]
     form: str = ""  # of the network that searches ran, such as "BatchNorm folded, NHWC"; empty where none was run
+
+    def __repr__(self) -> str:
+        """Return the accuracies, in percent."""
+        each = [f"{outcome.attack}: {100 * outcome.accuracy:.2f}%" for outcome in self.outcomes]
+        return "\n".join([*each, f"worst: {100 * self.worst:.2f}% of {len(self.outcomes[0].correct)} images"])
 
     @property
     def worst(self) -> float:

@@ -26,11 +26,17 @@ from sparring.models import Normalised
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a network is from."""
+    """Where a network is from: what a record says of it beside the fingerprint of its weights.
 
-    model: str  # the name of the network
-    weights: str = ""  # the file, as the user gave it
-    checkpoint: str = ""  # best or last; empty for a file
+    Args:
+        model: the name of the network, such as that of its class or of its architecture.
+        weights: the file or the run's folder that the weights are from, as it was given; empty where there is none.
+        checkpoint: best or last, which of a run's weights they are; empty for a file.
+    """
+
+    model: str
+    weights: str = ""
+    checkpoint: str = ""
 
 
 def name_of(model: nn.Module) -> str:
@@ -44,11 +50,15 @@ def record(
     evaluator: Evaluator,
     outcomes: Outcomes,
     findings: Sequence[Finding] = (),
+    weights: str | None = None,
 ) -> dict[str, Any]:
-    """Return the evaluation as plain values: accuracies are fractions, eps and alpha are written as given."""
+    """Return the evaluation as plain values: accuracies are fractions, eps and alpha are written as given.
+
+    `weights` is the network's `fingerprint` before it was attacked; None takes that of the network as it is.
+    """
     parameter = next(evaluator.model.parameters(), torch.empty(0))
     return {
-        "subject": asdict(source) | {"fingerprint": fingerprint(evaluator.model)[:16]},
+        "subject": asdict(source) | {"fingerprint": (weights or fingerprint(evaluator.model))[:16]},
         "data": _data(data),
         "threat": {"norm": evaluator.threat.norm, "eps": str(evaluator.threat.eps)},
         "n": len(evaluator.images),
