@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from sparring.evaluation import Outcomes, Stage, naming
 from sparring.evaluation.progress import Checkpoint, Progress, fingerprint
@@ -97,6 +98,48 @@ def test_it_goes_on_from_wherever_it_was_stopped(stage: str, when: int, whole: O
     again.remove()
     assert list(tmp_path.iterdir()) == []
     assert list(dict.fromkeys(told)) == list(STAGES[STAGES.index(stage) :])  # what was done is not done again
+
+
+class Drawing(nn.Module):
+    """A network that draws from the default generator, and notes what."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.drawn = network, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.drawn.append(torch.rand(()).item())
+        return self.network(x)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_going_on_leaves_the_caller_s_random_state_alone(fails: bool, tmp_path: Path) -> None:
+    asked = replace(evaluator(), model=Drawing(subject()[0]), precision=None)
+    attacks = ["clean", "pgd-3"]
+
+    def checkpoint() -> Checkpoint:
+        every = replace(asked, model=subject()[0]).checkpoint(tmp_path / "evaluation.json", attacks)
+        every._every = 0.0
+        return every
+
+    torch.manual_seed(3)
+    asked.run(attacks)
+    whole = asked.model.drawn.copy()
+    asked.model.drawn.clear()
+    torch.manual_seed(3)
+    with pytest.raises(Stopped):
+        asked.run(attacks, stopping("pgd-3", 2), checkpoint())
+    stopped = len(asked.model.drawn)
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    if fails:
+        with pytest.raises(Stopped):
+            asked.run(attacks, stopping("pgd-3", 1), checkpoint())
+    else:
+        asked.run(attacks, checkpoint=checkpoint())
+        assert set(asked.model.drawn[stopped:]) <= set(whole)
+        assert asked.model.drawn[-1] == whole[-1]
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_another_question_has_another_checkpoint(tmp_path: Path) -> None:

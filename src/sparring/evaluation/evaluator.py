@@ -24,7 +24,7 @@ from sparring.errors import BadInput
 from sparring.evaluation.clock import Clock
 from sparring.evaluation.function_attack import FunctionAttack
 from sparring.evaluation.naming import Attacks, NamedAttack, with_names
-from sparring.evaluation.network import Precision, full_precision, low_precision
+from sparring.evaluation.network import Precision, check_precision, full_precision, low_precision
 from sparring.evaluation.optimised import ITSELF, Form, agrees, forms, logits_agree
 from sparring.evaluation.outcome import CLEAN, OnProgress, Outcome, Outcomes, Stage, silent
 from sparring.evaluation.progress import Checkpoint, Progress, fingerprint
@@ -67,14 +67,16 @@ class Evaluator:
     def __post_init__(self) -> None:
         if len(self.images) == 0:
             raise BadInput("There are no images to evaluate on: give at least one.")
+        check_precision(self.precision)
 
     def run(self, attacks: Attacks, progress: OnProgress = silent, checkpoint: Checkpoint | None = None) -> Outcomes:
         """Return the accuracy under each of the attacks, `clean` among them.
 
         An attack is run on the images that are classified correctly to begin with; the others count as wrong. `progress`
-        is told how far each attack is. With a checkpoint the evaluation goes on where an earlier process was stopped; the
-        caller removes it once the result is safe. Raises BadInput for what is no attack, before anything is computed, for
-        attacks that need more classes, and for a network whose logits are not numbers.
+        is told how far each attack is. With a checkpoint the evaluation goes on where an earlier process was stopped,
+        with that one's random states, and puts back the caller's at the end; the caller removes it once the result is
+        safe. Raises BadInput for what is no attack, before anything is computed, for attacks that need more classes, and
+        for a network whose logits are not numbers.
         """
         return _Run(self, progress, checkpoint).outcomes(with_names(attacks))
 
@@ -83,10 +85,16 @@ class Evaluator:
         numbered = [NamedAttack(str(number), attack) for number, attack in enumerate(attacks, 1)]
         return _Run(self, silent, None).outcomes([NamedAttack(CLEAN, None), *numbered])
 
-    def checkpoint(self, path: Path, attacks: Attacks) -> Checkpoint:
-        """Return where to keep this evaluation by these attacks while it runs, beside the file `path`."""
-        pixels = hashlib.sha256(self.images.pixels.numpy().tobytes()).hexdigest()
+    def checkpoint(self, path: Path, attacks: Attacks) -> Checkpoint | None:
+        """Return where to keep this evaluation by these attacks while it runs, beside the file `path`.
+
+        None where a function among the attacks holds what another process cannot recognise, such as a generator, a lock or
+        a lazily filled cache: an evaluation that goes on might go on with another function.
+        """
         chosen = [named.identity for named in with_names(attacks)]
+        if None in chosen:
+            return None
+        pixels = hashlib.sha256(self.images.pixels.numpy().tobytes()).hexdigest()
         said = [str(value) for value in (self.threat, self.seed, self.precision, self.keep, chosen)]
         labels = [str(value.tolist()) for value in (self.images.labels, self.images.index)]
         return Checkpoint(path, fingerprint(self.model, pixels, *labels, *said))
@@ -106,7 +114,7 @@ class _Run:
 
     def outcomes(self, attacks: Sequence[NamedAttack]) -> Outcomes:
         exact = full_precision() if self._evaluator.precision else nullcontext()
-        with exact, attackable(self._evaluator.model, "eval"):
+        with exact, attackable(self._evaluator.model, "eval"), self._progress.continued_draws():
             self._look_at_clean_images()
             for named in attacks:
                 self._check(named.attack)

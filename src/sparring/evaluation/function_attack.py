@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import marshal
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FunctionType
+from functools import partial
+from types import FunctionType, MethodType
 from typing import TypeAlias
 
 import torch
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 
 from sparring.attacks import CountedModel
 from sparring.errors import BadInput
+from sparring.evaluation.identity import ADDRESS
+from sparring.evaluation.network import untouched
 from sparring.threat import Threat, per_sample
 
 # model, x (B, C, H, W) in [0, 1], y (B,), threat -> adversarial images (B, C, H, W)
@@ -38,18 +39,14 @@ class FunctionAttack:
 
     @property
     def definition(self) -> str:
-        """Where the function is defined; of another callable, its repr."""
-        if isinstance(self.function, FunctionType):
-            return f"{self.function.__module__}.{self.function.__qualname__}"
-        return repr(self.function)
-
-    @property
-    def code(self) -> str:
-        """Digits that change with the function's own code, though not with what it calls."""
-        function = self.function if isinstance(self.function, FunctionType) else type(self.function).__call__
-        if not isinstance(function, FunctionType):
-            return ""
-        return hashlib.sha256(marshal.dumps(function.__code__)).hexdigest()[:12]
+        """Where the function is defined; of a partial call its function, of other callables their repr or their class."""
+        function = self.function
+        while isinstance(function, partial):
+            function = function.func
+        if isinstance(function, FunctionType | MethodType):
+            return f"{function.__module__}.{function.__qualname__}"
+        described, kind = repr(function), type(function)
+        return f"{kind.__module__}.{kind.__qualname__}" if ADDRESS in described else described
 
     def describe(self, outside: int, rounding: float) -> dict[str, str | int]:
         """Return what a record states, with the number of images returned that lay outside the threat, up to rounding."""
@@ -59,12 +56,11 @@ class FunctionAttack:
     def attempt(self, model: nn.Module, verifier: CountedModel, x: Tensor, y: Tensor, threat: Threat) -> Attempt:
         """Call the function on images x (B, C, H, W) with labels y (B,) and verify what it returns.
 
-        The model is in evaluation mode; it is put back into it. Raises BadInput for anything but images of the shape of x,
-        and for NaN logits.
+        The model is in evaluation mode; whatever the function does to it is undone before it is asked about the images.
+        Raises BadInput for anything but images of the shape of x, and for NaN logits.
         """
-        with torch.enable_grad():
+        with untouched(model), torch.enable_grad():
             found = self.function(model, x.clone(), y.clone(), threat)
-        model.eval()
         if not isinstance(found, Tensor) or found.shape != x.shape:
             got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
             raise BadInput(

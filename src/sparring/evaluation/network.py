@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import nn
 
 from sparring.attacks import attackable, input_gradient
 from sparring.data import Images, batches
+from sparring.errors import unknown
 
 Precision: TypeAlias = Literal["exact", "search16"]
+
+
+def check_precision(precision: str | None) -> None:
+    """Raise BadInput for what is no precision; None, the network as it is, is one."""
+    if precision is not None and precision not in get_args(Precision):
+        raise unknown("precision", str(precision), get_args(Precision))
 
 
 def low_precision(device: torch.device | str) -> torch.dtype:
@@ -67,3 +74,49 @@ def full_precision() -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Put the network back on leaving, whatever was done to it inside.
+
+    That is: the values of its parameters and buffers, gradients and who needs them, submodules, hooks and modes. What a
+    module keeps in other attributes is out of reach.
+    """
+    modules = list(model.modules())
+    modes = [module.training for module in modules]
+    contents = [(each, dict(each)) for module in modules for each in _dictionaries(module)]
+    tensors = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
+    gradients = [
+        (p, p.requires_grad, p.grad, None if p.grad is None else p.grad.detach().clone()) for p in model.parameters()
+    ]
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+        for now, before in contents:
+            if list(now) != list(before) or any(now[name] is not value for name, value in before.items()):
+                now.clear()
+                now.update(before)
+        for tensor, value in tensors:
+            _put_back(tensor, value)
+        for parameter, needed, gradient, copied in gradients:
+            parameter.requires_grad_(needed)
+            parameter.grad = gradient
+            if gradient is not None and copied is not None:
+                _put_back(gradient, copied)
+
+
+def _dictionaries(module: nn.Module) -> list[dict[str, Any]]:
+    """Return those that every module has, of parameters, buffers, submodules, and hooks; TorchScript keeps its own."""
+    own = [vars(module).get(name) for name, value in vars(nn.Module()).items() if isinstance(value, dict)]
+    return [each for each in own if isinstance(each, dict)]
+
+
+def _put_back(tensor: Tensor, value: Tensor) -> None:
+    if (tensor.dtype, tensor.shape, tensor.device) != (value.dtype, value.shape, value.device):  # as after .double()
+        tensor.data = value
+    elif not torch.equal(tensor, value):  # a write would invalidate graphs that the caller may hold
+        with torch.no_grad():
+            tensor.copy_(value)

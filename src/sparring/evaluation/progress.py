@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparring import ranks
+from sparring.evaluation.identity import tensor_bytes
 from sparring.evaluation.outcome import Stage
 from sparring.files import replacing
 
@@ -30,6 +33,23 @@ class Progress:
     running: dict[str, Tensor] = field(default_factory=dict)  # the present search, as `Pool.state` gives it
     spent: tuple[float, int, int] = (0.0, 0, 0)  # on it: seconds, forwards, backwards
     images: dict[str, Tensor] = field(default_factory=dict)  # by attack, (N, C, H, W)
+    random: dict[str, Tensor] = field(default_factory=dict)  # states of PyTorch's default generators; none at first
+
+    @contextmanager
+    def continued_draws(self) -> Iterator[None]:
+        """Let the default generators go on from where they were; on leaving, put the caller's states back.
+
+        Networks may draw from them, though no search does. Where there is nothing to go on from they are left alone.
+        """
+        if not self.random:
+            yield
+            return
+        before = _random_state()
+        _set_random_state(self.random)
+        try:
+            yield
+        finally:
+            _set_random_state(before)
 
 
 class Checkpoint:
@@ -52,7 +72,6 @@ class Checkpoint:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         except (FileNotFoundError, SafetensorError):
             return Progress()
-        _set_random_state(_part(tensors, "random."))
         return Progress(
             tensors["clean"],
             notes["clean_seconds"],
@@ -60,6 +79,7 @@ class Checkpoint:
             _part(tensors, "running."),
             tuple(notes["spent"]),
             _part(tensors, "images."),
+            _part(tensors, "random."),
         )
 
     @property
@@ -105,7 +125,7 @@ def fingerprint(model: nn.Module, *parts: str) -> str:
     digest = hashlib.sha256(repr(model).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor_bytes(value))
     for part in parts:
         digest.update(f"\0{part}".encode())
     return digest.hexdigest()
@@ -116,7 +136,6 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _random_state() -> dict[str, Tensor]:
-    """Return the state of PyTorch's default generators: networks may draw from them, though no search does."""
     state = {"cpu": torch.get_rng_state()}
     return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 

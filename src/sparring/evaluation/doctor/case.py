@@ -1,11 +1,12 @@
-"""What is examined, how a check asks the network, and how the network is left as it was."""
+"""What is examined, and how a check asks the network."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from sparring.attacks import attackable
 from sparring.data import Images
 from sparring.errors import BadInput
+from sparring.evaluation.network import untouched
 from sparring.randomness import repeatable, seed_from
 from sparring.threat import Threat
 
@@ -69,44 +71,16 @@ def examined(
     rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed_from(seed)))[:count]
     pixels, device = images.pixels[rows], torch.device(device)
     in_training = tuple(module for module in model.modules() if module.training)
-    with untouched(model), repeatable(seed, device), attackable(model, "eval"):
+    with untouched(model), _uncompiled(), repeatable(seed, device), attackable(model, "eval"):
         x, y = _fractions(pixels).to(device), images.labels[rows].to(device)
         yield Case(model, pixels, x, y, threat, classes, in_training)
 
 
-@contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Put parameters, their gradients and buffers back on leaving, whatever a forward pass did to them.
-
-    A compiled network runs uncompiled meanwhile: the doctor's batches would otherwise use up its recompilations. What a
-    module keeps in attributes that are neither parameters nor buffers is out of reach.
-    """
-    kept = [
-        (module, name, tensor, tensor.detach().clone())
-        for module in model.modules()
-        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    ]
-    gradients = [(p, p.grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()]
-    with ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and the import would take seconds
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        try:
-            yield
-        finally:
-            for module, name, tensor, value in kept:
-                if getattr(module, name) is not tensor:
-                    setattr(module, name, tensor)
-                _put_back(tensor, value)
-            for parameter, gradient, copied in gradients:
-                parameter.grad = gradient
-                if gradient is not None and copied is not None:
-                    _put_back(gradient, copied)
-
-
-def _put_back(tensor: Tensor, value: Tensor) -> None:
-    if not torch.equal(tensor, value):  # a write would invalidate graphs that the caller may hold
-        with torch.no_grad():
-            tensor.copy_(value)
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Let a compiled network run uncompiled meanwhile: the doctor's batches would use up its recompilations."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and the import would take seconds
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def _fractions(pixels: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from sparring.attacks import Objective
 from sparring.errors import first_line
-from sparring.evaluation.doctor.case import Case, untouched
+from sparring.evaluation.doctor.case import Case
 from sparring.evaluation.doctor.finding import Finding
+from sparring.evaluation.network import untouched
 from sparring.losses import margin
 
 _AT_ONCE = 32  # images in a backward pass

@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from sparring.evaluation.doctor.case import Case, untouched
+from sparring.evaluation.doctor.case import Case
 from sparring.evaluation.doctor.finding import Finding
+from sparring.evaluation.network import untouched
 
 _REPEATS = 4
 _NOISE = 1e-4  # of the largest logit: what the order of sums may change, where shapes are the same
