@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from torch import Tensor, nn
 
 import sparring
 from sparring import cli, ranks
-from sparring.attacks import PGD
+from sparring.attacks import PGD, AutoAttack
 from sparring.data import Data, load
 from sparring.errors import BadInput
 from sparring.evaluation import ModelSource, evaluate, name_of
 from sparring.evaluation.evaluator import Evaluator
+from sparring.evaluation.progress import fingerprint
+from sparring.models import create
 from sparring.threat import Threat
 
 EPS = Threat("Linf", "0.2")
@@ -181,6 +184,12 @@ def test_warnings_of_the_doctor_and_suspicions_are_findings_and_recorded(model, 
     assert "black-box-beats-white-box" in [finding.check for finding in suspicious.findings]
 
 
+def test_autoattack_may_find_far_more_than_pgd_in_l1(model) -> None:
+    found = evaluate(model, Data(limit=400), Threat("L1", 2), ["clean", "pgd-20", "aa-fast"])
+    assert found.accuracy("aa-fast") < found.accuracy("pgd-20") - 0.1
+    assert found.findings == ()
+
+
 # The attacks --------------------------------------------------------------------------------------------------------------
 
 
@@ -300,6 +309,83 @@ def test_a_function_leaves_nothing_behind(model) -> None:
     assert not model.training
 
 
+class Batchwise(nn.Module):
+    """A network with BatchNorm, a buffer of its own, and something that fits no weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.layers(x)
+
+
+def moves_statistics(network: Batchwise) -> None:
+    network.train()
+    network(torch.rand(4, 1, 8, 8))
+    network.eval()
+
+
+def zeroes_weights(network: Batchwise) -> None:
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+
+
+def replaces_a_layer(network: Batchwise) -> None:
+    network.layers[4] = nn.Linear(16, 10)
+    network.scale = torch.zeros(())
+    network.register_buffer("more", torch.ones(1))
+
+
+def hooks(network: Batchwise) -> None:
+    network.layers[1].register_forward_hook(lambda module, x, y: 0 * y)
+
+
+def doubles(network: Batchwise) -> None:
+    network.double().requires_grad_(True)
+    network(torch.rand(4, 1, 8, 8).double()).sum().backward()
+
+
+@pytest.mark.parametrize("tampering", [moves_statistics, zeroes_weights, replaces_a_layer, hooks, doubles])
+def test_a_function_cannot_change_the_network(tampering: Callable[[Batchwise], None]) -> None:
+    def attack(network: Batchwise, x: Images, y: Tensor, threat: Threat) -> Images:
+        tampering(network)
+        return x
+
+    network = Batchwise().train()
+    network.layers[1].weight.requires_grad_(False)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    attacks = {"clean": "clean", "mine": attack, "pgd": "pgd-3"}
+    found = evaluate(network, DATA, EPS, attacks, batch_size=15, doctor=False)
+    alone = evaluate(network, DATA, EPS, {"clean": "clean", "pgd": "pgd-3"}, doctor=False)
+    assert torch.equal(found.outcome("mine").correct, found.outcome("clean").correct)
+    for name in ("clean", "pgd"):
+        assert torch.equal(found.outcome(name).correct, alone.outcome(name).correct)
+    assert found.record["subject"]["fingerprint"] == fingerprint(Batchwise())[:16]
+    after = network.state_dict()
+    assert list(after) == list(before)
+    assert all(value.dtype == before[name].dtype and torch.equal(value, before[name]) for name, value in after.items())
+    assert [p.requires_grad for p in network.parameters()] == [False, *[True] * 5]
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(module.training and not module._forward_hooks for module in network.modules())
+
+
+def test_a_network_that_changes_itself_is_left_as_it_was_and_recorded_as_it_came() -> None:
+    class Counting(Batchwise):
+        def forward(self, x: Tensor) -> Tensor:
+            self.scale += 1
+            return super().forward(x)
+
+    network = Counting().eval()
+    for attacks in (["clean", "pgd-3"], [signed(1)]):
+        found = evaluate(network, DATA, EPS, attacks, doctor=False)
+        assert found.record["subject"]["fingerprint"] == fingerprint(Counting().eval())[:16]
+        assert network.scale == 1
+
+
 def test_two_processes_share_the_images_of_a_function(model, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, attacks = Evaluator(model, load(DATA).test, EPS), {"clean": "clean", "far": signed(1.5), "near": signed(1)}
     whole = asked.run(attacks)
@@ -329,30 +415,79 @@ def test_a_function_that_returns_something_else_is_refused(model, answer, said: 
 
 
 def test_functions_go_on_between_and_not_inside(model, tmp_path: Path) -> None:
-    calls: list[str] = []
-
     def first(network: nn.Module, x: Images, y: Tensor, threat: Threat) -> Images:
-        calls.append("first")
         return signed(1)(network, x, y, threat)
 
     def second(network: nn.Module, x: Images, y: Tensor, threat: Threat) -> Images:
-        calls.append("second")
-        if calls.count("second") == 2:
-            raise KeyboardInterrupt
         return x
 
-    whole = evaluate(model, DATA, EPS, [first], batch_size=8)
-    batches = len(calls)
+    calls: list[str] = []
+
+    def stop(attack: str, done: float) -> None:
+        calls.append(attack)
+        if calls.count("second") == 2:
+            raise KeyboardInterrupt
+
+    whole = evaluate(model, DATA, EPS, [first], batch_size=8, progress=lambda attack, done: calls.append(attack))
+    batches = calls.count("first")
     assert batches > 2
     calls.clear()
     output = tmp_path / "record.json"
     with pytest.raises(KeyboardInterrupt):
-        evaluate(model, DATA, EPS, [first, second], output=output, batch_size=8)
-    assert calls == ["first"] * batches + ["second"] * 2
-    found = evaluate(model, DATA, EPS, [first, second], output=output, batch_size=8)
-    assert calls[batches + 2 :] == ["second"] * batches
+        evaluate(model, DATA, EPS, [first, second], output=output, batch_size=8, progress=stop)
+    assert (calls.count("first"), calls.count("second")) == (batches, 2)
+    again: list[str] = []
+    found = evaluate(
+        *(model, DATA, EPS, [first, second]),
+        output=output,
+        batch_size=8,
+        progress=lambda attack, done: again.append(attack),
+    )
+    assert again == ["second"] * batches
     assert [outcome.attack for outcome in found.outcomes] == ["first", "second"]
     assert torch.equal(found.outcome("first").correct, whole.outcome("first").correct)
+
+
+def test_a_function_of_other_values_does_not_go_on_from_the_first_one_s_checkpoint(model, tmp_path: Path) -> None:
+    evaluator = Evaluator(model, load(DATA).test, EPS)
+    attacks = (signed(1), signed(1), signed(1.5), partial(signed(1), threat=EPS), partial(signed(1), threat=None))
+    paths = [evaluator.checkpoint(tmp_path / "record.json", {"mine": attack}).path for attack in attacks]
+    assert paths[0] == paths[1]
+    assert len(set(paths)) == 4
+
+
+def test_there_is_no_checkpoint_of_what_could_not_be_recognised(model, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(network: nn.Module, x: Images, y: Tensor, threat: Threat) -> Images:
+        return x + threat.eps * torch.rand(x.shape, generator=generator)
+
+    def stop(attack: str, done: float) -> None:
+        if attack == "noisy":
+            raise KeyboardInterrupt
+
+    notes: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, DATA, EPS, ["clean", noisy], output=tmp_path / "r.json", progress=stop, note=notes.append)
+    assert list(tmp_path.iterdir()) == []
+    assert "starts again" in notes[0]
+    assert Evaluator(model, load(DATA).test, EPS).checkpoint(tmp_path / "r.json", {"mine": Undescribed()}) is None
+
+
+class Undescribed(AutoAttack):
+    """An attack whose repr is where it lies in memory."""
+
+    __repr__ = object.__repr__
+
+
+def test_records_name_functions_and_not_addresses(model) -> None:
+    attacks = {"partial": partial(signed(1)), "object": Nameless(), "method": Nameless().__call__}
+    entries = evaluate(model, DATA, EPS, attacks).record["attacks"]
+    assert [entry["function"].removeprefix("tests.evaluation.test_evaluate.") for entry in entries] == [
+        "signed.<locals>.attack",
+        "Nameless",
+        "Nameless.__call__",
+    ]
 
 
 def test_a_function_of_other_code_does_not_go_on_from_the_first_one_s_checkpoint(model, tmp_path: Path) -> None:
@@ -394,11 +529,91 @@ REFUSED = {
     "ours": ({"aa": PGD(steps=1)}, "aa is the name of an attack of Sparring's"),
     "clean": ({"clean": PGD(steps=1)}, "clean is the name of an attack of Sparring's"),
     "unknown in a mapping": ({"mine": "pgd20"}, "did you mean 'pgd-20'"),
+    "ours for another of ours": ({"aa": "fgsm"}, "aa is the name of an attack of Sparring's"),
+    "clean for another of ours": ({"clean": "pgd-20"}, "clean is the name of an attack of Sparring's"),
+    "a number as a name": ({1: "pgd-2"}, "1 is no name for an attack: give it a text"),
+    "a number as a function's name": ({1: signed(1)}, "1 is no name for an attack: give it a text"),
+    "nothing as a name": ({None: signed(1)}, "None is no name for an attack: give it a text"),
+    "an empty name": ({"": "fgsm"}, "'' is no name for an attack: give it a text"),
+    "an empty text": (" , ", "No attack was named"),
+    "an empty generator": ((name for name in ()), "No attack was named"),
+    "nothing": (None, "None is no attack"),
+    "a number": (3, "3 is no attack"),
 }
 
 
 @pytest.mark.parametrize(("attacks", "sentence"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_is_no_attack_or_has_no_name_is_refused(model, attacks, sentence: str) -> None:
+def test_what_is_no_attack_or_has_no_name_is_refused(model, attacks, sentence: str, tmp_path: Path) -> None:
+    """Before the data are loaded: the folder is empty."""
     with pytest.raises(BadInput) as refused:
-        evaluate(model, DATA, EPS, attacks)
+        evaluate(model, Data("cifar10", path=str(tmp_path)), EPS, attacks)
     assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("attacks", "names"),
+    [
+        (PGD(steps=2), [repr(PGD(steps=2))]),
+        (signed(1), ["attack"]),
+        ("clean", ["clean"]),
+        ("clean, pgd-2,", ["clean", "pgd-2"]),
+        (iter(["clean", "pgd-2"]), ["clean", "pgd-2"]),
+        ({"clean": 1, "fgsm": 1}.keys(), ["clean", "fgsm"]),
+        ({"aa-fast": "aa-fast", "natural": "clean"}, ["aa-fast", "natural"]),
+    ],
+)
+def test_what_plainly_means_attacks_is_taken(model, attacks, names: list[str], tmp_path: Path) -> None:
+    found = evaluate(model, DATA, EPS, attacks, output=tmp_path / "record.json")
+    assert [outcome.attack for outcome in found.outcomes] == names
+
+
+# The arguments ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"precision": "foo"}, "Unknown precision 'foo'"),
+        ({"data": "digits"}, "The data are 'digits': give Data('digits')"),
+        ({"data": torch.rand(3, 1, 8, 8)}, "The data are of type Tensor"),
+        ({"threat": 0.2}, "The threat is 0.2: give the norm and the radius, such as Threat('Linf', '8/255')"),
+        ({"model": "runs/mine"}, "The model is 'runs/mine': give a torch.nn.Module"),
+        ({"model": None}, "The model is None"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_in_a_sentence(model, changed: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        evaluate(**{"model": model, "data": Data("nowhere"), "threat": EPS} | changed)
+    assert sentence in str(refused.value)
+
+
+def test_a_precision_that_there_is_not_is_refused_without_evaluate_as_well(model) -> None:
+    with pytest.raises(BadInput, match="Unknown precision 'foo'"):
+        Evaluator(model, load(DATA).test, EPS, precision="foo")
+
+
+def test_no_file_is_written_over_another(model, run: Path, tmp_path: Path) -> None:
+    one, weights = tmp_path / "one", tmp_path / "weights.safetensors"
+    weights.write_bytes(b"weights")
+    nowhere = Data("cifar10", path=str(tmp_path / "empty"))
+    with pytest.raises(BadInput, match="one would be overwritten"):
+        evaluate(model, nowhere, EPS, output=one, examples=tmp_path / "folder" / ".." / "one")
+    with pytest.raises(BadInput, match="weights.safetensors would be overwritten"):
+        evaluate(model, nowhere, EPS, examples=weights, source=ModelSource("mine", str(weights)))
+    assert cli.main(["evaluate", str(run), "--output", str(one), "--examples", str(one)]) == 2
+    assert cli.main(["evaluate", str(weights), "--examples", str(weights)]) == 2
+    assert weights.read_bytes() == b"weights"
+    assert not one.exists()
+
+
+def test_results_are_printed_in_a_few_lines(model) -> None:
+    found = evaluate(model, DATA, EPS, ["clean", "fgsm"], keep=True)
+    clean, fgsm = (f"{100 * found.accuracy(name):.2f}%" for name in ("clean", "fgsm"))
+    assert str(found) == repr(found) == f"clean: {clean}\nfgsm: {fgsm}\nworst: {fgsm} of {SAMPLES} images"
+    assert "tensor" not in repr(found.outcome("fgsm"))
+    assert "Evaluation(" not in repr([found])
+
+
+def test_images_of_another_number_of_channels_are_refused(model) -> None:
+    with pytest.raises(BadInput, match=r"images of 3 channel\(s\), not of 1"):
+        evaluate(create("smallconv", 10, size=8, width=8).eval(), DATA, EPS, ["clean"])

@@ -17,9 +17,9 @@ from sparring.data import Data, Splits
 from sparring.data import load as load_data
 from sparring.evaluation import ModelSource, evaluate, name_of, with_names
 from sparring.evaluation.doctor import Finding, diagnose
+from sparring.evaluation.evaluate import check_files
 from sparring.evaluation.masking import probe_masking
 from sparring.experiment import Experiment
-from sparring.files import check_writable
 from sparring.results.tables import evaluation_table
 from sparring.threat import Threat
 from sparring.training import Interrupted, Run
@@ -37,11 +37,9 @@ class _Question:
 
 
 def _evaluate(chosen: argparse.Namespace, overrides: list[str]) -> None:
-    attacks = [name.strip() for name in chosen.attacks.split(",") if name.strip()]
     output = Path(chosen.output) if chosen.output else _record_path(chosen.model)
-    with_names(attacks)  # these are said at once; the network and the data may take a while
-    for path in (output, *([Path(chosen.examples)] if chosen.examples else [])):
-        check_writable(path)
+    attacks = with_names(chosen.attacks)  # these are said at once; the network and the data may take a while
+    check_files(output, chosen.examples or None, chosen.model)
     with ranks.joined(chosen.device) as device:
         model, splits, threat = _loaded(chosen, overrides, device)
         first = ranks.index() == 0

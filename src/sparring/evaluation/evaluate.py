@@ -19,9 +19,9 @@ from sparring.evaluation.evaluator import Evaluator
 from sparring.evaluation.fit import check_fit
 from sparring.evaluation.masking import accuracies_of, suspicions
 from sparring.evaluation.naming import Attacks, with_names
-from sparring.evaluation.network import Precision, auto_batch_size, pays_16_bits
+from sparring.evaluation.network import Precision, auto_batch_size, check_precision, pays_16_bits, untouched
 from sparring.evaluation.outcome import OnProgress, Outcomes, silent
-from sparring.evaluation.progress import Checkpoint
+from sparring.evaluation.progress import Checkpoint, fingerprint
 from sparring.evaluation.record import ModelSource, name_of, record, save_examples, write_record
 from sparring.files import check_writable
 from sparring.threat import Threat
@@ -29,7 +29,7 @@ from sparring.threat import Threat
 _REGARDLESS = "(sparring doctor says more; --no-doctor, in Python doctor=False, goes on regardless.)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation(Outcomes):
     """The results of several attacks on the same images, and how they were obtained.
 
@@ -73,7 +73,8 @@ def evaluate(
         data: a configuration, which is loaded; loaded splits, of which the test images are used; or images.
         threat: what the adversary may do.
         attacks: names such as `clean`, `pgd-20` and `aa`, attacks, or functions (model, x, y, threat) -> adversarial
-            images, of which those count that the network itself confirms; in a mapping they are called by its keys.
+            images, of which those count that the network itself confirms; in a mapping they are called by its keys. One
+            attack needs no list, and one text may name several: `clean,aa`.
         batch_size: images at a time; None chooses a number that fits.
         device: where the model is.
         seed: of the attacks' random starts.
@@ -81,7 +82,9 @@ def evaluate(
         doctor: examine model, images and threat first, and refuse to go on where figures would be wrong.
         keep: whether the outcomes hold the adversarial images.
         output: the file of the record. Until it is written a checkpoint lies beside it, from which the same call goes on
-            if it was stopped; functions are called again from their first image.
+            if it was stopped; functions are called again from their first image. A function is the same where its code
+            and all values that it reads are; if these are more than numbers, texts, tensors and lists of them, such as a
+            generator, there is no checkpoint, and the evaluation starts again. What a function imports is not compared.
         examples: a .safetensors file for the adversarial images, see `save_examples`.
         source: where the model is from, for the record.
         progress: is told how far each attack is.
@@ -89,21 +92,26 @@ def evaluate(
 
     Raises:
         BadInput: a model and images that do not belong together, an error that the doctor finds, attacks that cannot be,
-            files that cannot be written; all before the work begins.
+            files that cannot be written, and arguments of other types; all before the work begins.
     """
-    with_names(attacks)
-    record_file, examples_file = _writable(output), _writable(examples)
+    _check_types(model, data, threat)
+    check_precision(precision)
+    chosen = with_names(attacks)
+    source = source or ModelSource(name_of(model))
+    record_file, examples_file = check_files(output, examples, source.weights)
     data = load_data(data) if isinstance(data, Data) else data
     images = data.test if isinstance(data, Splits) else data
-    findings = _examined(model, data, images, threat, device, seed, doctor=doctor)
-    size = batch_size if batch_size is not None else auto_batch_size(model, images, device)
-    keep = keep or examples_file is not None
-    evaluator = Evaluator(model, images, threat, size, device, seed, precision, keep)
-    checkpoint = evaluator.checkpoint(record_file, attacks) if record_file else None
-    _announce(note, evaluator, checkpoint)
-    outcomes = evaluator.run(attacks, progress, checkpoint)
-    findings += [*_outside(outcomes), *suspicions(accuracies_of(outcomes), len(images))]
-    content = record(source or ModelSource(name_of(model)), data, evaluator, outcomes, findings)
+    weights = fingerprint(model)
+    with untouched(model):
+        findings = _examined(model, data, images, threat, device, seed, doctor=doctor)
+        size = batch_size if batch_size is not None else auto_batch_size(model, images, device)
+        keep = keep or examples_file is not None
+        evaluator = Evaluator(model, images, threat, size, device, seed, precision, keep)
+        checkpoint = evaluator.checkpoint(record_file, chosen) if record_file else None
+        _announce(note, evaluator, record_file, checkpoint)
+        outcomes = evaluator.run(chosen, progress, checkpoint)
+    findings += [*_outside(outcomes), *suspicions(accuracies_of(outcomes), len(images), threat.norm)]
+    content = record(source, data, evaluator, outcomes, findings, weights)
     evaluation = Evaluation(outcomes.outcomes, outcomes.form, record=content, findings=tuple(findings))
     if examples_file and ranks.index() == 0:
         save_examples(evaluation, images, examples_file)
@@ -114,11 +122,39 @@ def evaluate(
     return evaluation
 
 
-def _writable(path: str | Path | None) -> Path | None:
-    if path is None:
-        return None
-    check_writable(Path(path))
-    return Path(path)
+def check_files(
+    output: str | Path | None, examples: str | Path | None, weights: str | Path = ""
+) -> tuple[Path | None, Path | None]:
+    """Return the files of the record and of the images as paths.
+
+    Raises BadInput where one cannot be written, is the other one, or is the network's own file of weights.
+    """
+    record_file, examples_file = (None if path is None else Path(path) for path in (output, examples))
+    taken = [Path(weights).resolve()] if weights else []
+    for file in (record_file, examples_file):
+        if file is None:
+            continue
+        check_writable(file)
+        if file.resolve() in taken:
+            raise BadInput(f"{file} would be overwritten: give record, adversarial images and weights a file each.")
+        taken.append(file.resolve())
+    return record_file, examples_file
+
+
+def _check_types(model: object, data: object, threat: object) -> None:
+    """Raise BadInput for arguments of other types than `evaluate` takes, as one line of a notebook may have them."""
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"The model is {_shown(model)}: give a torch.nn.Module, such as sparring.load('runs/mine').")
+    if not isinstance(data, Data | Splits | Images):
+        raise BadInput(f"The data are {_shown(data)}: give Data('digits') or the like, loaded Splits, or Images.")
+    if not isinstance(threat, Threat):
+        raise BadInput(
+            f"The threat is {_shown(threat)}: give the norm and the radius, such as Threat('Linf', '8/255')."
+        )
+
+
+def _shown(value: object) -> str:
+    return repr(value) if isinstance(value, str | int | float | None) else f"of type {type(value).__name__}"
 
 
 def _examined(
@@ -146,9 +182,15 @@ def _examined(
     return findings
 
 
-def _announce(note: Callable[[str], None], evaluator: Evaluator, checkpoint: Checkpoint | None) -> None:
+def _announce(
+    note: Callable[[str], None], evaluator: Evaluator, record_file: Path | None, checkpoint: Checkpoint | None
+) -> None:
     if evaluator.precision == "search16" and not pays_16_bits(evaluator.device):
         note("This processor has no instructions for bf16: precision exact would be faster.")
+    if record_file and not checkpoint:
+        note(
+            "If this evaluation is stopped it starts again: a function in it reads values that have no lasting identity."
+        )
     if checkpoint and checkpoint.path.exists():
         note("Going on with the evaluation that was stopped.")
 
