@@ -264,31 +264,48 @@ def test_wrong_gradients_are_seen_where_logits_agree() -> None:
         assert not agrees(Form("masked", masked), model, x, LINF)
 
 
-def test_a_form_that_errs_on_adversarial_images_alone_is_seen_and_given_up() -> None:
-    """It agrees on images and near them; a search leads it to where it does not."""
+def test_wrong_logits_are_seen_where_gradients_agree() -> None:
+    torch.manual_seed(0)
+    model, x = Net().eval(), torch.rand(16, 3, 8, 8)
+
+    class Shifted(Net):
+        def forward(self, x):
+            return super().forward(x) + torch.tensor([0.05, 0, 0, 0])
+
+    shifted = Shifted().eval()
+    shifted.load_state_dict(model.state_dict())
+    with attackable(model, "eval"), attackable(shifted, "eval"):
+        assert not agrees(Form("shifted", shifted), model, x, LINF)
+        assert not logits_agree(Form("shifted", shifted), model, x)
+        assert agrees(Form("the same", copy.deepcopy(model)), model, x, LINF)
+
+
+def test_a_form_that_errs_only_where_searches_go_is_seen_and_given_up() -> None:
+    """It agrees on images and on the threat's surface, whose pixels are whole levels, and hides gradients in between."""
 
     class Trap(Net):
-        """Its copies answer otherwise where the image has been moved beyond what was tried."""
-
         def __init__(self) -> None:
             super().__init__()
-            self.copies = 0
+            self.copied = False
 
         def __deepcopy__(self, memory):
-            made = copy.copy(self)
-            made.copies = 1
-            return made
+            made = Trap()
+            made.load_state_dict(self.state_dict())
+            made.copied = True
+            return made.eval().requires_grad_(False)
 
         def forward(self, x):
             logits = super().forward(x)
-            moved = (x[:, :, 0, 0] - x[:, :, 7, 7]).abs().sum(1) > 1.2
-            return torch.where((moved & (self.copies == 1))[:, None], logits.roll(1, 1) * 5, logits)
+            between = ((255 * x - (255 * x).round()).abs() > 0.1).flatten(1).double().mean(1) > 0.5
+            return torch.where((between & self.copied)[:, None], 3 * logits.detach(), logits)
 
     model, images = trained(Trap)
-    corner = images.pixels.float() / 255
-    apart = (corner[:, :, 0, 0] - corner[:, :, 7, 7]).abs().sum(1)
-    images = images.subset((apart < 1.0).nonzero()[:, 0])
-    attacks = {"mine": PGD(20)}
-    found = Evaluator(model, images, Threat("Linf", 0.3), precision="exact").run(attacks)
-    expected = Evaluator(model, images, Threat("Linf", 0.3)).run(attacks)
+    x = images.pixels / 255
+    threat, attacks = Threat("Linf", "51/255"), {"mine": PGD(20, "1/255")}
+    with attackable(model, "eval"):
+        assert agrees(next(forms(model, x)), model, x, threat)
+    found = Evaluator(model, images, threat, precision="exact").run(attacks)
+    expected = Evaluator(model, images, threat).run(attacks)
+    assert found.form == ITSELF
+    assert expected.accuracy("mine") < 0.9
     assert torch.equal(found.outcome("mine").correct, expected.outcome("mine").correct)
