@@ -19,7 +19,7 @@ demo: venv
 	$(BIN)/sparring demo
 
 test: venv
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile  # a file at a time: its fixtures are made once
 
 # What CI asks of the sources: style, types, and that imports point one way.
 check: venv
