@@ -6,12 +6,14 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+import sparring as sparring_package
 from sparring import cli, recipe, recipes
 from sparring.configuration import to_yaml
 
@@ -88,6 +90,13 @@ def test_recipes_can_be_listed_shown_and_copied(capsys, tmp_path) -> None:
     _, out, _ = sparring(capsys, "recipes", "list", "digits")
     assert "digits/fgsm-mep" in out
     assert "cifar10" not in out
+    _, out, _ = sparring(capsys, "recipes", "list", "cifar10")
+    assert "cifar10/trades" in out
+    assert "cifar100" not in out
+    _, out, _ = sparring(capsys, "recipes", "list", "las-at")
+    assert "cifar100/las-at" in out
+    status, _, err = sparring(capsys, "recipes", "list", "tradez")
+    assert (status, "Unknown recipe 'tradez'" in err) == (2, True)
     _, shown, _ = sparring(capsys, "recipes", "show", "cifar10/fgsm-rs")
     assert shown == recipes.text("cifar10/fgsm-rs", to_yaml(recipe("cifar10/fgsm-rs")))
     assert "alpha: 5 eps/4 " in shown
@@ -201,7 +210,7 @@ def test_an_unexpected_option_of_a_command_that_takes_none(capsys) -> None:
 
 def test_the_program_itself_ends_with_the_status(tmp_path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "sparring.cli", "train", "digits/nothing"],
+        [sys.executable, "-m", "sparring", "train", "digits/nothing"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -226,3 +235,11 @@ def test_the_demo_shows_its_table_and_curves(capsys, monkeypatch, tmp_path) -> N
     with Image.open(tmp_path / "demo" / "robust-accuracy.png") as figure:
         assert figure.size[0] > 800
     assert sparring(capsys, "demo", "--run", tmp_path / "demo")[0] == 0, "a finished demo can be shown again"
+
+
+def test_the_version_is_the_package_s(capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"sparring {sparring_package.__version__}\n"
+    assert sparring_package.__version__ == version("sparring")

@@ -214,7 +214,7 @@ def test_under_torchrun_two_processes_find_what_one_finds_and_one_of_them_writes
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)),
-                *("-m", "sparring.cli", "evaluate", str(run), "--attacks", "clean,pgd-5,apgd-ce", "--samples", "41"),
+                *("-m", "sparring", "evaluate", str(run), "--attacks", "clean,pgd-5,apgd-ce", "--samples", "41"),
                 *("--output", str(output), "--examples", str(examples)),
             ],
             env=environment,

@@ -12,11 +12,9 @@ import torch
 
 
 def environment() -> dict[str, str | int]:
-    """Return versions of Python, PyTorch and Sparring, the commit (empty outside a checkout), processor, threads, GPU,
-    time.
-    """
+    """Return the versions of Python, PyTorch and Sparring, the commit (empty outside a checkout), the hardware and time."""
     return {
-        "sparring": _version(),
+        "sparring": installed_version(),
         "commit": _commit(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -27,7 +25,8 @@ def environment() -> dict[str, str | int]:
     }
 
 
-def _version() -> str:
+def installed_version() -> str:
+    """Return the version of the package that is installed; empty where there is none."""
     try:
         return version("sparring")
     except PackageNotFoundError:  # run from its sources

@@ -14,6 +14,7 @@ from rich.console import Console
 from sparring import api, recipes
 from sparring.cli import evaluation
 from sparring.configuration import to_yaml
+from sparring.environment import installed_version
 from sparring.errors import BadInput, unknown
 from sparring.experiment import train
 from sparring.results.tables import recipe_table
@@ -49,7 +50,7 @@ def _train(chosen: argparse.Namespace, overrides: list[str]) -> None:
 
 def _recipes(chosen: argparse.Namespace, overrides: list[str]) -> None:
     if chosen.action == "list":
-        _OUT.print(recipe_table({name: recipes.title(name) for name in recipes.names() if chosen.name in name}))
+        _OUT.print(recipe_table({name: recipes.title(name) for name in _listed(chosen.name)}))
     elif not chosen.name:
         raise BadInput(f"recipes {chosen.action} needs the name of a recipe: sparring recipes list shows them.")
     elif chosen.action == "show":
@@ -58,6 +59,15 @@ def _recipes(chosen: argparse.Namespace, overrides: list[str]) -> None:
         target = Path(chosen.file or f"{Path(chosen.name).name}.yaml")
         recipes.copy(chosen.name, target, to_yaml(api.recipe(chosen.name)))
         _OUT.print(f"Wrote {target}. Change it, then: sparring train {target}", soft_wrap=True, highlight=False)
+
+
+def _listed(part: str) -> list[str]:
+    """Return the recipes of a data set, or those with this part in their name; raises BadInput if there is none."""
+    names = recipes.names()
+    found = [name for name in names if name.startswith(f"{part}/")] or [name for name in names if part in name]
+    if not found:
+        raise unknown("recipe", part, names)
+    return found
 
 
 def _demo(chosen: argparse.Namespace, overrides: list[str]) -> None:
@@ -77,6 +87,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser("sparring", description="Adversarial training of image classifiers, and its honest measurement.")
+    parser.add_argument("--version", action="version", version=f"sparring {installed_version()}")
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, action: Any, text: str, *, overrides: str = "") -> argparse.ArgumentParser:
@@ -105,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = command("recipes", _recipes, "List, show or copy the recipes.")
     listing.add_argument("action", choices=["list", "show", "copy"])
-    listing.add_argument("name", nargs="?", default="", help="a recipe's name; for list, a part of one")
+    listing.add_argument(
+        "name", nargs="?", default="", help="a recipe's name; for list, a data set or a part of a name"
+    )
     listing.add_argument("file", nargs="?", help="where to copy to (default: METHOD.yaml here)")
     return parser
