@@ -19,9 +19,10 @@ from sparring import configuration
 from sparring.attacks import PGD
 from sparring.data import Augment, Data
 from sparring.errors import BadInput
-from sparring.experiment import Experiment, train
+from sparring.experiment import Experiment, Model, train
 from sparring.methods import AWP, MEP, TRADES, Method, Standard
 from sparring.methods.base import state
+from sparring.optimisation import Optimisation
 from sparring.training import Diagnostics, Interrupted, Run, Runtime, Selection, checkpoint, session, trainer
 from sparring.training.progress import Silent
 from tests.syncs import NoHostSync
@@ -158,6 +159,20 @@ def test_a_corrupt_checkpoint_is_refused(tmp_path) -> None:
     run.last.write_bytes(run.last.read_bytes()[:1000])
     with pytest.raises(BadInput, match="not a readable checkpoint"):
         train(experiment(Standard(), epochs=1), tmp_path, resume=True, report=Silent())
+
+
+@pytest.mark.parametrize(("images", "drop_last", "fine"), [(271, False, False), (271, True, True), (272, False, True)])
+def test_a_last_batch_of_one_image_is_foreseen(images: int, drop_last: bool, fine: bool, tmp_path) -> None:
+    """ResNet-18's last map of an 8x8 image is a single pixel; 90 batches of 3 and one more image, of those not held out."""
+    of = {"data": Data(limit=images, validation=0), "selection": Selection(split="test", images=10)}
+    options = Optimisation(epochs=1, batch_size=3, drop_last=drop_last)
+    chosen = replace(experiment(Standard(), **of), optimisation=options, model=Model("resnet18", width=4))
+    if fine:
+        chosen.trainer(Run(tmp_path), Silent())
+        return
+    with pytest.raises(BadInput, match=r"last batch of an epoch has one image.*set optimisation.drop_last to true"):
+        train(chosen, tmp_path, report=Silent())
+    assert not Run(tmp_path).config.exists()
 
 
 @dataclass

@@ -6,6 +6,7 @@ that was killed and resumed ends with the same weights, bit for bit, as one that
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from torch import nn
 from sparring import ranks
 from sparring.attacks import Attack
 from sparring.data import Augment, Images, Resident, Splits
-from sparring.errors import BadInput
+from sparring.errors import BadInput, first_line
 from sparring.evaluation import CLEAN, Evaluator
 from sparring.methods import Method, Review
 from sparring.models import ModelDescription
@@ -89,6 +90,7 @@ class Trainer:
             held_out=held_out,
             fabric=fabric,
         )
+        _check_last_batch(self.session)
         followed = self.diagnostics.follow(train, self.augment, options.batch_size, fabric.device)
         self._observer = Observer(self.diagnostics.every, followed, self.threat, self.seed, self.run, fabric.device)
         self._statistics = EpochStatistics(fabric.device)
@@ -236,6 +238,23 @@ class Trainer:
         self._observer.load_state_dict(state["diagnostics"])
         if self.session.batch == 0 and self._history:
             self._keep_best()  # in case it was killed between the two
+
+
+def _check_last_batch(session: Session) -> None:
+    """Raise BadInput if an epoch would end with a single image that the network cannot train on.
+
+    BatchNorm cannot where it sees one value a channel, as in the last stages of networks for larger images.
+    """
+    draw = next(session.data.draws(0, session.data.steps_per_epoch - 1))
+    if draw.shape[1] > 1:
+        return
+    try:
+        copy.deepcopy(session.learner.raw_model).train()(session.data.show(draw).x)
+    except ValueError as error:
+        raise BadInput(
+            f"The last batch of an epoch has one image, on which this network cannot be trained ({first_line(error)}): "
+            "set optimisation.drop_last to true, or another optimisation.batch_size."
+        ) from error
 
 
 def _renamed(row: Row) -> Row:
