@@ -243,3 +243,15 @@ def test_the_version_is_the_package_s(capsys) -> None:
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"sparring {sparring_package.__version__}\n"
     assert sparring_package.__version__ == version("sparring")
+
+
+def test_what_users_write_is_printed_as_it_is(capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich would take it for markup, and fail at a tag that is closed and was never opened."""
+    monkeypatch.chdir(tmp_path)
+    status, out, err = sparring(capsys, "train", "digits/standard", "--run", "[bold]:fire:[/x]", *QUICK)
+    assert (status, out) == (0, "Done: [bold]:fire:[/x]. Next: sparring evaluate [bold]:fire:[/x]\n")
+    words = ("--attacks", "clean", "--samples", "10", "--output", "[/y]:ok:.json", "--no-doctor")
+    status, out, _ = sparring(capsys, "evaluate", "[bold]:fire:[/x]", *words)
+    assert (status, "Record: [/y]:ok:.json" in out) == (0, True)
+    status, _, err = sparring(capsys, "evaluate", "[/z]:fire:")
+    assert (status, "[/z]:fire:" in err) == (2, True)

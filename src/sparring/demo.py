@@ -54,4 +54,4 @@ def demo(folder: Path, console: Console) -> None:
     console.print(comparison_table(title, evaluations, seconds))
     figure = folder / "robust-accuracy.png"
     robust_curves({name: contender.run.metrics() for name, contender in contenders.items()}, figure)
-    console.print(f"Curves: {figure}", soft_wrap=True, highlight=False)
+    console.print(f"Curves: {figure}", soft_wrap=True)

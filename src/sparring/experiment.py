@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from sparring import configuration
 from sparring.data import Data, Splits, load
@@ -14,6 +13,7 @@ from sparring.errors import BadInput
 from sparring.methods import Method
 from sparring.models import ModelDescription, create
 from sparring.optimisation import Optimisation
+from sparring.terminal import console
 from sparring.threat import Threat
 from sparring.training.diagnostics import Diagnostics
 from sparring.training.progress import Reporter, reporter
@@ -123,7 +123,7 @@ def train(experiment: Experiment, folder: str | Path, *, resume: bool = False, r
     """
     run = Run(Path(folder))
     run.refuse(configuration.to_yaml(experiment), resume=resume, rewritten=_rewritten)
-    trainer = experiment.trainer(run, report or reporter(Console(stderr=True)))
+    trainer = experiment.trainer(run, report or reporter(console(stderr=True)))
     run.begin(configuration.to_yaml(experiment))
     trainer.fit(resume=resume)
     return run

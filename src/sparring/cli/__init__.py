@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rich.console import Console
-
 from sparring import api, recipes
 from sparring.cli import evaluation
 from sparring.configuration import to_yaml
@@ -18,9 +16,10 @@ from sparring.environment import installed_version
 from sparring.errors import BadInput, unknown
 from sparring.experiment import train
 from sparring.results.tables import recipe_table
+from sparring.terminal import console
 from sparring.training import Interrupted
 
-_OUT = Console()
+_OUT = console()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,10 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise BadInput(f"{chosen.command} does not know {overrides[0]}: see sparring {chosen.command} --help.")
         status: int = chosen.run_command(chosen, overrides) or 0
     except BadInput as error:
-        Console(stderr=True, soft_wrap=True).print(f"sparring: {error}", markup=False, highlight=False)
+        console(stderr=True).print(f"sparring: {error}", soft_wrap=True)
         return 2
     except Interrupted as stopped:
-        Console(stderr=True, soft_wrap=True).print(f"\n{stopped}", markup=False, highlight=False)
+        console(stderr=True).print(f"\n{stopped}", soft_wrap=True)
         return 130
     except KeyboardInterrupt:
         return 130
@@ -45,7 +44,7 @@ def _train(chosen: argparse.Namespace, overrides: list[str]) -> None:
     experiment = api.recipe(chosen.recipe, overrides)
     folder = Path(chosen.run or f"runs/{chosen.recipe.removesuffix('.yaml')}")
     run = train(experiment, folder, resume=chosen.resume)
-    _OUT.print(f"Done: {run.folder}. Next: sparring evaluate {run.folder}", soft_wrap=True, highlight=False)
+    _OUT.print(f"Done: {run.folder}. Next: sparring evaluate {run.folder}", soft_wrap=True)
 
 
 def _recipes(chosen: argparse.Namespace, overrides: list[str]) -> None:
@@ -58,7 +57,7 @@ def _recipes(chosen: argparse.Namespace, overrides: list[str]) -> None:
     else:
         target = Path(chosen.file or f"{Path(chosen.name).name}.yaml")
         recipes.copy(chosen.name, target, to_yaml(api.recipe(chosen.name)))
-        _OUT.print(f"Wrote {target}. Change it, then: sparring train {target}", soft_wrap=True, highlight=False)
+        _OUT.print(f"Wrote {target}. Change it, then: sparring train {target}", soft_wrap=True)
 
 
 def _listed(part: str) -> list[str]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from sparring import api, configuration, ranks
@@ -21,11 +20,12 @@ from sparring.evaluation.evaluate import check_files
 from sparring.evaluation.masking import probe_masking
 from sparring.experiment import Experiment
 from sparring.results.tables import evaluation_table
+from sparring.terminal import console
 from sparring.threat import Threat
 from sparring.training import Interrupted, Run
 from sparring.training.progress import EvaluationProgress
 
-_OUT = Console()
+_OUT = console()
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def _evaluate(chosen: argparse.Namespace, overrides: list[str]) -> None:
     with ranks.joined(chosen.device) as device:
         model, splits, threat = _loaded(chosen, overrides, device)
         first = ranks.index() == 0
-        with EvaluationProgress(Console(stderr=True, quiet=not first)) as progress:
+        with EvaluationProgress(console(stderr=True, quiet=not first)) as progress:
             try:
                 evaluation = evaluate(
                     model,
@@ -67,8 +67,8 @@ def _evaluate(chosen: argparse.Namespace, overrides: list[str]) -> None:
         _OUT.print(evaluation_table(evaluation, threat, splits.name))
         _print_findings(evaluation.findings)
         if chosen.examples:
-            _OUT.print(f"Adversarial images: {chosen.examples}", soft_wrap=True, highlight=False)
-        _OUT.print(f"Record: {output}", soft_wrap=True, highlight=False)
+            _OUT.print(f"Adversarial images: {chosen.examples}", soft_wrap=True)
+        _OUT.print(f"Record: {output}", soft_wrap=True)
 
 
 def _source(model: nn.Module, chosen: argparse.Namespace) -> ModelSource:
@@ -103,7 +103,7 @@ _STATUS = {"note": 0, "warning": 1, "error": 3}
 
 def _print_findings(findings: Sequence[Finding]) -> None:
     for finding in findings:
-        _OUT.print(f"{finding}\n", soft_wrap=True, highlight=False, markup=False)
+        _OUT.print(f"{finding}\n", soft_wrap=True)
 
 
 def _known_of(model: Path, overrides: Sequence[str]) -> str | None:

@@ -79,19 +79,19 @@ class _Plain(Reporter):
         self._console.print(f"{title}: {total} steps" + (f", {done} of them done" if done else ""))
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text, soft_wrap=True)
 
     def step(self) -> None:
         pass
 
     def epoch(self, row: Row) -> None:
-        self._console.print(_line(row), highlight=False)
+        self._console.print(_line(row))
 
 
 class _Live(Reporter):
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -104,13 +104,13 @@ class _Live(Reporter):
         self._task = self._progress.add_task(title, total=total, completed=done)
 
     def note(self, text: str) -> None:
-        self._progress.console.print(text, highlight=False, soft_wrap=True)
+        self._progress.console.print(text, soft_wrap=True)
 
     def step(self) -> None:
         self._progress.advance(self._task)
 
     def epoch(self, row: Row) -> None:
-        self._progress.console.print(_line(row), highlight=False)
+        self._progress.console.print(_line(row))
 
     def __enter__(self) -> Reporter:
         self._progress.start()
@@ -125,7 +125,7 @@ class EvaluationProgress:
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
