@@ -84,3 +84,13 @@ def test_nan_that_comes_only_with_some_images_is_refused_when_it_comes() -> None
     bright.pixels[2] = 255
     with pytest.raises(BadInput, match="NaN logits on clean images"):
         api.evaluate(Says(answer), bright, Threat(), ["clean", "fgsm"], doctor=False)
+
+
+@pytest.mark.parametrize(("fails", "count"), [(lambda x: len(x) == 1, 1), (lambda x: len(x) > 30, 40)])
+def test_a_model_that_fails_for_some_numbers_of_images_is_found_out(fails, count: int) -> None:
+    """As one that squeezes its features does, for a single image."""
+    model = Says(lambda x: x.new_zeros(3) if fails(x) else x.new_zeros(len(x), 3))
+    with pytest.raises(
+        BadInput, match=rf"^With {count} images at once, unlike with 2: .*shape \(3,\) for {count} images"
+    ):
+        check_fit(model, images([0] * 40), 3, "mine", "cpu")

@@ -9,16 +9,24 @@ from sparring.attacks import attackable
 from sparring.data import Images, batches
 from sparring.errors import BadInput, first_line
 
+_MOST = 64  # images at once
+
 
 def check_fit(model: nn.Module, images: Images, classes: int | None, name: str, device: torch.device | str) -> None:
     """Raise BadInput if the model cannot classify the images; `classes` is their number, if it is known.
 
-    That is: no image or fewer than two classes; a model that fails, or returns something else than finite logits
-    (B, K); labels that have no logit; another number of classes than the data.
+    That is: no image or fewer than two classes; a model that fails for two images, for one, or for up to 64 at once, or
+    returns something else than finite logits (B, K); labels that have no logit; another number of classes than the data.
     """
     if len(images) == 0:
         raise BadInput(f"{name} has no images to evaluate on: give at least one.")
-    logits = _logits(model, next(batches(images.subset(torch.arange(min(2, len(images)))), 2, device)).x, name)
+    x = next(batches(images.subset(torch.arange(min(_MOST, len(images)))), _MOST, device)).x
+    logits = _logits(model, x[:2], name)
+    for some in (x[:1], x):  # the last images under attack make a small batch, hours later
+        try:
+            _logits(model, some, name)
+        except BadInput as error:
+            raise BadInput(f"With {len(some)} images at once, unlike with 2: {error}") from error
     known = logits.shape[1]
     if known < 2:
         raise BadInput(f"The model knows {known} class: robustness needs at least two.")
