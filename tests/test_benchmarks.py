@@ -12,8 +12,8 @@ import torch
 
 import sparring
 from benchmarks.accuracy import averaging, comparison, fast, generator, overfitting, policy, tables
+from benchmarks.harness.methods import RECIPES
 from benchmarks.harness.steps import Bench, held_out
-from benchmarks.harness.subjects import RECIPES
 from benchmarks.speed import compaction
 from sparring.data import Batch
 from sparring.errors import BadInput

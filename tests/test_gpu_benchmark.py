@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.harness.methods import METHODS
 from benchmarks.harness.ours import Way
 from benchmarks.harness.scene import Scene
-from benchmarks.harness.subjects import SUBJECTS
 from benchmarks.speed import captured, ceilings, cost, gpu, passes, profiled
 from benchmarks.speed.cost import Cost
 
@@ -100,7 +100,7 @@ def test_on_a_gpu_all_that_is_owed_is_asked_for(tmp_path: Path) -> None:
     ]
     places = [names.index(name) for name in order]
     assert places == sorted(places)
-    assert {f"step-{name}-graph" for name in SUBJECTS} < set(names)
+    assert {f"step-{name}-graph" for name in METHODS} < set(names)
     compact = {name for name in names if name.endswith("-compact")}
     assert compact == {f"step-{name}-compact" for name in ("las", "fat-10", "sat-10", "dart-10")}
 

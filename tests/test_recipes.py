@@ -165,9 +165,9 @@ def test_what_strategies_are_chosen_for(name: str) -> None:
     """The inner attack allows the most steps, in evaluation mode; BatchNorm's batches would mix the images' strategies."""
     method = las(name)
     assert method.inner.traits().attack == PGD(
-        steps=max(method.actions.steps), start="normal" if method.inner.traits().weighted else "uniform"
+        steps=max(method.actions.steps), start="normal" if method.inner.traits().accepts_weight else "uniform"
     )
-    assert method.inner.traits().weighted == bool(method.actions.beta) == ("las-trades" in name)
+    assert method.inner.traits().accepts_weight == bool(method.actions.beta) == ("las-trades" in name)
     assert isinstance(method.inner, AWP) == ("las-awp" in name)
     method.setup(task_of(name))  # refuses what cannot be chosen
     if method.policy == "learned":

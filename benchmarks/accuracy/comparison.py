@@ -31,10 +31,10 @@ from rich.markdown import Markdown
 import sparring
 from benchmarks.accuracy.tables import Noted, markdown, read
 from benchmarks.harness.command import exit_with
+from benchmarks.harness.methods import RECIPES
 from benchmarks.harness.pages import renew
 from benchmarks.harness.record import write, write_found
 from benchmarks.harness.steps import Bench
-from benchmarks.harness.subjects import RECIPES
 from sparring.configuration import to_yaml
 from sparring.data import Images
 from sparring.errors import BadInput

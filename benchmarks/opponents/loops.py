@@ -13,9 +13,9 @@ from functools import partial
 
 from typing_extensions import override
 
+from benchmarks.harness.methods import METHODS, PGD_10_EVAL
 from benchmarks.harness.ours import Ours
 from benchmarks.harness.scene import THREAT, Scene
-from benchmarks.harness.subjects import PGD_10_EVAL, SUBJECTS
 from benchmarks.harness.timing import Work
 from benchmarks.opponents import art_trainers
 from benchmarks.opponents.art_trainers import Gym
@@ -108,7 +108,7 @@ OPPONENTS: dict[str, Opponent] = {
     "art-fgsm-rs": ByArt(
         "ART FBF",
         "fgsm-rs",
-        SUBJECTS["fgsm-rs"].make,
+        METHODS["fgsm-rs"].make,
         art_trainers.fbf,
         unlike="BatchNorm in evaluation mode throughout, gradients clipped, a rate of its own",
     ),
@@ -116,7 +116,7 @@ OPPONENTS: dict[str, Opponent] = {
     "art-trades-10": ByArt(
         "ART TRADES",
         "trades-10",
-        SUBJECTS["trades-10"].make,
+        METHODS["trades-10"].make,
         art_trainers.trades,
         unlike="its attack climbs the cross-entropy",
     ),
@@ -131,7 +131,7 @@ OPPONENTS: dict[str, Opponent] = {
     "mair-trades-10": ByMair(
         "MAIR-like TRADES",
         "trades-10",
-        SUBJECTS["trades-10"].make,
+        METHODS["trades-10"].make,
         MairTRADES,
         unlike="its attack sees BatchNorm's statistics after the clean forward, and starts in the box",
     ),

@@ -8,8 +8,8 @@ from functools import partial
 
 import torch
 
+from benchmarks.harness.methods import METHODS, PGD_10, PGD_10_EVAL
 from benchmarks.harness.scene import CLASSES, PAD, THREAT, Scene
-from benchmarks.harness.subjects import PGD_10, PGD_10_EVAL, SUBJECTS
 from benchmarks.opponents.match import Corner, Pair
 from benchmarks.opponents.research.awp import ResearchAWP
 from benchmarks.opponents.research.cat import ResearchCAT
@@ -141,7 +141,7 @@ def _free(corner: Corner) -> Script:
 
 def _ours(name: str) -> Callable[[Scene], Method]:
     """Return the method as in the table of methods."""
-    return lambda _: SUBJECTS[name].make()
+    return lambda _: METHODS[name].make()
 
 
 PAIRS = {

@@ -20,10 +20,10 @@ from rich.table import Table
 
 from benchmarks.harness import timing
 from benchmarks.harness.command import add_names, read, status
+from benchmarks.harness.methods import METHODS
 from benchmarks.harness.ours import Ours, Way
 from benchmarks.harness.record import save
 from benchmarks.harness.scene import Scene
-from benchmarks.harness.subjects import SUBJECTS
 from benchmarks.opponents.match import apart
 from sparring.environment import environment
 from sparring.methods import LAS, SDI
@@ -60,7 +60,7 @@ def compare(name: str, scene: Scene) -> Comparison:
 
 
 def _trained(name: str, scene: Scene, way: Way) -> Ours:
-    method = SUBJECTS[name].make()
+    method = METHODS[name].make()
     if isinstance(method, SDI | LAS):
         method = replace(method, interval=INTERVAL)
     side = Ours(scene, method, way)
@@ -87,7 +87,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
 def main(words: Sequence[str] | None = None) -> int:
     """Return the exit status: 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_names(parser, "--methods", SUBJECTS)
+    add_names(parser, "--methods", METHODS)
     parser.add_argument(
         "--width", type=int, default=16, help="channels of ResNet-18's first stage (default: %(default)s)"
     )

@@ -23,10 +23,10 @@ from rich.table import Table
 
 from benchmarks.harness import timing
 from benchmarks.harness.command import add_names, read, status
+from benchmarks.harness.methods import METHODS
 from benchmarks.harness.ours import WARM_UP, Ours, Way
 from benchmarks.harness.record import save
 from benchmarks.harness.scene import Scene, add_scene, scene_of
-from benchmarks.harness.subjects import SUBJECTS
 from benchmarks.speed import ceilings
 from sparring.environment import environment
 from sparring.training import Runtime
@@ -61,7 +61,7 @@ class Cost:
 
 def prepared(name: str, scene: Scene, way: Way) -> Ours:
     """Return the method in training, at the chosen level."""
-    return Ours(scene, SUBJECTS[name].make(), way)
+    return Ours(scene, METHODS[name].make(), way)
 
 
 def measure(name: str, scene: Scene, rounds: int, way: Way) -> Cost:
@@ -75,7 +75,7 @@ def measure(name: str, scene: Scene, rounds: int, way: Way) -> Cost:
     times = [timing.seconds(side.steps(number), side.device) / number for _ in range(rounds)]
     peak = torch.cuda.max_memory_allocated(side.device) if side.device.type == "cuda" else 0
     return Cost(
-        name, way.level, minimum=SUBJECTS[name].minimum, peak_bytes=peak, refusal=side.refusal, seconds=times, **counted
+        name, way.level, minimum=METHODS[name].minimum, peak_bytes=peak, refusal=side.refusal, seconds=times, **counted
     )
 
 
@@ -132,7 +132,7 @@ def arguments_from(words: Sequence[str] | None) -> argparse.Namespace:
         description="What a training step of each method costs, counted and timed. Images are synthetic noise. Close other "
         "programs first; read ratios, not absolute times.",
     )
-    add_names(parser, "--methods", SUBJECTS)
+    add_names(parser, "--methods", METHODS)
     add = parser.add_argument
     add(
         "--levels",

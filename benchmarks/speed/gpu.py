@@ -21,10 +21,10 @@ import torch
 
 import sparring
 from benchmarks.harness import timing
+from benchmarks.harness.methods import METHODS
 from benchmarks.harness.ours import Way
 from benchmarks.harness.record import write
 from benchmarks.harness.scene import Scene
-from benchmarks.harness.subjects import SUBJECTS
 from benchmarks.opponents.pairs import PAIRS
 from benchmarks.speed import captured, ceilings, cost, passes, profiled, race
 from sparring.configuration import to_yaml
@@ -92,13 +92,13 @@ def _levels(device: str) -> tuple[str, ...]:
 
 def _of_methods(scene: Scene, device: str, size: Size) -> Iterator[Stage]:
     """Yield the stages on noise: captured steps against live ones, each step's time, and the usual research step's."""
-    names, levels = size.methods or tuple(dict.fromkeys((*MAIN, *SUBJECTS))), _levels(device)
+    names, levels = size.methods or tuple(dict.fromkeys((*MAIN, *METHODS))), _levels(device)
     for name in names:
         yield Stage(f"captured-{name}", 15, _captured(name, device, size))
     for name in names:
         for level in levels if name in MAIN else levels[:2]:
             yield Stage(f"step-{name}-{level}", 120 if "compile" in level else 25, _step(scene, name, level, size))
-        if SUBJECTS[name].make().traits().shrinks:
+        if METHODS[name].make().traits().shrinks:
             # Beside the levels, at which all images stay on a GPU.
             yield Stage(f"step-{name}-compact", 25, _step(scene, name, "eager", size, compact=True))
     for name in size.methods or PAIRS:

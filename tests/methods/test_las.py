@@ -507,7 +507,7 @@ def test_finished_images_may_leave_the_batch(inner: Method, drawn: list) -> None
     ("inner", "switches", "said"),
     [
         (MEP(), {}, "LAS chooses every image's attack, and MEP leaves it nothing to choose"),
-        (EP(), {}, r"EP leaves it nothing to choose.* Traits\(attack=..., budgeted=True\)"),
+        (EP(), {}, r"EP leaves it nothing to choose.* Traits\(attack=..., accepts_budget=True\)"),
         (SDI(), {}, "SDI leaves it nothing to choose"),
         (Standard(), {}, "Standard leaves it nothing to choose"),
         (AWP(MEP()), {}, "AWP leaves it nothing to choose"),

@@ -148,7 +148,7 @@ def test_a_weight_of_the_perturbation_replaces_mart_s_beta_image_by_image() -> N
     torch.testing.assert_close(found, boosted + (weight * values).mean(), rtol=0, atol=1e-10)
     same = method.loss(model, batch, replace(perturbation, weight=torch.full_like(weight, method.beta))).total
     torch.testing.assert_close(same, method.loss(model, batch, perturbation).total, rtol=0, atol=1e-12)
-    assert method.traits().weighted
+    assert method.traits().accepts_weight
 
 
 def test_mart_learns_nothing_from_the_divergence_of_an_image_that_it_is_sure_of() -> None:
@@ -312,7 +312,7 @@ def _midranks(values: Tensor) -> Tensor:
 
 
 def test_kappa_needs_attacks_of_one_length() -> None:
-    assert not set_up(gairat()).traits().budgeted
+    assert not set_up(gairat()).traits().accepts_budget
     for wrapper in (FAT(gairat()), LAS(gairat())):
         with pytest.raises(BadInput, match="GAIRAT"):
             wrapper.setup(harness.task())

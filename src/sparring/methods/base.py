@@ -49,8 +49,8 @@ class Traits:
 
     replays: int = 1  # optimizer steps a batch
     attack: PGD | None = None  # the attack that training examples come from, if it is one of this form
-    budgeted: bool = False  # a `Budget` replaces that attack's radius, steps and step size, sample by sample
-    weighted: bool = False  # `Perturbation.weight` replaces a weight in the loss (TRADES's beta)
+    accepts_budget: bool = False  # a `Budget` replaces that attack's radius, steps and step size, sample by sample
+    accepts_weight: bool = False  # `Perturbation.weight` replaces a weight in the loss (TRADES's beta)
     diverges: bool = False  # the attack drives predictions apart: what it ascends is flat at the image itself
     shifts_weights: bool = False  # the loss is taken at other weights than the attack
     one_pass: bool = False  # the loss's backward pass is the attack's too: other weights will not do
@@ -65,7 +65,7 @@ class Perturbation:
 
     delta: Float[Tensor, "B C H W"]
     start: Float[Tensor, "B C H W"] | None = None  # where the ascent began; None: there was none
-    weight: Float[Tensor, " B"] | None = None  # replaces, sample by sample, the weight of a method that is `weighted`
+    weight: Float[Tensor, " B"] | None = None  # replaces, sample by sample, the weight of a method that accepts one
     steps: Float[Tensor, " B"] | None = None  # how many steps the attack took, where a curriculum ends it early
 
 

@@ -104,7 +104,7 @@ class _Curriculum(Wrapper):
     def _attack(self) -> PGD | None:
         """Return the attack that is ended early."""
         traits = self.inner.traits()
-        return traits.attack if traits.budgeted else None
+        return traits.attack if traits.accepts_budget else None
 
     @abstractmethod
     def bound(self, epoch: int) -> float:

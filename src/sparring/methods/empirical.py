@@ -50,7 +50,7 @@ class Attacked(Method):
 
     @override
     def traits(self) -> Traits:
-        return Traits(attack=self.attack, budgeted=True)
+        return Traits(attack=self.attack, accepts_budget=True)
 
     @override
     def setup(self, task: Task) -> None:

@@ -106,7 +106,7 @@ class LAS(Wrapper):
 
     @override
     def traits(self) -> Traits:
-        return replace(super().traits(), budgeted=False, shrinks=True)  # the attack is chosen already
+        return replace(super().traits(), accepts_budget=False, shrinks=True)  # the attack is chosen already
 
     @override
     def setup(self, task: Task) -> None:
@@ -259,18 +259,18 @@ class LAS(Wrapper):
         """Return the inner method's attack; raises BadInput if it cannot take these strategies."""
         traits = self.inner.traits()
         attack = traits.attack
-        if attack is None or not traits.budgeted:
+        if attack is None or not traits.accepts_budget:
             raise BadInput(
                 f"LAS chooses every image's attack, and {type(self.inner).__name__} leaves it nothing to choose: put it "
                 "around AdversarialTraining, TRADES, or AWP around one of them; a method of your own must honour budgets "
-                "and say so: Traits(attack=..., budgeted=True)."
+                "and say so: Traits(attack=..., accepts_budget=True)."
             )
         if max(self._chosen_from.steps) > attack.steps:
             raise BadInput(
                 f"The table of actions allows {max(self._chosen_from.steps)} steps, more than the {attack.steps} of the "
                 "inner attack: raise its steps, or leave longer strategies out."
             )
-        if self.actions.beta and not traits.weighted:
+        if self.actions.beta and not traits.accepts_weight:
             raise BadInput("A table of beta needs an inner method that has one: TRADES, or AWP around it.")
         if max(self._chosen_from.eps) >= threat.geometry.limit:
             raise BadInput(

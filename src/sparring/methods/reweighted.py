@@ -56,7 +56,7 @@ class MART(Attacked):
 
     @override
     def traits(self) -> Traits:
-        return replace(super().traits(), weighted=True)
+        return replace(super().traits(), accepts_weight=True)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class GAIRAT(Attacked):
 
     @override
     def traits(self) -> Traits:
-        return replace(super().traits(), budgeted=False)  # kappa is of attacks of one length
+        return replace(super().traits(), accepts_budget=False)  # kappa is of attacks of one length
 
     @override
     def setup(self, task: Task) -> None:

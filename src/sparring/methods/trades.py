@@ -92,4 +92,4 @@ class TRADES(Diverging):
 
     @override
     def traits(self) -> Traits:
-        return replace(super().traits(), budgeted=True, weighted=True)
+        return replace(super().traits(), accepts_budget=True, accepts_weight=True)
