@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sparring.errors import BadInput
@@ -109,6 +110,31 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(BadInput, match=r"model\.safetensors is not a valid"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lambda old: bytes([old ^ 1]), lambda old: b"\0" * 400])
+def test_weights_that_are_not_those_that_were_written_are_refused(damage, tmp_path: Path) -> None:
+    """A flipped bit or a block of zeros leaves a valid file."""
+    model = trained()
+    save(model, tmp_path, DESCRIPTION)
+    file = tmp_path / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    begin = 8 + int.from_bytes(content[:8], "little") + 100
+    new = damage(content[begin])
+    content[begin : begin + len(new)] = new
+    file.write_bytes(content)
+    with pytest.raises(BadInput, match=r"model.safetensors is damaged: .* Restore or train it again"):
+        load(tmp_path)
+
+
+def test_weights_of_before_checksums_are_loaded_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = trained()
+    save(model, tmp_path, DESCRIPTION)
+    assert not caplog.text
+    save_file(load_file(tmp_path / "model.safetensors"), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    found = load(tmp_path)
+    assert all(torch.equal(value, found.state_dict()[name]) for name, value in model.state_dict().items())
+    assert "has no checksum" in caplog.text
 
 
 def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -15,6 +17,9 @@ from sparring.files import replacing
 from sparring.models.description import ModelDescription, from_yaml, to_yaml
 from sparring.models.normalise import Normalised
 from sparring.models.registry import create
+
+_CHECKSUM = "sha256"  # the key in the file's metadata
+_LOG = logging.getLogger(__name__)
 
 
 def create_from(description: ModelDescription) -> Normalised:
@@ -53,29 +58,50 @@ def save(model: nn.Module, path: Path, description: ModelDescription) -> None:
     with replacing(sidecar) as temporary:
         temporary.write_text(to_yaml(description), encoding="utf-8")
     with replacing(weights) as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
+        save_file(state, temporary, metadata={"format": "pt", _CHECKSUM: _checksum(state)})
 
 
 def load(path: Path) -> Normalised:
     """Return the network that `save` wrote to `path`, on the CPU and in evaluation mode; nothing is downloaded.
 
     Raises:
-        BadInput: a file is missing or corrupt, or the weights do not fit the description.
+        BadInput: a file is missing or corrupt, the weights are not those that were written, or do not fit the description.
     """
     weights, sidecar = _files(path)
     for file, content in ((weights, "weights"), (sidecar, "the description of the model")):
         if not file.is_file():
             raise BadInput(f"There is no {file}, which should hold {content}.")
     description = from_yaml(sidecar.read_text(encoding="utf-8"), str(sidecar))
-    try:
-        state = load_file(weights)
-    except SafetensorError as error:
-        raise BadInput(f"{weights} is not a valid safetensors file: {error}") from error
+    state = _read(weights)
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: leave the caller's random state be
         model = create_from(description)
     check_fit(state, model.state_dict(), description, str(weights))
     model.load_state_dict(state)
     return model.eval()
+
+
+def _read(weights: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file, after a comparison with the checksum in it."""
+    try:
+        with safe_open(weights, framework="pt") as file:
+            written = (file.metadata() or {}).get(_CHECKSUM)
+        state = load_file(weights)
+    except SafetensorError as error:
+        raise BadInput(f"{weights} is not a valid safetensors file: {error}") from error
+    if written is None:
+        _LOG.warning("%s has no checksum, as files of version 0.1 before: damage would not be noticed.", weights)
+    elif written != _checksum(state):
+        raise BadInput(f"{weights} is damaged: its weights are not those that were written. Restore or train it again.")
+    return state
+
+
+def _checksum(state: Mapping[str, Tensor]) -> str:
+    """Return hexadecimal digits of all names, types, shapes and values (SHA-256)."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def with_counters(state: Mapping[str, Tensor], expected: Iterable[str]) -> dict[str, Tensor]:
