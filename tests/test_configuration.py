@@ -840,7 +840,7 @@ def test_hostile_short_forms_are_refused_at_once(method: str) -> None:
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
     path.write_bytes(b"\xff\xfe\x00\x81")
-    assert refusal(path).startswith(f"{path} is not valid YAML: ")
+    assert refusal(path).startswith(f"{path} is not UTF-8 text: ")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

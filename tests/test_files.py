@@ -16,8 +16,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sparring import configuration
 from sparring.errors import BadInput
-from sparring.files import replacing
+from sparring.experiment import Experiment
+from sparring.files import read_text, replacing
 
 
 def names(folder: Path) -> list[str]:
@@ -201,3 +203,16 @@ def test_a_killed_process_leaves_the_old_file(old: Path) -> None:
     with replacing(old) as temporary:
         temporary.write_text("new")
     assert old.read_text() == "new"
+
+
+def test_text_may_begin_with_a_byte_order_mark_and_must_be_utf_8(tmp_path: Path) -> None:
+    file = tmp_path / "some.yaml"
+    file.write_bytes("method: TRADES # é".encode("utf-8-sig"))
+    assert read_text(file) == "method: TRADES # é"
+    assert configuration.read(Experiment, file) == configuration.read(Experiment, "method: TRADES")
+    file.write_bytes("method: TRADES # é".encode("latin-1"))
+    for reader in (read_text, lambda file: configuration.read(Experiment, file)):
+        with pytest.raises(BadInput, match=r"some.yaml is not UTF-8 text: byte 17 cannot be read. Save it as UTF-8"):
+            reader(file)
+    with pytest.raises(BadInput, match=r"nothing.yaml cannot be read: No such file"):
+        read_text(tmp_path / "nothing.yaml")

@@ -38,6 +38,16 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def read_text(path: Path) -> str:
+    """Return the content of a text file, without a byte order mark; raises BadInput if it is not UTF-8 or not readable."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 text: byte {error.start} cannot be read. Save it as UTF-8.") from error
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
+
+
 def check_writable(path: Path) -> None:
     """Raise BadInput where `replacing` would find, after long work, that it may not write to `path`."""
     folder = path.absolute().parent

@@ -206,6 +206,18 @@ def test_a_method_that_asks_for_held_out_images_is_told_that_there_are_none(tmp_
         train(experiment(Asking(), **without), tmp_path, report=Silent())
 
 
+@pytest.mark.parametrize("key", ["diagnostics", "fingerprint", "learner"])
+def test_a_checkpoint_without_a_part_is_refused(key: str, tmp_path) -> None:
+    train(experiment(Standard(), epochs=1), tmp_path, report=Silent())
+    state = checkpoint.load(Run(tmp_path).last)
+    del state[key]
+    checkpoint.save(state, Run(tmp_path).last)
+    with pytest.raises(BadInput, match=f"last.ckpt lacks '{key}': it is no checkpoint of this version"):
+        train(experiment(Standard(), epochs=1), tmp_path, resume=True, report=Silent())
+    with pytest.raises(BadInput, match=f"lacks '{key}'"):
+        sparring.load(tmp_path, "last")
+
+
 def test_a_checkpoint_never_runs_code(tmp_path) -> None:
     """A pickle that would execute something on loading is refused as unreadable."""
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from sparring.errors import BadInput
+from sparring.files import read_text
 
 
 class Setting(NamedTuple):
@@ -102,11 +103,9 @@ def _written(node: ast.expr, text: str) -> object:
 def loaded(source: Path | str, origin: str) -> object:
     """Return what a YAML file, or a YAML text, holds; raises BadInput for what is none."""
     try:
-        text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+        text = read_text(source) if isinstance(source, Path) else source.removeprefix("\ufeff")
         return yaml.load(text, _Loader)
-    except OSError as error:
-        raise BadInput(f"{origin} cannot be read: {error.strerror}.") from error
-    except RecursionError:
+    except (BadInput, RecursionError):
         raise
     except Exception as error:  # PyYAML itself stumbles in many ways over what stands after !!int or !!bool
         reason = " ".join(str(error).split()).replace('in "<unicode string>", ', "in ")

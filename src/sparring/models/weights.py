@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sparring.errors import BadInput
-from sparring.files import replacing
+from sparring.files import read_text, replacing
 from sparring.models.description import ModelDescription, from_yaml, to_yaml
 from sparring.models.normalise import Normalised
 from sparring.models.registry import create
@@ -71,7 +71,7 @@ def load(path: Path) -> Normalised:
     for file, content in ((weights, "weights"), (sidecar, "the description of the model")):
         if not file.is_file():
             raise BadInput(f"There is no {file}, which should hold {content}.")
-    description = from_yaml(sidecar.read_text(encoding="utf-8"), str(sidecar))
+    description = from_yaml(read_text(sidecar), str(sidecar))
     state = _read(weights)
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: leave the caller's random state be
         model = create_from(description)

@@ -41,6 +41,9 @@ def _check(value: Any, place: str) -> None:
         )
 
 
+_KEYS = ("learner", "method", "epoch", "batch", "fingerprint", "tally", "diagnostics", "history")
+
+
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a state; raises BadInput if the file is missing or not a checkpoint of ours."""
     if not path.is_file():
@@ -51,6 +54,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise BadInput(f"{path} is not a readable checkpoint: delete it, or resume another run.") from error
     if not isinstance(state, dict):
         raise BadInput(f"{path} is not a checkpoint of a Sparring run.")
+    if missing := [key for key in _KEYS if key not in state]:
+        raise BadInput(f"{path} lacks {missing[0]!r}: it is no checkpoint of this version. Start a new run.")
     return state
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sparring import models
 from sparring.environment import environment
 from sparring.errors import BadInput
-from sparring.files import replacing
+from sparring.files import read_text, replacing
 from sparring.models import ModelDescription
 from sparring.training import checkpoint
 
@@ -75,7 +75,7 @@ class Run:
             raise BadInput(
                 f"{self.folder} already holds a run: add --resume to go on (in Python resume=True), or choose another --run."
             )
-        if (line := _difference(rewritten(self.config.read_text(encoding="utf-8")), config)) is not None:
+        if (line := _difference(rewritten(read_text(self.config)), config)) is not None:
             raise BadInput(
                 f"{self.folder} was started with another configuration ({line}): resume it with its own, "
                 f"sparring train {self.config} --run {self.folder} --resume."
