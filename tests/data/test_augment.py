@@ -38,7 +38,7 @@ def test_show_agrees_with_a_loop_over_the_images(scene):
 
 @settings(deadline=None)
 @given(scenes())
-def test_show_and_paint_undo_each_other(scene):
+def test_show_and_write_back_undo_each_other(scene):
     view, canvas, crop = scene
     assert torch.equal(view.show(view.write_back(canvas, crop)), crop)
     assert torch.equal(view.write_back(canvas, view.show(canvas)), canvas)
@@ -46,7 +46,7 @@ def test_show_and_paint_undo_each_other(scene):
 
 @settings(deadline=None)
 @given(scenes())
-def test_paint_keeps_what_was_not_seen_and_its_arguments(scene):
+def test_write_back_keeps_what_was_not_seen_and_its_arguments(scene):
     view, canvas, crop = scene
     before = canvas.clone()
     written = view.write_back(canvas, crop)

@@ -371,14 +371,34 @@ def _numbers(folder):
 def _damaged(folder):
     images = [png(image) for image in pictures(3, (40, 40, 3))]
     write_parquet(folder / "train.parquet", [*images[:2], images[2][:500]], [0, 1, 2])
+    write_parquet(folder / "test.parquet", images[:1], [0])
 
 
 def _sixteen_bits(folder):
     write_parquet(folder / "train.parquet", [np.full((4, 4), 999, dtype=np.uint16)] * 2, [0, 1])
+    write_parquet(folder / "test.parquet", pictures(1), [0])
 
 
 def _other_size(folder):
     write_parquet(folder / "test.parquet", pictures(2, (7, 7, 3)), [0, 1])
+
+
+def _unlabelled(folder):
+    write_parquet(folder / "test.parquet", pictures(5), [0, -1, 1, -1, -1])
+
+
+def _class_more(folder):
+    write_parquet(folder / "test.parquet", pictures(3), [0, 4, 4])
+
+
+def _typo(folder):
+    write_parquet(folder / "train.parquet", pictures(4), ["cats", "dogs", "cats", "dogs"])
+    write_parquet(folder / "test.parquet", pictures(3), ["cats", "dosg", "dogs"])
+
+
+def _nameless(folder):
+    write_parquet(folder / "train.parquet", pictures(4), ["cats", "dogs", " ", " "])
+    write_parquet(folder / "test.parquet", pictures(2), ["cats", "dogs"])
 
 
 def _mixed(folder):
@@ -399,6 +419,10 @@ def _mixed(folder):
         (_damaged, "train, row 2 cannot be decoded"),
         (_sixteen_bits, "train, row 0 has more than 8 bits"),
         (_other_size, r"training images have \(6, 5\) pixels, the test images \(7, 7\): set data.size"),
+        (_unlabelled, r"test has the label -1 in 3 rows, which names no class: remove them"),
+        (_class_more, r"test has the label 4 in 2 rows, and no training image has it: correct or remove them"),
+        (_typo, r"test has the label 'dosg' in 1 rows, and no training image has it"),
+        (_nameless, r"train has the label ' ' in 2 rows, which names no class"),
         (_mixed, "numbers as labels in one split and names in the other"),
     ],
 )
@@ -407,6 +431,15 @@ def test_bad_parquet_is_refused(pack, spoil, message):
     spoil(folder)
     with pytest.raises(BadInput, match=message):
         custom(folder)
+
+
+def test_shards_may_hold_labels_of_different_width(tmp_path):
+    for shard, kind in enumerate((pa.int32(), pa.int64())):
+        images = [{"bytes": png(image), "path": None} for image in pictures(4, seed=shard)]
+        table = pa.table({"image": images, "label": pa.array([0, 1, 0, 1], kind)})
+        pq.write_table(table, tmp_path / f"train-{shard}.parquet")
+    write_parquet(tmp_path / "test.parquet", pictures(2), [0, 1])
+    assert len(custom(tmp_path).train) + len(custom(tmp_path).validation) == 8
 
 
 def test_bad_folders_are_refused(tmp_path):

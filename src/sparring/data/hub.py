@@ -6,6 +6,7 @@ without `datasets`' own loader: nothing is copied and nobody is called.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,7 +92,7 @@ def _read(files: list[Path]) -> datasets.Dataset:
         except (pa.ArrowException, OSError) as error:
             raise BadInput(f"{file} cannot be read as parquet ({error}): replace it.") from error
     try:
-        table = pa.concat_tables(parts)
+        table = pa.concat_tables(parts, promote_options="permissive")  # such as labels of 32 bits and of 64
     except pa.ArrowException as error:
         raise BadInput(f"{files[0]} and {files[-1]} do not have the same columns: write them alike.") from error
     return datasets.Dataset(InMemoryTable(table))
@@ -112,12 +113,13 @@ def _source(train: datasets.Dataset, test: datasets.Dataset, where: str, key: st
     if again and again != declared:
         raise BadInput(f"{where} declares other classes, or another order of them, for test than for train.")
     labels = _labels(train, f"{where}, train"), _labels(test, f"{where}, test")
+    for found, split in zip(labels, ("train", "test"), strict=True):
+        if not found:
+            raise BadInput(f"{where}, {split} has no rows: give some images.")
     distinct = range(len(declared)) if declared else _distinct(*labels, where)
     number = {label: position for position, label in enumerate(distinct)}
     tables = []
     for dataset, found, split in ((train, labels[0], f"{where}, train"), (test, labels[1], f"{where}, test")):
-        if not found:
-            raise BadInput(f"{split} has no rows: give some images.")
         for row, label in enumerate(found):
             if label not in number:
                 raise BadInput(f"{split}, row {row} has the label {label}, which is none of the {len(number)} classes.")
@@ -132,10 +134,21 @@ def _class_names(dataset: datasets.Dataset, where: str) -> list[str]:
 
 
 def _distinct(train: list[int | str], test: list[int | str], where: str) -> list[int | str]:
-    """Return the labels that occur, sorted: all numbers or all texts."""
-    distinct = {*train, *test}
-    if len({type(label) for label in distinct}) > 1:
+    """Return the labels of the training images, sorted: all numbers or all texts, and all that the test images have."""
+    distinct = {*train}
+    if len({type(label) for label in (*distinct, *test)}) > 1:
         raise BadInput(f"{where} has numbers as labels in one split and names in the other: write them alike.")
+    for split, labels in (("train", train), ("test", test)):
+        for label, count in Counter(labels).items():
+            if (isinstance(label, str) and not label.strip()) or (isinstance(label, int) and label < 0):
+                raise BadInput(
+                    f"{where}, {split} has the label {label!r} in {count} rows, which names no class: remove them."
+                )
+            if label not in distinct:
+                raise BadInput(
+                    f"{where}, {split} has the label {label!r} in {count} rows, and no training image has it: correct or "
+                    "remove them."
+                )
     return sorted(distinct)
 
 
