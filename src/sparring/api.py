@@ -42,7 +42,7 @@ def load(path: str | Path, checkpoint_name: Literal["best", "last"] = "best") ->
         )
     network = models.load(path)
     if checkpoint_name == "last":
-        state = checkpoint.load(Run(path).last)["learner"]
+        state = checkpoint.load(Run(path).last, needed=["learner"])["learner"]
         network.load_state_dict(models.with_counters(state["average"] or state["network"], network.state_dict()))
     return network
 

@@ -127,6 +127,13 @@ def test_weights_that_are_not_those_that_were_written_are_refused(damage, tmp_pa
         load(tmp_path)
 
 
+def test_the_same_weights_are_the_same_file(tmp_path: Path) -> None:
+    model = trained()
+    for number in range(8):
+        save(model, tmp_path / str(number), DESCRIPTION)
+    assert len({(tmp_path / str(number) / "model.safetensors").read_bytes() for number in range(8)}) == 1
+
+
 def test_weights_of_before_checksums_are_loaded_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = trained()
     save(model, tmp_path, DESCRIPTION)

@@ -214,8 +214,9 @@ def test_a_checkpoint_without_a_part_is_refused(key: str, tmp_path) -> None:
     checkpoint.save(state, Run(tmp_path).last)
     with pytest.raises(BadInput, match=f"last.ckpt lacks '{key}': it is no checkpoint of this version"):
         train(experiment(Standard(), epochs=1), tmp_path, resume=True, report=Silent())
-    with pytest.raises(BadInput, match=f"lacks '{key}'"):
-        sparring.load(tmp_path, "last")
+    if key == "learner":
+        with pytest.raises(BadInput, match="lacks 'learner'"):
+            sparring.load(tmp_path, "last")
 
 
 def test_a_checkpoint_never_runs_code(tmp_path) -> None:

@@ -58,7 +58,7 @@ def save(model: nn.Module, path: Path, description: ModelDescription) -> None:
     with replacing(sidecar) as temporary:
         temporary.write_text(to_yaml(description), encoding="utf-8")
     with replacing(weights) as temporary:
-        save_file(state, temporary, metadata={"format": "pt", _CHECKSUM: _checksum(state)})
+        save_file(state, temporary, metadata={_CHECKSUM: _checksum(state)})  # one entry, as several have no fixed order
 
 
 def load(path: Path) -> Normalised:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,8 @@ def _check(value: Any, place: str) -> None:
         )
 
 
-_KEYS = ("learner", "method", "epoch", "batch", "fingerprint", "tally", "diagnostics", "history")
-
-
-def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a state; raises BadInput if the file is missing or not a checkpoint of ours."""
+def load(path: Path, device: torch.device | str = "cpu", needed: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a state; raises BadInput if the file is missing, not a checkpoint of ours, or lacks one of the needed parts."""
     if not path.is_file():
         raise BadInput(f"There is no checkpoint {path}.")
     try:
@@ -54,7 +52,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise BadInput(f"{path} is not a readable checkpoint: delete it, or resume another run.") from error
     if not isinstance(state, dict):
         raise BadInput(f"{path} is not a checkpoint of a Sparring run.")
-    if missing := [key for key in _KEYS if key not in state]:
+    if missing := [key for key in needed if key not in state]:
         raise BadInput(f"{path} lacks {missing[0]!r}: it is no checkpoint of this version. Start a new run.")
     return state
 

@@ -37,6 +37,8 @@ from sparring.training.statistics import EpochStatistics
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+_PARTS = ("method", "learner", "epoch", "batch", "fingerprint", "tally", "diagnostics", "history")  # of a checkpoint
+
 
 class Interrupted(Exception):
     """The run was asked to stop (Ctrl-C, SIGTERM) and has saved its state."""
@@ -226,7 +228,7 @@ class Trainer:
         }
 
     def _restore(self) -> None:
-        state = checkpoint.load(self.run.last, self.session.device)
+        state = checkpoint.load(self.run.last, self.session.device, _PARTS)
         if (begun_on := state.get("fingerprint")) != self.splits.fingerprint:
             raise BadInput(
                 f"The images of {self.splits.name} changed since this run was begun (fingerprint {begun_on} then, "
