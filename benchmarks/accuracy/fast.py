@@ -188,8 +188,8 @@ def network(folder: Path, name: str) -> nn.Module:
 
 
 def table(results: Sequence[dict[str, Any]], attacks: Sequence[str]) -> Table:
-    """Return a row a run, last network / average in percent: no means, as one seed of a variant may collapse and
-    another not.
+    """Return a row a run, last network / average in percent: no means, as one seed of a variant may
+    collapse and another not.
     """
     shown = Table("variant", "seed", "epochs", "steps", *(f"{attack}, last / average" for attack in attacks), "seconds")
     for run in sorted(results, key=lambda run: list(VARIANTS).index(run["variant"])):

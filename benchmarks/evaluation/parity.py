@@ -257,8 +257,8 @@ def confirmed(question: Question, answer: Answer) -> int:
 
 
 def noted(question: Question, answer: Answer) -> dict[str, Any]:
-    """Return an answer as plain values: accuracies are fractions; who was correct is in bits, the first image's the
-    highest.
+    """Return an answer as plain values: accuracies are fractions; who was correct is in bits, the
+    first image's the highest.
     """
     return {
         "clean": share(answer.clean),

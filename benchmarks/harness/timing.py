@@ -34,8 +34,8 @@ def _wait(device: torch.device) -> None:
 def in_turn(
     ready: Callable[[], Work], ours: Mapping[str, Work], device: torch.device, rounds: int
 ) -> tuple[list[float], dict[str, list[float]]]:
-    """Return seconds of theirs, ours, theirs, ours, ... in every round; `ready` gives the other side's work and is not
-    timed.
+    """Return seconds of theirs, ours, theirs, ours, ... in every round; `ready` gives the other
+    side's work and is not timed.
 
     One more round goes before them and is thrown away.
     """

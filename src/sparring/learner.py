@@ -125,8 +125,8 @@ class Learner:
                 group["momentum"] = momentum
 
     def look_ahead(self) -> LookAhead:
-        """Return a copy of the network that can go one step ahead of it; made once and brought up to date as often as
-        needed.
+        """Return a copy of the network that can go one step ahead of it; made once and brought up
+        to date as often as needed.
         """
         return LookAhead(self, self._fabric, self._compiler, self._folds)
 

@@ -230,8 +230,8 @@ def _equal_parts(gradient: Tensor, least: Tensor) -> Tensor:
 
 
 def _shortened(delta: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
-    """Return the perturbations nearest to `delta` of L1 norm eps, at most, none of whose numbers is longer than its
-    `room`.
+    """Return the perturbations nearest to `delta` of L1 norm eps, at most, none of whose numbers is
+    longer than its `room`.
 
     Their lengths are min(max(|delta_i| - level, 0), room_i). The level is 0, or the one at which they add up to eps: their
     sum is piecewise linear in it, and bends where a number begins to get shorter and where nothing is left of it.
@@ -256,8 +256,8 @@ def _shortened(delta: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
 
 
 def _radii(like: Tensor, generator: Generator) -> Tensor:
-    """Return sizes (B, 1, 1, 1), relative to the radius, that fill a ball of that dimension evenly: a root of uniform
-    numbers.
+    """Return sizes (B, 1, 1, 1), relative to the radius, that fill a ball of that dimension evenly:
+    a root of uniform numbers.
     """
     volume = uniform(like.flatten(1)[:, :1], generator)
     return per_sample(volume[:, 0] ** (1 / math.prod(like.shape[1:])), like)

@@ -116,8 +116,8 @@ def rademacher(like: Tensor, generator: Generator = None) -> Tensor:
 
 
 def drawn(keys: Tensor, turn: Tensor, count: int) -> Tensor:
-    """Return `count` float32 draws from [0, 1) for each of the keys (B,) in its own turn (B,): (B, count), 24 random bits
-    each.
+    """Return `count` float32 draws from [0, 1) for each of the keys (B,) in its own turn (B,): (B,
+    count), 24 random bits each.
 
     For searches that draw again and again: the draws of a sample's turn do not depend on what else is drawn.
     """

@@ -94,3 +94,14 @@ def test_a_model_that_fails_for_some_numbers_of_images_is_found_out(fails, count
         BadInput, match=rf"^With {count} images at once, unlike with 2: .*shape \(3,\) for {count} images"
     ):
         check_fit(model, images([0] * 40), 3, "mine", "cpu")
+
+
+def test_many_images_that_do_not_fit_into_memory_are_no_fault_of_the_model() -> None:
+    """A smaller batch, as a user may have asked for, is all that it takes."""
+
+    def answer(x: Tensor) -> Tensor:
+        if len(x) > 30:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x.new_zeros(len(x), 3)
+
+    check_fit(Says(answer), images([0] * 40), 3, "mine", "cpu")

@@ -20,7 +20,7 @@ class Capacity:
 
     def shrink(self, error: RuntimeError) -> None:
         """Halve the rows from now on. Raise `error` again if it is not about memory, and BadInput if one is too many."""
-        if not _is_about_memory(error):
+        if not is_about_memory(error):
             raise error
         if self.rows == 1:
             raise BadInput(
@@ -31,5 +31,6 @@ class Capacity:
             torch.cuda.empty_cache()
 
 
-def _is_about_memory(error: RuntimeError) -> bool:
+def is_about_memory(error: BaseException | None) -> bool:
+    """Return whether an error says that memory ran out, on a GPU or on the CPU."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _CPU_ALLOCATOR)

@@ -39,8 +39,8 @@ def _pyramid(height: int, width: int, order: int) -> Tensor:
 
 
 def pattern_table(sides: tuple[int, ...], order: int) -> Tensor:
-    """Return the square patterns of these sides, as they are and transposed: (S, 2, M, M), padded with zeros to the
-    largest.
+    """Return the square patterns of these sides, as they are and transposed: (S, 2, M, M), padded
+    with zeros to the largest.
     """
     table = torch.zeros(len(sides), 2, max(sides), max(sides), dtype=torch.float64)
     for row, side in zip(table, sides, strict=True):
@@ -50,8 +50,8 @@ def pattern_table(sides: tuple[int, ...], order: int) -> Tensor:
 
 
 def tiled(x: Tensor, streams: SampleStreams, order: int) -> Tensor:
-    """Return a start's perturbations (L, C, H, W), not scaled yet: patterns side by side with random signs, some
-    transposed.
+    """Return a start's perturbations (L, C, H, W), not scaled yet: patterns side by side with
+    random signs, some transposed.
 
     A tile has a fifth of the image's height and width, and is square where the image is. The grid is that of the released
     code, also where rounding makes it more than five tiles long; where that code fails, as at the side 12 or below 5, tiles
@@ -77,8 +77,8 @@ def _tiling(length: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def moved(delta: Tensor, first: Tensor, second: Tensor, change: Tensor, eps: float, order: int) -> Tensor:
-    """Return perturbations whose norm in two windows has moved into the first, along `change`: (L, C, H, W), not scaled
-    yet.
+    """Return perturbations whose norm in two windows has moved into the first, along `change`: (L,
+    C, H, W), not scaled yet.
 
     In L2 a channel of the first window gets the norm that it had in both, and its share of what the image had left of eps
     (algorithm 3 of the paper). In L1 it gets, as in the released code, as much again for every channel there is: what

@@ -112,8 +112,8 @@ class Reader:
         return BadInput(f"{self.origin} does not say which {place}: add the key {place}.")
 
     def _known(self, setting: Setting, known: Collection[str], place: str) -> str:
-        """Return the key that a setting is for; raises BadInput, with the nearest, for one that is not known at this
-        place.
+        """Return the key that a setting is for; raises BadInput, with the nearest, for one that is
+        not known at this place.
         """
         key, prefix = setting.path[0], f"{place}." if place else ""
         named = setting.option == f"--{prefix}{'.'.join(setting.path)}"

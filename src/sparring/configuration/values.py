@@ -17,10 +17,7 @@ _SCALARS: dict[Any, tuple[str, tuple[type, ...]]] = {  # how each is described, 
     float: ("a number", (int, float, str)),
     bool: ("true or false", (bool, str)),
     str: ("a text", (str,)),
-    Ratio: (
-        "a decimal such as 0.03 or a fraction such as 8/255",
-        (int, float, str),
-    ),
+    Ratio: ("a decimal such as 0.03 or a fraction such as 8/255", (int, float, str)),
     NoneType: ("null", ()),
 }
 

@@ -46,8 +46,8 @@ def digest_files(files: Iterable[Path]) -> str:
 
 
 def cached(key: str, make: Callable[[], Tensor]) -> UInt8[Tensor, "N C H W"]:
-    """Return the pixels stored under `key`; where there are none, or not whole, those that `make` returns, stored for
-    later.
+    """Return the pixels stored under `key`; where there are none, or not whole, those that `make`
+    returns, stored for later.
 
     Warns where they cannot be stored.
     """

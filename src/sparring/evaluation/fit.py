@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import attackable
+from sparring.attacks.capacity import is_about_memory
 from sparring.data import Images, batches
 from sparring.errors import BadInput, first_line
 
@@ -26,6 +27,8 @@ def check_fit(model: nn.Module, images: Images, classes: int | None, name: str, 
         try:
             _logits(model, some, name)
         except BadInput as error:
+            if is_about_memory(error.__cause__):  # of so many images; fewer may fit
+                continue
             raise BadInput(f"With {len(some)} images at once, unlike with 2: {error}") from error
     known = logits.shape[1]
     if known < 2:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from sparring.attacks import Attack
+from sparring.models.weights import tensor_bytes
 
 ADDRESS = " at 0x"  # what the repr of a thing that does not describe itself contains
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), torch.dtype, torch.device)
@@ -49,11 +50,6 @@ def identity(value: object) -> str | None:
         return hashlib.sha256(_Text().of(value).encode()).hexdigest()
     except (_NoIdentity, RecursionError):
         return None
-
-
-def tensor_bytes(tensor: Tensor) -> bytes:
-    """Return the content of a tensor of any dtype, in the order of its elements."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 class _NoIdentity(Exception):

@@ -46,9 +46,8 @@ def forms(model: nn.Module, sample: Tensor) -> Iterator[Form]:
     `sample` are some of its images (B, C, H, W).
     """
     folds = foldable(model, sample.shape[1:])
-    with suppress(
-        RuntimeError, TypeError
-    ):  # some modules cannot be copied: those that hold tensors with a graph, or locks
+    # Some modules cannot be copied: those that hold tensors with a graph, or locks.
+    with suppress(RuntimeError, TypeError):
         if may_be_channels_last(model, sample.device):
             nhwc = copy.deepcopy(model).to(memory_format=torch.channels_last)
             fold(nhwc, folds)

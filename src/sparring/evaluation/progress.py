@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparring import ranks
-from sparring.evaluation.identity import tensor_bytes
 from sparring.evaluation.outcome import Stage
 from sparring.files import replacing
+from sparring.models.weights import tensor_bytes
 
 _NOTES = "course"  # the key of what is no tensor; files of earlier versions have it
 

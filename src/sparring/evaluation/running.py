@@ -228,7 +228,7 @@ class EvaluationRun:
     @cached_property
     def _forms(self) -> Iterator[Form]:
         """The forms of the network that answer as it does, the fastest first, as far as they have not been given up."""
-        model, rows = self._evaluator.model, self._mine.nonzero()[:_COMPARED, 0]
+        model, rows = self._evaluator.model, self._mine.nonzero()[: min(_COMPARED, self._capacity.rows), 0]
         x = self._fetch(rows if len(rows) else torch.arange(1))[0]
         return (
             form for form in forms(model, x) if form.name == ITSELF or agrees(form, model, x, self._evaluator.threat)

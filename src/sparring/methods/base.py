@@ -100,8 +100,8 @@ class Stateful(Protocol):
 
 
 def state() -> Any:
-    """Return a field that the method sets up itself: absent from the configuration and the repr, always in the
-    checkpoint.
+    """Return a field that the method sets up itself: absent from the configuration and the repr,
+    always in the checkpoint.
     """
     return field(init=False, repr=False, compare=False, default=None, metadata={"state": True})
 

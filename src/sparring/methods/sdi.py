@@ -98,8 +98,8 @@ class SDI(Method):
 
     @override
     def adapt(self, target: Learner, batch: Batch, phase: bool = True) -> Batch:
-        """Move, every `interval` steps, the generator so that its starts lead to a higher loss of the present
-        target.
+        """Move, every `interval` steps, the generator so that its starts lead to a higher loss of
+        the present target.
 
         In training mode here, in evaluation mode when it serves the target, as in the released code.
         """

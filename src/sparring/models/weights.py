@@ -89,10 +89,17 @@ def _read(weights: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise BadInput(f"{weights} is not a valid safetensors file: {error}") from error
     if written is None:
-        _LOG.warning("%s has no checksum, as files of version 0.1 before: damage would not be noticed.", weights)
+        _LOG.warning(
+            "%s has no checksum, as it was written before there were any: damage would not be noticed.", weights
+        )
     elif written != _checksum(state):
         raise BadInput(f"{weights} is damaged: its weights are not those that were written. Restore or train it again.")
     return state
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """Return the content of a tensor of any dtype, in the order of its elements."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def _checksum(state: Mapping[str, Tensor]) -> str:
@@ -100,7 +107,7 @@ def _checksum(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
 
 
