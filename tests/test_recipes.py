@@ -284,6 +284,7 @@ def test_learned_methods_train_on_digits(method: str, tmp_path: Path) -> None:
 
 
 SCHEDULE, MILESTONES = "optimisation.schedule", "optimisation.schedule.milestones"
+WONG = {"model.name": "preactresnet18-wong", "model.normalise": True}
 PREACT = {"model.name": "preactresnet18", "model.normalise": True}
 SMALLER = {"threat.eps": Ratio("0.031")}
 
@@ -337,10 +338,10 @@ CARDS: dict[str, dict[str, object]] = {
         "model.name": "resnet18",
         "model.normalise": False,
     },
-    "fgsm-rs-official": PREACT
+    "fgsm-rs-official": WONG
     | attack("method.", 1, "10/255", "uniform", "train")
     | {"optimisation.epochs": 15, "optimisation.lr": 0.2, f"{SCHEDULE}.lowest_momentum": 0.8},
-    "n-fgsm-official": PREACT | {"optimisation.epochs": 30, "optimisation.lr": 0.2, f"{SCHEDULE}.lowest_momentum": 0.8},
+    "n-fgsm-official": WONG | {"optimisation.epochs": 30, "optimisation.lr": 0.2, f"{SCHEDULE}.lowest_momentum": 0.8},
     "pgd-at-official": PREACT
     | {"optimisation.epochs": 200, MILESTONES: (Ratio("1/2"), Ratio("3/4")), "data.augment.fill": "reflect"},
     "madry-at-official": {"method.attack.steps": 10},
@@ -350,12 +351,21 @@ CARDS: dict[str, dict[str, object]] = {
     | {"model.name": "wideresnet-34-10"},
     "awp-official": {"method.gamma": 0.01, "optimisation.epochs": 200},
     "trades-awp-official": {"optimisation.weight_decay": 5e-4, "method.warmup": 9},
-    "fgsm-ga-official": {"model.name": "preactresnet18", "optimisation.epochs": 30, "optimisation.lr": 0.3},
-    "free-at-official": {"method.box": "final", "optimisation.epochs": 10, "optimisation.lr": 0.04},
-    "nuat-official": {"optimisation.batch_size": 64, "optimisation.epochs": 100, "method.weight": 4.5},
-    "nuat-wa-official": {"optimisation.average": EMA(0.9998, warmup=False), "method.weight": 4.0},
+    "fgsm-ga-official": {"model.name": "preactresnet18-gradalign", "optimisation.epochs": 30, "optimisation.lr": 0.3},
+    "free-at-official": WONG | {"method.box": "final", "optimisation.epochs": 10, "optimisation.lr": 0.04},
+    "nuat-official": {
+        "model.name": "resnet18-gat",
+        "optimisation.batch_size": 64,
+        "optimisation.epochs": 100,
+        "method.weight": 4.5,
+    },
+    "nuat-wa-official": {
+        "model.name": "resnet18-gat",
+        "optimisation.average": EMA(0.9998, warmup=False),
+        "method.weight": 4.0,
+    },
     "nuat2-official": {"method.alpha": Ratio("8/255"), "method.clean_bn": "eval", "method.weight": 4.0},
-    "gat-official": {"optimisation.batch_size": 64, "optimisation.epochs": 100},
+    "gat-official": {"model.name": "resnet18-gat", "optimisation.batch_size": 64, "optimisation.epochs": 100},
     "mart-official": {"optimisation.lr": 0.01, "optimisation.weight_decay": 3.5e-3, "method.padding": True},
     "fat-official": SMALLER | {"model.name": "wideresnet-32-10"},
     "fat-trades-official": SMALLER | {"model.name": "wideresnet-34-10", "optimisation.epochs": 85},
@@ -363,7 +373,8 @@ CARDS: dict[str, dict[str, object]] = {
     "cifar100/lbgat-official": {"method.teacher": "resnet18", "optimisation.weight_decay": 2e-4},
     "cat-official": {"threat.eps": 0.032, "optimisation.optimizer": "adamw", "optimisation.batch_size": 200},
     "dart-official": {"method.origin": "start", "optimisation.lr": 0.01, "optimisation.weight_decay": 1e-4},
-    "fgsm-ckpt-official": {"optimisation.drop_last": True, "optimisation.lr": 0.3, "method.points": 3},
+    "fgsm-ckpt-official": {"model.name": "preactresnet18-talk"}
+    | {"optimisation.drop_last": True, "optimisation.lr": 0.3, "method.points": 3},
     "tiny_imagenet/standard": {
         "model.name": "preactresnet18-talk",
         "data.augment.pad": 0,

@@ -58,7 +58,9 @@ class Norms:
         ("smallconv", 4, 4, 0),
         ("resnet18", 4, 20, 0),
         # Norms before activations follow a sum, except within a block; shortcuts have none.
+        ("resnet18-gat", 4, 20, 0),
         ("preactresnet18", 4, 8, 9),
+        ("preactresnet18-wong", 4, 8, 9),
         ("preactresnet18-talk", 4, 8, 8),
         ("wideresnet-28-10", None, 13, 12),
         ("timm:resnet10t", None, 14, 0),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from sparring.models import create
 from sparring.models.preactresnet import PreActBlock, TalkPreActResNet18
+from sparring.models.resnet import BasicBlock
 from sparring.models.wideresnet import WideBlock
 
 
@@ -128,10 +131,78 @@ def test_resnet18_is_torchvisions_with_a_small_stem() -> None:
     torch.testing.assert_close(ours.eval()(x), oracle.eval()(x))
 
 
+RELEASED: dict[str, dict[str, Any]] = {
+    "preactresnet18": {"bn_of_shortcut": True, "last_bn": True},
+    "preactresnet18-wong": {"bn_of_shortcut": False, "last_bn": True},
+    "preactresnet18-gradalign": {"bn_of_shortcut": False, "last_bn": False},
+    "preactresnet18-talk": {"bn_of_shortcut": True, "last_bn": False},  # at 32x32 pixels FGSM-CKPT's
+}
+
+
+def preactresnet(state: dict[str, Tensor], x: Tensor, *, bn_of_shortcut: bool, last_bn: bool) -> Tensor:
+    """The released networks, written down once more without modules: logits of 32x32 images."""
+
+    def active(name: str, x: Tensor) -> Tensor:
+        mean, variance, weight, bias = (
+            state[f"{name}.{key}"] for key in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.relu(F.batch_norm(x, mean, variance, weight, bias))
+
+    x = F.conv2d(x, state["conv1.weight"], padding=1)
+    for stage, block in product((1, 2, 3, 4), (0, 1)):
+        name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+        inner = active(f"{name}.bn1", x)
+        after = F.conv2d(inner, state[f"{name}.conv1.weight"], stride=stride, padding=1)
+        after = F.conv2d(active(f"{name}.bn2", after), state[f"{name}.conv2.weight"], padding=1)
+        if stride == 2:
+            x = F.conv2d(inner if bn_of_shortcut else x, state[f"{name}.shortcut.0.weight"], stride=2)
+        x = x + after
+    x = active("bn", x) if last_bn else x
+    x = F.avg_pool2d(x, 4).flatten(1)
+    return F.linear(x, state["linear.weight"], state["linear.bias"])
+
+
+def moved(name: str, width: int) -> nn.Module:
+    """A network in evaluation mode and float64, none of whose weights and statistics is at its default."""
+    torch.manual_seed(0)
+    network = create(name, 10, width=width).network.double()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    network(torch.randn(16, 3, 32, 32, dtype=torch.float64))
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_the_preactresnets_are_those_that_were_released(name: str) -> None:
+    network, x = moved(name, 3), torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    expected = {
+        other: preactresnet(network.state_dict(), x, **facts)
+        for other, facts in RELEASED.items()
+        if facts["last_bn"] == RELEASED[name]["last_bn"]
+    }
+    torch.testing.assert_close(network(x), expected.pop(name), rtol=1e-12, atol=1e-12)
+    for logits in expected.values():  # the same names and shapes, and another network
+        assert (logits - network(x)).abs().max() > 0.1 * logits.std()
+
+
+def test_the_resnet18_of_gat_has_a_relu_before_the_sum() -> None:
+    network, x = moved("resnet18-gat", 3), torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    logits = network(x)
+    standard = create("resnet18", 10, width=3).network.double().eval()
+    standard.load_state_dict(network.state_dict())
+    assert (standard(x) - logits).abs().max() > 0.1 * logits.std()
+    for block in standard.modules():
+        if isinstance(block, BasicBlock):
+            block.bn2.register_forward_hook(lambda _module, _inputs, output: F.relu(output))
+    torch.testing.assert_close(standard(x), logits, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("name", "last", "head", "final"),
     [
         ("preactresnet18", "bn", "linear", F.relu),
+        ("preactresnet18-wong", "bn", "linear", F.relu),
+        ("preactresnet18-gradalign", "layer4", "linear", nn.Identity()),
         ("preactresnet18-talk", "layer4", "linear", nn.Identity()),
         ("wideresnet-10-1", "bn1", "fc", F.relu),
         ("smallconv", "stage4", "linear", F.relu),
@@ -186,7 +257,7 @@ def test_wideresnet_convolutions_are_he_normal_by_fan_out() -> None:
 
 
 def test_every_parameter_and_the_input_get_a_gradient() -> None:
-    for name in ("resnet18", "preactresnet18", "preactresnet18-talk", "wideresnet-10-1", "smallconv"):
+    for name in (*RELEASED, "resnet18", "resnet18-gat", "wideresnet-10-1", "smallconv"):
         model = create(name, 3, width=None if name.startswith("wide") else 4)
         x = torch.rand(4, 3, 32, 32, requires_grad=True)
         model(x).logsumexp(1).sum().backward()

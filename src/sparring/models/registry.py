@@ -11,7 +11,7 @@ from torch import nn
 from sparring.errors import BadInput, unknown
 from sparring.models import timm_bridge
 from sparring.models.normalise import Normalised
-from sparring.models.preactresnet import PreActResNet18, TalkPreActResNet18
+from sparring.models.preactresnet import GradAlignPreActResNet18, PreActResNet18, TalkPreActResNet18
 from sparring.models.resnet import ResNet18
 from sparring.models.small import SmallConv
 from sparring.models.wideresnet import WideResNet
@@ -28,8 +28,18 @@ class Architecture:
 
 _ARCHITECTURES = {
     "resnet18": Architecture(lambda classes, channels, _, width: ResNet18(classes, channels, width or 64), smallest=8),
+    "resnet18-gat": Architecture(
+        lambda classes, channels, _, width: ResNet18(classes, channels, width or 64, extra_relu=True), smallest=8
+    ),
     "preactresnet18": Architecture(
         lambda classes, channels, _, width: PreActResNet18(classes, channels, width or 64), smallest=8
+    ),
+    "preactresnet18-wong": Architecture(
+        lambda classes, channels, _, width: PreActResNet18(classes, channels, width or 64, projects_raw=True),
+        smallest=8,
+    ),
+    "preactresnet18-gradalign": Architecture(
+        lambda classes, channels, _, width: GradAlignPreActResNet18(classes, channels, width or 64), smallest=8
     ),
     "preactresnet18-talk": Architecture(
         lambda classes, channels, size, width: TalkPreActResNet18(classes, channels, size, width or 64), smallest=32
