@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sparring.data import Images
 from sparring.errors import BadInput
 from sparring.models import ModelDescription, adopt, create, create_from, save
 
@@ -173,7 +174,7 @@ def without(state: State, name: str) -> State:
         (lambda s: without(s, "bn1.weight"), r"'wideresnet-10-1': it lacks 'bn1\.weight' \(1 names differ\)"),
         (lambda s: s | {"extra.weight": torch.ones(1)}, r"it has an extra 'extra\.weight'"),
         (lambda s: s | {"module.fc.bias": torch.ones(5)}, r"'fc\.bias' twice, as 'fc\.bias' and 'module\.fc\.bias'"),
-        (lambda s: s | {"mu": torch.ones(3), "mean": torch.ones(3)}, r"'mean' twice, as 'mu' and 'mean'"),
+        (lambda s: s | {"mu": torch.ones(3), "mean": torch.zeros(3)}, r"'mean' twice, as 'mu' and 'mean'"),
         (lambda s: s | {"conv1.weight": torch.ones(16, 1, 3, 3)}, r"'conv1\.weight' has shape \(16, 1, 3, 3\)"),
         (lambda s: s | {"mu": torch.ones(1)}, r"a\.pt: mean \(1\.0,\) has length 1, but images have 3"),
         (lambda s: s | {"mean": torch.full((3,), 125.0)}, r"a\.pt: mean \(125\.0, .* divide 8-bit values by 255"),
@@ -244,3 +245,143 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"There is no .*none\.pt"):
         adopt(tmp_path / "none.pt", WIDE)
+
+
+# Files as they are found ------------------------------------------------------------------------------------------------
+
+STATISTICS = {"mean": torch.tensor(MEAN), "std": torch.tensor(STD)}
+
+
+def robustness(state: State) -> State:
+    """As MadryLab's library saves: the network twice, once behind the attack, the normalisation too."""
+    statistics = {f"new_{name}": tensor.view(3, 1, 1) for name, tensor in STATISTICS.items()}
+    own = prefixed(statistics, "normalizer.") | prefixed(state, "model.")
+    attacker = prefixed(statistics, "attacker.normalize.") | prefixed(state, "attacker.model.")
+    return prefixed(own | attacker, "module.")
+
+
+FOUND: dict[str, Callable[[State], State]] = {
+    "torch.compile": lambda s: prefixed(s, "_orig_mod."),
+    "torch.compile in DataParallel": lambda s: prefixed(s, "module._orig_mod."),
+    "DataParallel in torch.compile": lambda s: prefixed(s, "_orig_mod.module."),
+    "AveragedModel": lambda s: prefixed(s, "module.") | {"n_averaged": torch.tensor(7)},
+    "an attack around the network": lambda s: prefixed(s, "module.basic_net."),
+}
+NORMALISED: dict[str, Callable[[State], State]] = {
+    "RobustBench": lambda s: prefixed(s, "model.") | prefixed(STATISTICS, "normalize."),
+    "a sequence": lambda s: prefixed(s, "1.") | prefixed(STATISTICS, "0."),
+    "a sequence in DataParallel": lambda s: prefixed(prefixed(s, "1.") | prefixed(STATISTICS, "0."), "module."),
+    "a compiled sequence": lambda s: prefixed(prefixed(s, "1.") | prefixed(STATISTICS, "0."), "_orig_mod."),
+    "AveragedModel of a sequence": lambda s: (
+        prefixed(prefixed(s, "1.") | prefixed(STATISTICS, "0."), "module.") | {"n_averaged": torch.tensor(7)}
+    ),
+    "robustness": robustness,
+    "MAIR": lambda s: prefixed(s, "model.") | STATISTICS | {"n_classes": torch.tensor(5)},
+}
+
+
+@pytest.mark.parametrize("found", FOUND)
+def test_files_as_they_are_found(tmp_path: Path, found: str) -> None:
+    torch.save(FOUND[found](weights(WIDE)), tmp_path / "a.pt")
+    assert_adopted(tmp_path / "a.pt", WIDE)
+
+
+@pytest.mark.parametrize("found", NORMALISED)
+def test_files_as_they_are_found_with_their_normalisation(tmp_path: Path, found: str) -> None:
+    torch.save({"model": NORMALISED[found](weights(WIDE)), "epoch": 3}, tmp_path / "a.pt")
+    assert_adopted(tmp_path / "a.pt", WIDE, MEAN, STD)
+
+
+def test_copies_in_a_file_must_be_equal(tmp_path: Path) -> None:
+    state = robustness(weights(WIDE))
+    for name in ("module.attacker.model.conv1.weight", "module.attacker.normalize.new_mean"):
+        torch.save(state | {name: state[name] + 1}, tmp_path / "a.pt")
+        with pytest.raises(BadInput, match=rf"twice, as '.*' and '{name}', with other values"):
+            adopt(tmp_path / "a.pt", WIDE)
+
+
+def test_what_normalises_in_the_code_is_given(tmp_path: Path) -> None:
+    torch.save(weights(WIDE), tmp_path / "a.pt")
+    x = torch.rand(4, 3, 32, 32)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    assert torch.equal(adopt(tmp_path / "a.pt", WIDE, mean=MEAN, std=STD)(x), source(WIDE)((x - mean) / std))
+    torch.save(weights(WIDE) | {"mu": torch.tensor(MEAN)}, tmp_path / "b.pt")
+    with pytest.raises(BadInput, match=r"b\.pt has its own mean, \[0\.125, 0\.25, 0\.5\]: leave mean out"):
+        adopt(tmp_path / "b.pt", WIDE, mean=(0.5, 0.5, 0.5))
+
+
+def test_the_second_part_of_a_sequence_whose_first_left_nothing_is_refused(tmp_path: Path) -> None:
+    torch.save(prefixed(weights(WIDE), "module.1."), tmp_path / "a.pt")
+    with pytest.raises(BadInput, match=r"second part of an nn\.Sequential.*give its mean and std"):
+        adopt(tmp_path / "a.pt", WIDE)
+    x = torch.rand(4, 3, 32, 32)
+    assert torch.equal(adopt(tmp_path / "a.pt", WIDE, mean=(0.0,) * 3)(x), source(WIDE)(x))
+
+
+# Networks that share names and shapes -----------------------------------------------------------------------------------
+
+TWINS = [("resnet18", "resnet18-gat"), ("preactresnet18", "preactresnet18-wong")]
+TWINS += [("preactresnet18-talk", "preactresnet18-gradalign")]
+
+
+def pictures(count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    colours = torch.randint(256, (count, 3, 1, 1), generator=generator)
+    return (colours * torch.rand(count, 1, 32, 32, generator=generator)).to(torch.uint8)
+
+
+def various(description: ModelDescription) -> State:
+    """Weights of a network that gives all answers, about equally often."""
+    network = source(description)
+    with torch.no_grad():
+        network.get_parameter("linear.bias").sub_(network(pictures(500) / 255).mean(0))
+    return dict(network.state_dict())
+
+
+def images_for(model: nn.Module, other: nn.Module | None = None) -> Images:
+    """Images that the model gets right, but every fifth, and that the other one answers otherwise."""
+    pixels = pictures(500)
+    with torch.no_grad():
+        answers = model(pixels / 255).argmax(1)
+        kept = torch.ones(500).bool() if other is None else other(pixels / 255).argmax(1) != answers
+    pixels, answers = pixels[kept][:100], answers[kept][:100]
+    index = torch.arange(len(answers))
+    return Images(pixels, torch.where(index % 5 == 0, (answers + 1) % 5, answers), index)
+
+
+@pytest.mark.parametrize(("one", "other"), [*TWINS, *(pair[::-1] for pair in TWINS)])
+def test_what_names_and_shapes_cannot_tell_is_said_and_an_accuracy_decides(
+    tmp_path: Path, one: str, other: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    right, wrong = (ModelDescription(name, classes=5, width=2) for name in (one, other))
+    torch.save(various(right), tmp_path / "a.pt")
+    model = adopt(tmp_path / "a.pt", right)
+    assert f"fits '{one}' and, by names and shapes, '{other}'" in caplog.text
+    images = images_for(model, adopt(tmp_path / "a.pt", wrong))
+    assert len(images) > 50
+    caplog.clear()
+    adopt(tmp_path / "a.pt", right, accuracy=0.8, images=images)
+    assert caplog.text == ""
+    with pytest.raises(
+        BadInput, match=rf"as '{other}' gets .* '{one}' 8\d\.\d%; stated is 80\.0%: describe it as '{one}'"
+    ):
+        adopt(tmp_path / "a.pt", wrong, accuracy=0.8, images=images)
+
+
+def test_a_network_that_nothing_resembles_is_taken_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(weights(WIDE), tmp_path / "a.pt")
+    images = images_for(adopt(tmp_path / "a.pt", WIDE))
+    assert caplog.text == ""
+    with pytest.raises(BadInput, match=r"gets 80\.0% of 100 images right; stated is 99\.0%: look how its code normal"):
+        adopt(tmp_path / "a.pt", WIDE, accuracy=0.99, images=images)
+    for wrong in ({"accuracy": 0.8}, {"images": images}, {"accuracy": 80, "images": images}):
+        with pytest.raises(BadInput, match=r"give adopt both|80 is no fraction in \[0, 1\]"):
+            adopt(tmp_path / "a.pt", WIDE, **wrong)
+
+
+def test_a_misfit_names_the_networks_that_the_file_fits(tmp_path: Path) -> None:
+    torch.save(weights(ModelDescription("preactresnet18-gradalign", classes=5, width=2)), tmp_path / "a.pt")
+    with pytest.raises(BadInput, match=r"lacks 'bn\.bias'.* fits: 'preactresnet18-gradalign', 'preactresnet18-talk'\."):
+        adopt(tmp_path / "a.pt", PREACT)

@@ -57,6 +57,11 @@ def names() -> list[str]:
     return sorted([*_ARCHITECTURES, *wide, "timm:<name>"])
 
 
+def named_architectures() -> list[str]:
+    """Return the names of our own networks that have no depth in them."""
+    return list(_ARCHITECTURES)
+
+
 def create(
     name: str,
     classes: int,
