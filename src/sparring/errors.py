@@ -13,7 +13,7 @@ class BadInput(ValueError):
     """
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of what an exception says, without its full stop; its name where it says nothing."""
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 

@@ -23,6 +23,14 @@ def number():
 
 def broken():
     raise RuntimeError("no weights\\nhere")
+
+def wrong_inside():
+    return torch.nosuch
+
+def ends():
+    raise SystemExit("usage: mine")
+
+NETWORK = network()
 """
 
 
@@ -45,7 +53,14 @@ def test_a_function_of_a_module_in_the_working_folder_makes_the_network() -> Non
         ("nowhere_at_all:network", "there is no module 'nowhere_at_all'"),
         ("mine_for_tests:absent", "has no 'absent'"),
         ("mine_for_tests:number", "returned int, not a torch.nn.Module"),
-        ("mine_for_tests:broken", "failed with RuntimeError: no weights"),
+        ("mine_for_tests:broken", r"failed: .*mine_for_tests\.py, line 12: RuntimeError: no weights"),
+        (
+            "mine_for_tests:wrong_inside",
+            r"failed: .*, line 15: AttributeError: module 'torch' has no attribute 'nosuch'",
+        ),
+        ("mine_for_tests:ends", r"failed: .*mine_for_tests\.py, line 18: SystemExit: usage: mine"),
+        ("mine_for_tests:NETWORK", "is of type Sequential: give a function that returns the network"),
+        ("mine_for_tests.py:network", "give the module's name without .py, mine_for_tests"),
         ("mine_for_tests", "not of the form"),
     ],
 )

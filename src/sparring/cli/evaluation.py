@@ -18,7 +18,6 @@ from sparring.evaluation import ModelSource, evaluate, name_of, with_names
 from sparring.evaluation.doctor import Finding, diagnose
 from sparring.evaluation.evaluate import check_files
 from sparring.evaluation.masking import probe_masking
-from sparring.experiment import Experiment
 from sparring.results.tables import evaluation_table
 from sparring.terminal import console
 from sparring.threat import Threat
@@ -107,15 +106,18 @@ def _print_findings(findings: Sequence[Finding]) -> None:
 
 
 def _known_of(model: Path, overrides: Sequence[str]) -> str | None:
-    """Return the data and the threat that a run was trained with, as YAML; nothing is known of a mere file of weights."""
+    """Return the data and the threat that a run was trained with, as YAML; nothing is known of a mere file of weights.
+
+    Its method is not looked at: a class of the user's own need not be there any more.
+    """
     run = Run(model)
     if not run.config.is_file():
         return None
-    experiment = configuration.read(Experiment, run.config)
-    data = experiment.data
+    known = configuration.read(_Question, run.config, partly=True)
+    data = known.data
     if any(option.startswith(("--data.name", "--data.path")) for option in overrides):
         data = replace(data, limit=None, test_limit=None, validation=None)  # they were said of other images
-    return configuration.to_yaml(_Question(data, experiment.threat))
+    return configuration.to_yaml(replace(known, data=data))
 
 
 def _record_path(model: str) -> Path:

@@ -27,8 +27,10 @@ __all__ = ["read", "to_yaml"]
 T = TypeVar("T")
 
 
-def read(kind: type[T], source: Path | str | None, overrides: Sequence[str] = ()) -> T:
+def read(kind: type[T], source: Path | str | None, overrides: Sequence[str] = (), *, partly: bool = False) -> T:
     """Return a dataclass from a YAML file (or its text) and overrides such as `--optimisation.epochs 30`; later ones win.
+
+    With `partly` the file may hold other sections, which are not looked at: nothing that they name is imported.
 
     Raises BadInput for a file that cannot be read, unknown keys, and values of the wrong type or range.
     """
@@ -39,6 +41,8 @@ def read(kind: type[T], source: Path | str | None, overrides: Sequence[str] = ()
             raise BadInput(
                 f"{origin} does not hold a configuration: it must map keys such as method and data to values."
             )
+        if partly:
+            content = {key: value for key, value in content.items() if key in keys(kind)}
         settings = [*from_mapping(content), *from_options(overrides)]
         return Reader(kind, origin, _radius(settings)).section(kind, settings)
     except RecursionError as error:

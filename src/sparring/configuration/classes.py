@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from importlib import import_module
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from sparring.errors import BadInput, first_line, unknown
+from sparring.errors import BadInput, unknown
+from sparring.importing import attribute
 from sparring.methods import Wrapper
 
 T = TypeVar("T")
@@ -56,15 +56,15 @@ def find(base: type[T], name: str, place: str) -> type[T]:
     options = choices(base)
     if name in options:
         return options[name]
-    module, _, attribute = name.rpartition(".")
+    module, _, own_name = name.rpartition(".")
     if not module or not all(part.isidentifier() for part in name.split(".")):
         raise unknown(place.rpartition(".")[2], name, options)
     try:
-        found = getattr(import_module(module), attribute)
-    except Exception as error:  # whatever the user's module raises
+        found = attribute(module, own_name, f"{place} {name!r} cannot be imported")
+    except BadInput as error:
         if module.partition(".")[0] == "sparring":
             raise unknown(place.rpartition(".")[2], name, map(class_path, options.values())) from error
-        raise BadInput(f"{place} {name!r} cannot be imported: {first_line(error)}.") from error
+        raise
     if inspect.isclass(found) and issubclass(found, base) and not _is_base(found):
         if "__init__" in vars(found) and "__dataclass_params__" not in vars(found):
             raise BadInput(f"{place} {name!r} has an __init__ of its own: make it a @dataclass, its settings fields.")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
-from pathlib import Path
 
 from torch import nn
 
-from sparring.errors import BadInput, first_line
+from sparring.errors import BadInput
+from sparring.importing import attribute, located
 
 _REFERENCE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>[A-Za-z_]\w*)")
 
@@ -28,19 +26,13 @@ def imported(reference: str) -> nn.Module:
     match = _REFERENCE.fullmatch(reference)
     if match is None:
         raise BadInput(f"{reference!r} is not of the form package.module:function.")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        make = getattr(importlib.import_module(match["module"]), match["function"])
-    except ModuleNotFoundError as error:
-        raise BadInput(f"{reference}: there is no module {error.name!r} here or where Python looks.") from error
-    except AttributeError as error:
-        raise BadInput(f"{reference}: the module has no {match['function']!r}: {error}.") from error
+    make = attribute(match["module"], match["function"], reference)
+    if isinstance(make, nn.Module) or not callable(make):
+        raise BadInput(f"{reference} is of type {type(make).__name__}: give a function that returns the network.")
     try:
         model = make()
-    except Exception as error:  # it is not ours: it may fail in any way
-        raise BadInput(f"{reference} failed with {type(error).__name__}: {first_line(error)}") from error
+    except (Exception, SystemExit) as error:  # it is not ours: it may fail in any way
+        raise BadInput(f"{reference} failed: {located(error)}.") from error
     if not isinstance(model, nn.Module):
         raise BadInput(f"{reference} returned {type(model).__name__}, not a torch.nn.Module.")
     return model.eval()
