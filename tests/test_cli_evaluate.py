@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from sparring import cli
 from sparring.attacks import APGD, FAB, AutoAttack, Square
 from sparring.data import Data, load
+from sparring.models import create
 
 SOURCE = """
 import torch
@@ -142,6 +144,13 @@ REFUSED = {
     "examples in a folder": (["mine_for_cli:seeded", "--examples", "."], "cannot be written"),
     "a function that is not there": (["mine_for_cli:absent"], "has no 'absent'"),
     "an attack": (["mine_for_cli:seeded", "--attacks", "aa-stanard"], "Unknown attack 'aa-stanard'"),
+    "no device": (["mine_for_cli:seeded", "--device", "gpu"], "There is no device 'gpu'"),
+    "the last checkpoint of a function": (
+        ["mine_for_cli:seeded", "--checkpoint", "last"],
+        "leave it out for mine_for_cli",
+    ),
+    "the last checkpoint of timm's": (["timm:resnet18", "--checkpoint", "last"], "leave it out for timm:resnet18"),
+    "no weights but a module": (["mine_for_cli.py"], "a function that returns sparring.models.adopt(FILE, "),
     "pretrained weights without a connection": (["timm:resnet81"], "resnet81"),
 }
 
@@ -153,6 +162,45 @@ def test_bad_input_is_one_sentence_and_status_2_and_writes_nothing(capsys, here,
     assert sentence in err
     assert len(err.splitlines()) == 1
     assert [path.name for path in here.iterdir() if path.name != "__pycache__"] == ["mine_for_cli.py"]
+
+
+def test_weights_of_other_code_are_answered_with_how_to_adopt_them(capsys, here) -> None:
+    """In the sentence's words: a function of the module in the working folder that calls adopt."""
+    torch.save(create("smallconv", 10, channels=1, size=8, width=4).network.state_dict(), "net.pt")
+    for command in ("evaluate", "doctor"):
+        status, _, err = sparring(capsys, command, "net.pt")
+        assert status == 2
+        assert (
+            "give package.module:function, a function that returns sparring.models.adopt(FILE, ModelDescription(" in err
+        )
+    status, _, err = sparring(capsys, "evaluate", "net.pt", "--checkpoint", "last")
+    assert "--checkpoint last is for the folder of a run" in err
+    (here / "adopting_here.py").write_text(
+        "from sparring.models import ModelDescription, adopt\n"
+        "def network():\n"
+        "    return adopt('net.pt', ModelDescription('smallconv', classes=10, channels=1, size=8, width=4))\n"
+    )
+    assert sparring(capsys, "evaluate", "adopting_here:network", "--attacks", "clean", "--no-doctor")[0] == 0
+
+
+def test_a_run_is_evaluated_without_the_class_of_its_method(capsys, run, tmp_path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    config = (moved / "config.yaml").read_text()
+    (moved / "config.yaml").write_text(config.replace("sparring.methods.AdversarialTraining", "gone_for_good.Mine"))
+    assert "gone_for_good" in (moved / "config.yaml").read_text()
+    status, _, err = sparring(capsys, "evaluate", moved, "--attacks", "clean", "--samples", "20")
+    assert status == 0, err
+    record = json.loads((moved / "evaluation.json").read_text())
+    assert (record["n"], record["data"]["name"]) == (20, "digits")
+
+
+def test_a_class_of_the_working_folder_is_trained_with(capsys, here, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(here))])
+    (here / "method_for_cli.py").write_text("from sparring.methods import Standard as Mine\n")
+    quick = ["--optimisation.epochs", "1", "--data.limit", "100", "--data.test_limit", "10", "--model.width", "4"]
+    status, _, err = sparring(capsys, "train", "digits/standard", "--method", "method_for_cli.Mine", *quick)
+    assert status == 0, err
 
 
 def test_the_doctor_s_errors_can_be_ignored(capsys, here) -> None:

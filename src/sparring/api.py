@@ -15,6 +15,7 @@ from sparring.data import Data, Splits
 from sparring.data import load as load_data
 from sparring.errors import BadInput
 from sparring.evaluation import CLEAN, evaluate
+from sparring.evaluation.network import check_device
 from sparring.experiment import Experiment
 from sparring.norms import NormName
 from sparring.results.robustbench import entry, write_entry
@@ -31,14 +32,22 @@ def load(path: str | Path, checkpoint_name: Literal["best", "last"] = "best") ->
     """Return a trained network, on the CPU, in evaluation mode: images (B, C, H, W) in [0, 1] -> logits (B, classes).
 
     `path` is a run's folder, a .safetensors file with its .yaml beside it, or `package.module:function`, a function of
-    your own that returns a network. Nothing is unpickled. Raises BadInput for what is missing or does not fit.
+    your own that returns a network. Nothing is unpickled. `checkpoint_name` is for the folder of a run: last is the network
+    after its last epoch. Raises BadInput for what is missing or does not fit.
     """
+    if checkpoint_name == "last" and not Path(path).is_dir():
+        raise BadInput(f"Only the folder of a run has a last checkpoint: leave it out for {path}.")
     if not Path(path).exists() and models.is_reference(str(path)):
         return models.imported(str(path))
     path = Path(path)
     if not path.exists():
         raise BadInput(
             f"There is no {path}: give the folder of a run, a .safetensors file, timm:NAME, or package.module:function."
+        )
+    if path.is_file() and path.suffix != ".safetensors":
+        raise BadInput(
+            f"{path} is no .safetensors file, and if it holds weights it does not say of which network: give "
+            "package.module:function, a function that returns sparring.models.adopt(FILE, ModelDescription(...))."
         )
     network = models.load(path)
     if checkpoint_name == "last":
@@ -53,6 +62,14 @@ def pretrained(name: str, splits: Splits) -> nn.Module:
     return models.create(name, len(splits.classes), channels=channels, size=size, pretrained=True).eval()
 
 
+_INSTEAD = {  # of RobustBench's arguments that are not taken
+    "preprocessing": "Data prepares images (size among its settings), and what else a model needs belongs into its forward",
+    "log_path": "evaluate(..., output=FILE) writes a record, and progress= is told how far each attack is",
+    "aa_state_path": "evaluate(..., output=FILE) goes on where it was stopped",
+    "corruptions_data_dir": "only accuracy under attack is measured, in Linf, L2 and L1",
+}
+
+
 def benchmark(
     model: nn.Module,
     n_examples: int = 10_000,
@@ -63,17 +80,30 @@ def benchmark(
     model_name: str | None = None,
     data_dir: str | None = None,
     to_disk: bool = False,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     doctor: bool = True,
+    preprocessing: object = None,
+    log_path: object = None,
+    aa_state_path: object = None,
+    corruptions_data_dir: object = None,
 ) -> tuple[float, float]:
     """Return clean accuracy and accuracy under AutoAttack on the first test images, as fractions: the call of RobustBench.
 
-    `data_dir` holds the data set as in `Data.path`; None loads it from the hub. With `to_disk` the figures are written
-    to model_info/<dataset>/<threat_model>/<model_name>.json in RobustBench's format; what the file says besides is kept.
-    Raises BadInput where there is a name missing, and whatever `evaluate` refuses.
+    `data_dir` holds the data set as in `Data.path`; None loads it from the hub. `device` is where the model is, None the
+    CPU. With `to_disk` the figures are written to model_info/<dataset>/<threat_model>/<model_name>.json in RobustBench's
+    format; what the file says besides is kept. The last four of RobustBench's arguments must be None: what does their work
+    here is said where they are not. Raises BadInput for these, where a name is missing, and whatever `evaluate` refuses.
     """
+    others = {"preprocessing": preprocessing, "log_path": log_path, "aa_state_path": aa_state_path}
+    for name, value in (others | {"corruptions_data_dir": corruptions_data_dir}).items():
+        if value is not None:
+            raise BadInput(f"benchmark has no {name} here: {_INSTEAD[name]}.")
+    if type(n_examples) is not int or n_examples < 1:
+        raise BadInput(f"n_examples must be a whole number of at least 1, not {n_examples!r}.")
+    device = "cpu" if device is None else device
+    check_device(device)
     if to_disk and not model_name:
         raise BadInput("to_disk needs a model_name: RobustBench's are FirstAuthorYearFirstTitleWord.")
     splits = load_data(Data(dataset, path=data_dir))

@@ -60,3 +60,30 @@ def test_the_call_returns_two_fractions_and_writes_the_file(tmp_path: Path, monk
     assert clean == pytest.approx(right.double().mean().item())
     with pytest.raises(BadInput, match="to_disk needs a model_name"):
         sparring.benchmark(model, 30, "digits", to_disk=True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"preprocessing": "Res256Crop224"}, "no preprocessing here: Data prepares images"),
+        ({"log_path": "log.txt"}, r"no log_path here: evaluate\(\.\.\., output=FILE\) writes a record"),
+        ({"aa_state_path": "state"}, r"no aa_state_path here: evaluate\(\.\.\., output=FILE\) goes on"),
+        ({"corruptions_data_dir": "dir"}, "no corruptions_data_dir here"),
+        ({"n_examples": -5}, "n_examples must be a whole number of at least 1, not -5"),
+        ({"n_examples": 0}, "at least 1, not 0"),
+        ({"n_examples": 1e3}, r"at least 1, not 1000\.0"),
+        ({"device": "gpu"}, "There is no device 'gpu': write cpu, or cuda for a GPU"),
+        ({"device": 1.5}, r"There is no device 1\.5"),
+    ],
+)
+def test_what_it_has_not_is_said_before_the_data_are_loaded(wrong: dict[str, object], said: str) -> None:
+    model = create("smallconv", 10, channels=1, size=8, width=4).eval()
+    with pytest.raises(BadInput, match=said):
+        sparring.benchmark(model, dataset="no such data", **wrong)  # type: ignore[arg-type]
+
+
+def test_the_arguments_of_robustbench_may_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AutoAttack, "searches", lambda attack, classes, threat: {"apgd-ce": APGD(steps=3)})
+    model = create("smallconv", 10, channels=1, size=8, width=4).eval()
+    expected = sparring.benchmark(model, 10, "digits")
+    assert sparring.benchmark(model, 10, "digits", device=None, preprocessing=None, log_path=None) == expected

@@ -14,10 +14,12 @@ from torch import nn
 from sparring import api, configuration, ranks
 from sparring.data import Data, Splits
 from sparring.data import load as load_data
+from sparring.errors import BadInput
 from sparring.evaluation import ModelSource, evaluate, name_of, with_names
 from sparring.evaluation.doctor import Finding, diagnose
 from sparring.evaluation.evaluate import check_files
 from sparring.evaluation.masking import probe_masking
+from sparring.evaluation.network import check_device
 from sparring.results.tables import evaluation_table
 from sparring.terminal import console
 from sparring.threat import Threat
@@ -76,6 +78,9 @@ def _source(model: nn.Module, chosen: argparse.Namespace) -> ModelSource:
 
 def _loaded(chosen: argparse.Namespace, overrides: list[str], device: str) -> tuple[nn.Module, Splits, Threat]:
     """Return the network on its device, the data and the threat that a command is about; they fit together."""
+    check_device(device)
+    if chosen.checkpoint == "last" and not Path(chosen.model).is_dir():
+        raise BadInput(f"--checkpoint last is for the folder of a run: leave it out for {chosen.model}.")
     question = configuration.read(_Question, _known_of(Path(chosen.model), overrides), overrides)
     if chosen.samples is not None:
         question = replace(question, data=replace(question.data, test_limit=chosen.samples))

@@ -19,7 +19,14 @@ from sparring.evaluation.evaluator import Evaluator
 from sparring.evaluation.fit import check_fit
 from sparring.evaluation.masking import accuracies_of, suspicions
 from sparring.evaluation.naming import Attacks, with_names
-from sparring.evaluation.network import Precision, auto_batch_size, check_precision, pays_16_bits, untouched
+from sparring.evaluation.network import (
+    Precision,
+    auto_batch_size,
+    check_device,
+    check_precision,
+    pays_16_bits,
+    untouched,
+)
 from sparring.evaluation.outcome import OnProgress, Outcomes, silent
 from sparring.evaluation.progress import Checkpoint, fingerprint
 from sparring.evaluation.record import ModelSource, name_of, record, save_examples, write_record
@@ -96,6 +103,7 @@ def evaluate(
     """
     _check_types(model, data, threat)
     check_precision(precision)
+    check_device(device)
     chosen = with_names(attacks)
     source = source or ModelSource(name_of(model))
     record_file, examples_file = check_files(output, examples, source.weights)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sparring.attacks import attackable, input_gradient
 from sparring.data import Images, batches
-from sparring.errors import unknown
+from sparring.errors import BadInput, unknown
 
 Precision: TypeAlias = Literal["exact", "search16"]
 
@@ -20,6 +20,21 @@ def check_precision(precision: str | None) -> None:
     """Raise BadInput for what is no precision; None, the network as it is, is one."""
     if precision is not None and precision not in get_args(Precision):
         raise unknown("precision", str(precision), get_args(Precision))
+
+
+def check_device(device: torch.device | str) -> None:
+    """Raise BadInput for what is no device, and for a GPU that is not here."""
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise BadInput(f"There is no device {device!r}: write cpu, or cuda for a GPU.") from error
+    if chosen.type != "cuda":
+        return
+    there = torch.cuda.device_count()
+    if not there:
+        raise BadInput(f"The device is {device}, but PyTorch sees no GPU here: use cpu.")
+    if chosen.index is not None and chosen.index >= there:
+        raise BadInput(f"There is no device {device}: PyTorch sees {there} GPU(s), the first being cuda:0.")
 
 
 def low_precision(device: torch.device | str) -> torch.dtype:

@@ -68,7 +68,8 @@ def load(path: Path) -> Normalised:
         BadInput: a file is missing or corrupt, the weights are not those that were written, or do not fit the description.
     """
     weights, sidecar = _files(path)
-    for file, content in ((weights, "weights"), (sidecar, "the description of the model")):
+    described = "the description of the model, as save writes it (weights of other code: models.adopt)"
+    for file, content in ((weights, "weights"), (sidecar, described)):
         if not file.is_file():
             raise BadInput(f"There is no {file}, which should hold {content}.")
     description = from_yaml(read_text(sidecar), str(sidecar))

@@ -11,6 +11,7 @@ from sparring.data import Images
 from sparring.evaluation.doctor import accuracy, gradients, inputs, normalisation, outputs, stability
 from sparring.evaluation.doctor.case import Case, examined
 from sparring.evaluation.doctor.finding import Finding, worst_first
+from sparring.evaluation.network import check_device
 from sparring.threat import Threat
 
 # Each returns None where there is nothing to say.
@@ -55,8 +56,9 @@ def diagnose(
         count: at least 2.
 
     Raises:
-        BadInput: no images, images of a single class, or too small a count.
+        BadInput: no images, images of a single class, too small a count, or a device that is not there.
     """
+    check_device(device)
     with examined(model, images, threat, classes, device, seed, count) as case:
         return worst_first(_findings(case))
 
