@@ -108,6 +108,7 @@ class Experiment:
         )
 
 
+@torch.inference_mode(False)  # which lets autograd record under no_grad, too
 def train(experiment: Experiment, folder: str | Path, *, resume: bool = False, report: Reporter | None = None) -> Run:
     """Run an experiment in a folder, showing progress; the run that can be evaluated and loaded.
 

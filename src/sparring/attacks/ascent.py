@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from sparring.errors import BadInput
 from sparring.threat import Budget, ImageBatch, Threat, per_sample
 
 Objective: TypeAlias = Callable[[Tensor], Tensor]  # logits (B, K) -> per-sample values (B,)
@@ -114,9 +115,44 @@ def input_gradient(model: Callable[[Tensor], Tensor], point: ImageBatch, objecti
     """Return the objective's gradient (B, C, H, W) to the pixels and the logits (B, K), by one forward and one backward.
 
     Both come detached. The values are summed: their mean would shrink each sample's gradient with the batch.
+    Raises BadInput where no gradient gets from the logits to the pixels.
     """
     with torch.enable_grad():
         point = point.detach().requires_grad_()
-        logits = model(point)
-        (gradient,) = torch.autograd.grad(objective(logits).sum(), point)
+        logits = logits_with_graph(model, point)
+        gradient = gradient_to(point, objective(logits).sum())
     return gradient, logits.detach()
+
+
+def logits_with_graph(model: Callable[[Tensor], Tensor], point: ImageBatch) -> Tensor:
+    """Return the logits (B, K) of pixels that require a gradient; raises BadInput where the logits have none."""
+    try:
+        logits = model(point)
+    except RuntimeError as error:
+        if "leaf Variable that requires grad" in str(error):
+            raise BadInput(WRITES) from error
+        raise
+    if not logits.requires_grad:
+        raise BadInput(_NO_GRADIENT)
+    return logits
+
+
+def gradient_to(point: Tensor, values: Tensor, slopes: Tensor | None = None, *, again: bool = False) -> Tensor:
+    """Return the gradient of values to the point, of those with `slopes` their weighted sum's; `again` keeps the graph.
+
+    Raises BadInput where the values do not depend on the point.
+    """
+    (gradient,) = torch.autograd.grad(values, point, slopes, retain_graph=again, allow_unused=True)
+    if gradient is None:
+        raise BadInput(_NO_GRADIENT)
+    return gradient
+
+
+WRITES = (
+    "The model writes into the images that it is given (x -= mean, x.sub_(mean), x[:, 0] = ...): let its forward make new "
+    "tensors, such as x - mean."
+)
+_NO_GRADIENT = (
+    "The model gives no gradient of its logits to the pixels: take no_grad, inference_mode, detach and other libraries out "
+    "of its forward, or give attacks a substitute for the backward pass (sparring.attacks.BPDA)."
+)

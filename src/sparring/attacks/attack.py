@@ -35,21 +35,23 @@ class Attack(ABC):
     def describe(self, threat: Threat) -> dict[str, str | int]:
         """Return what a record must state to repeat the attack: its step size, steps, start, restarts."""
 
+    @torch.inference_mode(False)  # which lets autograd record under no_grad, too
     def __call__(
         self, model: nn.Module, x: ImageBatch, y: Labels, threat: Threat, *, generator: Generator = None
     ) -> ImageBatch:
         """Return adversarial images (B, C, H, W) in [0, 1] for images x in [0, 1] and labels y (B,).
 
         The model must return logits (B, K). Its modes and gradient flags are left as they were. Images that it already
-        gets wrong are returned as they are; where nothing fools it, the last image that was tried. Raises BadInput for
-        images outside [0, 1].
+        gets wrong are returned as they are; where nothing fools it, the last image that was tried. Works under the caller's
+        `no_grad` and `inference_mode`, too. Raises BadInput for images outside [0, 1], and for a model that writes into them
+        or gives no gradient where one is needed.
         """
         _check_pixels(x)
-        x = x.detach()
+        x, y = x.detach().clone(), y.clone()  # tensors made under inference_mode have no gradients
         images = x.clone().cpu()
         with attackable(model, "eval"):
             counted = CountedModel(model)
-            clean = counted.logits(x)
+            clean = counted.clean_logits(x)
             inputs = SearchInputs(
                 lambda rows: (x[rows.to(x.device)], y[rows.to(y.device)]), clean.cpu(), _streams(x, generator)
             )

@@ -14,8 +14,9 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks.ascent import Objective, input_gradient
+from sparring.attacks.ascent import WRITES, Objective, gradient_to, input_gradient, logits_with_graph
 from sparring.deprecation import renamed_overrides
+from sparring.errors import BadInput
 from sparring.randomness import SampleStreams
 from sparring.threat import Threat, per_sample
 
@@ -94,6 +95,14 @@ class CountedModel:
         with torch.no_grad():
             return self._forward(x)
 
+    def clean_logits(self, x: Tensor) -> Tensor:
+        """Return the logits of original images; raises BadInput for a network that writes into them. The host waits."""
+        before = x.clone()
+        logits = self.logits(x)
+        if not torch.equal(before, x):
+            raise BadInput(WRITES)
+        return logits
+
     def gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         """Return the gradient (B, C, H, W) of the objective's values, and the logits (B, K), both detached."""
         self.forwards += len(x)
@@ -104,11 +113,10 @@ class CountedModel:
         """Return the gradients (B, K, C, H, W) of all K logits, and the logits (B, K): one forward, K backwards."""
         with torch.enable_grad():
             point = x.detach().requires_grad_()
-            logits = self._forward(point)
+            logits = logits_with_graph(self._forward, point)
             classes = logits.shape[1]
             gradients = [
-                torch.autograd.grad(logits[:, label].sum(), point, retain_graph=label + 1 < classes)[0]
-                for label in range(classes)
+                gradient_to(point, logits[:, label].sum(), again=label + 1 < classes) for label in range(classes)
             ]
         self.forwards += len(x)
         self.backwards += classes * len(x)
@@ -132,11 +140,11 @@ def _scaled_gradient(network: Callable[[Tensor], Tensor], x: Tensor, objective: 
     """
     with torch.enable_grad():
         point = x.detach().requires_grad_()
-        logits = network(point)
+        logits = logits_with_graph(network, point)
         answers = logits.detach().requires_grad_()
         (slopes,) = torch.autograd.grad(objective(answers).sum(), answers)  # (B, K)
         size = slopes.abs().amax(1).clamp_min(torch.finfo(slopes.dtype).tiny)
-        (gradient,) = torch.autograd.grad(logits, point, slopes / size[:, None])
+        gradient = gradient_to(point, logits, slopes / size[:, None])
     return gradient * per_sample(size, x), logits.detach()
 
 

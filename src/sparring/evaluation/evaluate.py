@@ -55,6 +55,7 @@ class Evaluation(Outcomes):
         write_record(self.record, Path(path))
 
 
+@torch.inference_mode(False)  # which lets autograd record under no_grad, too
 def evaluate(
     model: nn.Module,
     data: Data | Splits | Images,

@@ -117,7 +117,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
         for tensor, value in tensors:
             _put_back(tensor, value)
         for parameter, needed, gradient, copied in gradients:
-            parameter.requires_grad_(needed)
+            if parameter.requires_grad is not needed:  # the same is refused of tensors made under inference_mode
+                parameter.requires_grad_(needed)
             parameter.grad = gradient
             if gradient is not None and copied is not None:
                 _put_back(gradient, copied)

@@ -44,6 +44,7 @@ class EvaluationRun:
         self._mine[ranks.index() :: ranks.count()] = True
         self._verifier = CountedModel(evaluator.model)
 
+    @torch.inference_mode(False)  # which lets autograd record under no_grad, too
     def outcomes(self, attacks: Sequence[NamedAttack]) -> Outcomes:
         """Return the result of all processes; raises BadInput for attacks that need more classes, and for NaN logits."""
         exact = full_precision() if self._evaluator.precision else nullcontext()
@@ -67,7 +68,7 @@ class EvaluationRun:
         while len(rows):
             now = rows[: self._capacity.rows]
             try:
-                parts.append(self._verifier.logits(self._fetch(now)[0]).cpu())
+                parts.append(self._verifier.clean_logits(self._fetch(now)[0]).cpu())
             except RuntimeError as error:
                 self._capacity.shrink(error)
                 continue

@@ -32,6 +32,7 @@ AFTER: tuple[Callable[[Case, Tensor], Finding | None], ...] = (  # of the case a
 )
 
 
+@torch.inference_mode(False)  # which lets autograd record under no_grad, too
 def diagnose(
     model: nn.Module,
     images: Images,

@@ -33,6 +33,7 @@ _FEW, _RARE = 2, 0.02  # images, and share of them, that a random search may fin
 _DEVIATIONS = 3.0
 
 
+@torch.inference_mode(False)  # which lets autograd record under no_grad, too
 def probe_masking(
     model: nn.Module,
     images: Images,
