@@ -385,3 +385,9 @@ def test_a_misfit_names_the_networks_that_the_file_fits(tmp_path: Path) -> None:
     torch.save(weights(ModelDescription("preactresnet18-gradalign", classes=5, width=2)), tmp_path / "a.pt")
     with pytest.raises(BadInput, match=r"lacks 'bn\.bias'.* fits: 'preactresnet18-gradalign', 'preactresnet18-talk'\."):
         adopt(tmp_path / "a.pt", PREACT)
+
+
+def test_the_guide_lists_every_network_that_shares_names_and_shapes() -> None:
+    page = (Path(__file__).parents[2] / "docs/guides/evaluation.md").read_text()
+    section = page[page.index("## Weights of other code") : page.index("## Attacks")]
+    assert all(f"| `{name}` |" in section for pair in TWINS for name in pair)
