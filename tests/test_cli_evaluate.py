@@ -195,6 +195,25 @@ def test_a_run_is_evaluated_without_the_class_of_its_method(capsys, run, tmp_pat
     assert (record["n"], record["data"]["name"]) == (20, "digits")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"learner": {"average": None, "network": {"fc.weight": torch.ones(2)}}},
+        {"learner": {"network": {}}},
+        {"learner": [1, 2]},
+        {"state_dict": {}},
+    ],
+)
+def test_a_last_checkpoint_of_something_else_is_refused(capsys, run, tmp_path, content) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    torch.save(content, moved / "checkpoints" / "last.ckpt")
+    status, _, err = sparring(capsys, "evaluate", moved, "--checkpoint", "last", "--attacks", "clean")
+    assert status == 2
+    assert "last.ckpt" in err
+    assert len(err.splitlines()) == 1
+
+
 def test_a_class_of_the_working_folder_is_trained_with(capsys, here, monkeypatch) -> None:
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(here))])
     (here / "method_for_cli.py").write_text("from sparring.methods import Standard as Mine\n")

@@ -51,8 +51,12 @@ def load(path: str | Path, checkpoint_name: Literal["best", "last"] = "best") ->
         )
     network = models.load(path)
     if checkpoint_name == "last":
-        state = checkpoint.load(Run(path).last, needed=["learner"])["learner"]
-        network.load_state_dict(models.with_counters(state["average"] or state["network"], network.state_dict()))
+        last = Run(path).last
+        state = checkpoint.load(last, needed=["learner"])["learner"]
+        try:
+            network.load_state_dict(models.with_counters(state["average"] or state["network"], network.state_dict()))
+        except (LookupError, TypeError, RuntimeError) as error:  # of another network, or of other code
+            raise BadInput(f"{last} is not of the network that {path} holds: restore it, or take the best.") from error
     return network
 
 
