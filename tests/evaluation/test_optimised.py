@@ -12,7 +12,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from sparring.attacks import APGD, PGD, attackable
 from sparring.data import Images
-from sparring.evaluation import Evaluator
+from sparring.evaluation import Evaluator, evaluate, running
+from sparring.evaluation.doctor import diagnose
 from sparring.evaluation.optimised import ITSELF, Form, agrees, forms, logits_agree
 from sparring.threat import Threat
 
@@ -280,8 +281,8 @@ def test_wrong_logits_are_seen_where_gradients_agree() -> None:
         assert agrees(Form("the same", copy.deepcopy(model)), model, x, LINF)
 
 
-def test_a_form_that_errs_only_where_searches_go_is_seen_and_given_up() -> None:
-    """It agrees on images and on the threat's surface, whose pixels are whole levels, and hides gradients in between."""
+def trap(factor: float) -> type[Net]:
+    """A network whose copies have no gradient between whole levels of grey, and logits that are multiplied there."""
 
     class Trap(Net):
         def __init__(self) -> None:
@@ -297,9 +298,19 @@ def test_a_form_that_errs_only_where_searches_go_is_seen_and_given_up() -> None:
         def forward(self, x):
             logits = super().forward(x)
             between = ((255 * x - (255 * x).round()).abs() > 0.1).flatten(1).double().mean(1) > 0.5
-            return torch.where((between & self.copied)[:, None], 3 * logits.detach(), logits)
+            return torch.where((between & self.copied)[:, None], factor * logits.detach(), logits)
 
-    model, images = trained(Trap)
+    return Trap
+
+
+@pytest.mark.parametrize("factor", [3, 1])
+def test_a_form_that_errs_only_where_searches_go_is_seen_and_given_up(factor: float) -> None:
+    """It agrees on images and on the threat's surface, whose pixels are whole levels.
+
+    Logits that are wrong in between are seen where searches end; where gradients alone are missing, no success is wrong,
+    and only a failure that is tried again shows it.
+    """
+    model, images = trained(trap(factor))
     x = images.pixels / 255
     threat, attacks = Threat("Linf", "51/255"), {"mine": PGD(20, "1/255")}
     with attackable(model, "eval"):
@@ -309,3 +320,45 @@ def test_a_form_that_errs_only_where_searches_go_is_seen_and_given_up() -> None:
     assert found.form == ITSELF
     assert expected.accuracy("mine") < 0.9
     assert torch.equal(found.outcome("mine").correct, expected.outcome("mine").correct)
+
+
+def test_failures_are_tried_again_on_the_network_itself_and_counted() -> None:
+    model, images = trained(Net)
+    attacks = {"mine": PGD(5), "two": APGD("dlr", targets=2, steps=12)}
+    found = Evaluator(model, images, LINF, precision="exact").run(attacks)
+    for outcome in found.outcomes:
+        first = outcome.stages[0]
+        assert (first.retried, first.confirmed) == (8, 8)
+        assert all(stage.retried == 0 for stage in outcome.stages[1:])
+    slow = Evaluator(model, images, LINF).run(attacks)
+    assert all(stage.retried == 0 for outcome in slow.outcomes for stage in outcome.stages)
+    assert [stage.forwards for outcome in found.outcomes for stage in outcome.stages] == [
+        stage.forwards for outcome in slow.outcomes for stage in outcome.stages
+    ], "trying again is not counted"
+
+
+def test_the_record_says_how_many_failures_are_confirmed() -> None:
+    model, images = trained(Net)
+    evaluation = evaluate(model, images, LINF, ["clean", PGD(5)], device="cpu")
+    clean, pgd = evaluation.record["attacks"]
+    assert pgd["failures"] == {"retried": 8, "confirmed": 8}
+    assert "failures" not in clean
+    assert "refuted-failures" not in [finding.check for finding in evaluation.findings]
+
+
+def test_failures_that_are_not_confirmed_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "_UNLUCKY", 1)  # however many there are, the form is not given up
+    model, images = trained(trap(1))
+    evaluation = evaluate(model, images, Threat("Linf", "51/255"), [PGD(20, "1/255")], device="cpu", doctor=False)
+    (failures,) = (attack["failures"] for attack in evaluation.record["attacks"])
+    refuted = failures["retried"] - failures["confirmed"]
+    assert refuted >= 2
+    (said,) = (finding.seen for finding in evaluation.findings if finding.check == "refuted-failures")
+    assert f"did not fool, {refuted} were fooled when" in said
+
+
+@pytest.mark.parametrize(("make", "said"), [(Net, False), (ViewsImages, True)])
+def test_the_doctor_says_that_a_slower_form_is_run(make, said: bool) -> None:
+    model, images = trained(make)
+    found = diagnose(model, images, LINF, classes=4)
+    assert ("slower-form" in [finding.check for finding in found]) is said

@@ -119,7 +119,11 @@ def evaluate(
         checkpoint = evaluator.checkpoint(record_file, chosen) if record_file else None
         _announce(note, evaluator, record_file, checkpoint)
         outcomes = evaluator.run(chosen, progress, checkpoint)
-    findings += [*_outside(outcomes), *suspicions(accuracies_of(outcomes), len(images), threat.norm)]
+    findings += [
+        *_outside(outcomes),
+        *_refuted(outcomes),
+        *suspicions(accuracies_of(outcomes), len(images), threat.norm),
+    ]
     content = record(source, data, evaluator, outcomes, findings, weights)
     evaluation = Evaluation(outcomes.outcomes, outcomes.form, record=content, findings=tuple(findings))
     if examples_file and ranks.index() == 0:
@@ -214,4 +218,20 @@ def _outside(outcomes: Outcomes) -> Iterator[Finding]:
                 f"{outcome.attack} returned {outcome.settings['outside']} images outside the ball or the box.",
                 "They do not count, so the accuracy under it may be higher than what it could find.",
                 "Let it end with x + threat.project(delta), clamped to [0, 1].",
+            )
+
+
+def _refuted(outcomes: Outcomes) -> Iterator[Finding]:
+    """Yield which failures of attacks were successes when they were tried again on the network itself."""
+    for outcome in outcomes.outcomes:
+        retried = sum(stage.retried for stage in outcome.stages)
+        refuted = retried - sum(stage.confirmed for stage in outcome.stages)
+        if refuted:
+            yield Finding(
+                "refuted-failures",
+                "warning",
+                f"Of {retried} images that {outcome.attack} did not fool, {refuted} were fooled when it was tried again on "
+                f"the network itself; the search ran on another form of it ({outcomes.form}).",
+                "Rounding may decide a single image; more mean a random network, or 16 bits that hide what there is.",
+                "Use precision exact, and aa-rand for networks that draw; with neither of them, report this as a bug.",
             )

@@ -29,6 +29,8 @@ class Stage:
     forwards: int  # images that went through the network, the verifier's included
     backwards: int  # gradients to the pixels, of one image each
     settings: dict[str, str | int] = field(default_factory=dict)  # what a record must state of the search
+    retried: int = 0  # of the images that it did not fool: those that it was tried on again, on the network itself
+    confirmed: int = 0  # of these, the ones that it did not fool there either
 
     @property
     def accuracy(self) -> float:

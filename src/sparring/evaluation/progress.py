@@ -98,6 +98,8 @@ class Checkpoint:
                 "forwards": stage.forwards,
                 "backwards": stage.backwards,
                 "settings": stage.settings,
+                "retried": stage.retried,
+                "confirmed": stage.confirmed,
             }
             for stage in progress.stages
         ]

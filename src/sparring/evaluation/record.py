@@ -91,6 +91,8 @@ def _attack(outcome: Outcome) -> dict[str, Any]:
         **outcome.settings,
         "seconds": round(outcome.seconds, 3),
     }
+    if retried := sum(stage.retried for stage in outcome.stages):
+        content["failures"] = {"retried": retried, "confirmed": sum(stage.confirmed for stage in outcome.stages)}
     if len(outcome.stages) > 1:
         content["stages"] = [_stage(stage) for stage in outcome.stages]
     elif outcome.stages:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from sparring.evaluation.evaluator import Evaluator
 
 _COMPARED = 64  # images on which a faster form of the network has to answer as the network does
+_LEAST, _MOST, _SHARE = 8, 32, 50  # failures that are tried again: one in 50, which costs 3% of that one search
+_UNLUCKY = 8  # of so many failures one may be a success on the network itself, and one more: rounding decides some
 _PATIENCE = {"cpu": 1, "cuda": 10}  # steps between two readings of what was found: on a GPU each makes the host wait
 
 
@@ -133,37 +135,67 @@ class EvaluationRun:
                 if self._checkpoint and self._checkpoint.due:
                     progress.running, progress.spent = pool.state_dict(), clock.spent
                     self._save()
-            if (
-                self._form.name == ITSELF
-                or not len(pool.ends)
-                or logits_agree(self._form, self._evaluator.model, pool.ends)
-            ):
+            retried, confirmed = self._retry(attack, name, search, correct & ~pool.fooled)
+            if self._holds(pool.ends, retried - confirmed, retried):
                 break
             progress.running, progress.spent = {}, clock.spent
             self._take_next_form()
         self._report(title, 1.0)
         settings = search.describe(self._evaluator.threat)
-        self._finish(Stage(attack, name, correct & ~pool.fooled, *clock.spent, settings))
+        self._finish(Stage(attack, name, correct & ~pool.fooled, *clock.spent, settings, retried, confirmed))
+
+    def _retry(self, attack: str, name: str, search: Search, failures: Tensor) -> tuple[int, int]:
+        """Try an attack's first search again on the network itself, on some of the images (N,) that it did not fool.
+
+        Return how many these were and how many of them it did not fool there either; their passes are not counted.
+        """
+        first = all(stage.attack != attack for stage in self._progress.stages)
+        rows = failures.nonzero()[:, 0]
+        if self._form.name == ITSELF or not first or not len(rows):
+            return 0, 0
+        count = min(_MOST, max(_LEAST, len(rows) // _SHARE), len(rows))
+        rows = rows[torch.linspace(0, len(rows) - 1, count).long()]
+        itself = CountedModel(self._evaluator.model)
+        pool = self._pool_on(itself, itself, attack, name, search, rows)
+        with repeatable(self._evaluator.seed, torch.device(self._evaluator.device)):  # networks may draw
+            for _ in pool.run():
+                pass
+        return count, int((~pool.fooled[rows]).sum())
+
+    def _holds(self, ends: Tensor, refuted: int, retried: int) -> bool:
+        """Return whether the form that searches run may be believed, by where one ended and what became of its failures."""
+        if self._form.name == ITSELF:
+            return True
+        if len(ends) and not logits_agree(self._form, self._evaluator.model, ends):
+            return False
+        # Sixteen bits are the user's choice: what they miss is said, and every form of the network misses it.
+        return self._evaluator.precision == "search16" or refuted <= 1 + retried // _UNLUCKY
 
     def _pool(self, attack: str, name: str, search: Search, correct: Tensor) -> Pool:
         """Return the pool of a search on the images that are correct, as it was left or at its beginning."""
-        progress, device = self._progress, torch.device(self._evaluator.device)
-        assert progress.clean is not None
-        seed = seed_from(self._evaluator.seed, *attack.encode(), *name.encode())
-        pool = Pool(
-            search,
-            SearchInputs(self._fetch, progress.clean, SampleStreams(seed, self._evaluator.images.index)),
-            self._evaluator.threat,
-            self._searched,
-            self._verifier,
-            correct.nonzero()[:, 0],
-            self._capacity,
-            _PATIENCE.get(device.type, 1),
-            self._kept(attack),
-        )
-        if progress.running:
-            pool.load_state_dict(progress.running, device)
+        rows, kept = correct.nonzero()[:, 0], self._kept(attack)
+        pool = self._pool_on(self._searched, self._verifier, attack, name, search, rows, kept)
+        if self._progress.running:
+            pool.load_state_dict(self._progress.running, self._evaluator.device)
         return pool
+
+    def _pool_on(
+        self,
+        model: CountedModel,
+        verifier: CountedModel,
+        attack: str,
+        name: str,
+        search: Search,
+        rows: Tensor,
+        kept: Tensor | None = None,
+    ) -> Pool:
+        """Return the pool of a search on a network, at its beginning; an image's draws are the same on every network."""
+        evaluator, clean = self._evaluator, self._progress.clean
+        assert clean is not None
+        seed = seed_from(evaluator.seed, *attack.encode(), *name.encode())
+        inputs = SearchInputs(self._fetch, clean, SampleStreams(seed, evaluator.images.index))
+        patience = _PATIENCE.get(torch.device(evaluator.device).type, 1)
+        return Pool(search, inputs, evaluator.threat, model, verifier, rows, self._capacity, patience, kept)
 
     def _kept(self, attack: str) -> Tensor | None:
         """Return the images (N, C, H, W), on the CPU, that the attack writes into, where they are asked for."""
@@ -202,6 +234,8 @@ class EvaluationRun:
                 correct=self._together(stage.correct),
                 forwards=self._total(stage.forwards),
                 backwards=self._total(stage.backwards),
+                retried=self._total(stage.retried),
+                confirmed=self._total(stage.confirmed),
             )
             for stage in stages
         )

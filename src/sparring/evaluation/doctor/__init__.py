@@ -1,7 +1,7 @@
 """The doctor: quick checks that find the mistakes which ruin evaluations, before hours are spent on one.
 
-`finding` is what a check says, `case` what it looks at; `inputs`, `outputs`, `accuracy`, `normalisation`, `stability` and
-`gradients` hold the checks, which are listed in `diagnosis`.
+`finding` is what a check says, `case` what it looks at; `inputs`, `outputs`, `accuracy`, `normalisation`, `stability`,
+`gradients` and `copies` hold the checks, which are listed in `diagnosis`.
 """
 
 from sparring.evaluation.doctor.diagnosis import diagnose

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.data import Images
-from sparring.evaluation.doctor import accuracy, gradients, inputs, normalisation, outputs, stability
+from sparring.evaluation.doctor import accuracy, copies, gradients, inputs, normalisation, outputs, stability
 from sparring.evaluation.doctor.case import Case, examined
 from sparring.evaluation.doctor.finding import Finding, worst_first
 from sparring.evaluation.network import check_device
@@ -29,6 +29,7 @@ AFTER: tuple[Callable[[Case, Tensor], Finding | None], ...] = (  # of the case a
     stability.changing_input,
     gradients.useful_gradients,
     gradients.inner_optimisation,
+    copies.faster_form,
 )
 
 
