@@ -301,7 +301,7 @@ def test_the_state_holds_everything() -> None:
     subject = learner(torch.float32, average=EMA(0.5))
     advance(subject, range(2))
     state = deepcopy(subject.state_dict())
-    assert set(state) == {"network", "optimizer", "steps", "average"}
+    assert set(state) == {"network", "optimizer", "steps", "average", "folds"}
     assert state["steps"] == 2
     assert "1.running_var" in state["average"]
     advance(subject, [2])

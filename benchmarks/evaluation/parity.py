@@ -27,7 +27,7 @@ from sparring.attacks.autoattack import AutoAttack
 from sparring.attacks.square import Square
 from sparring.data import Batch, Images, batches
 from sparring.evaluation import Evaluator, Precision, Stage
-from sparring.evaluation.network import full_precision
+from sparring.precision import full_precision
 from sparring.threat import Threat
 
 STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")

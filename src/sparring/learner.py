@@ -53,11 +53,11 @@ class Learner:
         self._loads = 0  # how often a state was loaded, which puts new tensors in the optimizer's place
         self._fabric = fabric
         self._compiler = compiler
-        self._folds = folds
+        self._foldable, self._folds = tuple(folds), list(folds)  # the list is shared with all forms of the network
         self._unclipped: Tensor | None = None
         self._on_device: _OnDevice | None = None
         fast: Any = compiler(self.network) if compiler else self.network
-        self.attack_model = InPrecision(fast, fabric, () if compiler else folds)
+        self.attack_model = InPrecision(fast, fabric, () if compiler else self._folds)
         # Compiled once, outside the wrapper, so that the attack and the loss share one compiled network.
         self.model, self.optimizer = fabric.setup(
             fast, make_optimizer(self.network, optimisation), _reapply_compile=False
@@ -80,14 +80,23 @@ class Learner:
         return self._average.network if self._average else self.network
 
     @property
+    def folds(self) -> Sequence[Fold]:
+        """The BatchNorms that attacks in evaluation mode do without; none after `stop_folding`."""
+        return self._folds
+
+    def stop_folding(self) -> None:
+        """Let attacks go through the whole network from here on, and in runs that are resumed from here."""
+        self._folds.clear()
+
+    @property
     def rate(self) -> float | Tensor:
         """The learning rate of the next step; a tensor () once `keep_rate_on_device` was called."""
         return self._on_device.rate if self._on_device else self._scheduled_rate()
 
     @property
     def phase(self) -> Hashable:
-        """All that the optimizer's next step depends on besides tensors: a momentum that the schedule moves, and loads."""
-        return self.momentum, self._loads
+        """All that the next step depends on besides tensors: a momentum that the schedule moves, loads, and folding."""
+        return self.momentum, self._loads, bool(self._folds)
 
     @property
     def momentum(self) -> float | None:
@@ -200,6 +209,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "steps": self.steps,
             "average": self._average.network.state_dict() if self._average else None,
+            "folds": bool(self._folds),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -208,6 +218,7 @@ class Learner:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps = state["steps"]
+        self._folds[:] = self._foldable if state.get("folds", True) else ()  # earlier versions always folded
         if self._average:
             self._average.network.load_state_dict(state["average"])
 

@@ -1,4 +1,4 @@
-"""A network under the precision of a run."""
+"""A network under the precision of a run; and single precision that is no less."""
 
 from __future__ import annotations
 
@@ -37,3 +37,20 @@ class InPrecision(nn.Module):
             dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with folded(self.network, self._folds, dtype):
             yield
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Let single precision be single precision inside: TF32, which GPUs may use in its place, is off."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(
+            enabled=torch.backends.cudnn.enabled,
+            benchmark=torch.backends.cudnn.benchmark,
+            deterministic=torch.backends.cudnn.deterministic,
+            allow_tf32=False,
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

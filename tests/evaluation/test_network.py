@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import attackable
-from sparring.evaluation.network import auto_batch_size, full_precision, low_precision, rows_within
+from sparring.evaluation.network import auto_batch_size, low_precision, rows_within
 from sparring.evaluation.optimised import Form, agrees, forms
 from sparring.models import create
+from sparring.precision import full_precision
 from sparring.threat import Threat
 
 

@@ -50,12 +50,12 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_to_the_same_weights_bit_
 def test_a_run_s_attacks_and_evaluations_go_through_no_batchnorm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TRADES's loss does: four steps, two forward passes, four layers; and the trial of what can be folded, once."""
+    """TRADES's loss does: four steps, two forward passes, four layers; and two trials of what can be folded."""
     passed, original = [], F.batch_norm
     monkeypatch.setattr(F, "batch_norm", lambda *some, **more: passed.append(1) or original(*some, **more))
     chosen = experiment(TRADES(attack=PGD(steps=2, start="normal")), epochs=1, runtime=Runtime(level="eager"))
     train(chosen, tmp_path, report=Silent())
-    assert len(passed) == 4 * 2 * 4 + 4
+    assert len(passed) == 4 * 2 * 4 + 2 * 4
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

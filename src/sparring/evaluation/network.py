@@ -1,4 +1,4 @@
-"""How an evaluation computes: in which precision, and how many images at a time."""
+"""How an evaluation computes: in which precision of the search, and how many images at a time."""
 
 from __future__ import annotations
 
@@ -72,23 +72,6 @@ def rows_within(memory: float, taken: float) -> int:
     """Return the largest power of two, at most 4096, whose images fit into so much memory if each takes so much of it."""
     most = max(int(memory / max(taken, 1)), 1)
     return min(2 ** (most.bit_length() - 1), _LARGEST)
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Let single precision be single precision inside: TF32, which GPUs may use in its place, is off."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(
-            enabled=torch.backends.cudnn.enabled,
-            benchmark=torch.backends.cudnn.benchmark,
-            deterministic=torch.backends.cudnn.deterministic,
-            allow_tf32=False,
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

@@ -15,15 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import input_gradient
+from sparring.attacks.agreement import SEED, answer, same_gradients, same_logits
 from sparring.models import fold, foldable, may_be_channels_last
 from sparring.randomness import repeatable
 from sparring.threat import Threat
 
 ITSELF = "the network itself"
-_SEED = 0  # of networks that draw: both forms with the same numbers
-_LOGITS = 1e-3  # of an image's spread of logits: rounding moves them far less
-_GRADIENT, _KINKS = 1e-2, 0.1  # relative error of an image's gradient; the share of images that may stand at a kink
 
 
 @dataclass(frozen=True)
@@ -63,9 +60,9 @@ def logits_agree(form: Form, model: nn.Module, x: Tensor) -> bool:
     """Return whether a form's logits of images x (B, C, H, W) are the model's."""
     answers = []
     for network in (form, model):
-        with torch.no_grad(), repeatable(_SEED, x.device):
+        with torch.no_grad(), repeatable(SEED, x.device):
             answers.append(network(x))
-    return _same_logits(*answers)
+    return same_logits(*answers)
 
 
 def agrees(form: Form, model: nn.Module, x: Tensor, threat: Threat) -> bool:
@@ -78,45 +75,14 @@ def agrees(form: Form, model: nn.Module, x: Tensor, threat: Threat) -> bool:
         point = x[:size]
         for _ in range(2):
             try:
-                gradient, logits = _answer(model, point)
+                gradient, logits = answer(model, point)
             except Exception:  # whatever anybody's network does with batches of this size
                 break
             try:
-                found_gradient, found_logits = _answer(form, point)
+                found_gradient, found_logits = answer(form, point)
             except Exception:  # such as a view of what NHWC does not allow
                 return False
-            if not (_same_logits(found_logits, logits) and _same_gradients(found_gradient, gradient)):
+            if not (same_logits(found_logits, logits) and same_gradients(found_gradient, gradient)):
                 return False
             point = threat.image(point, threat.eps * threat.steepest(gradient))
     return True
-
-
-def _same_logits(found: Tensor, expected: Tensor) -> bool:
-    """Return whether logits (B, K) differ by no more than rounding, in proportion to each image's spread of logits."""
-    if found.shape != expected.shape:
-        return False
-    spread = (expected.amax(1) - expected.amin(1)).clamp_min(torch.finfo(expected.dtype).tiny)
-    return bool(((found - expected).abs().amax(1) <= _LOGITS * spread).all())
-
-
-def _same_gradients(found: Tensor, expected: Tensor) -> bool:
-    """Return whether gradients (B, C, H, W) differ by no more than rounding, but for a few images at a kink.
-
-    A network's gradients may be NaN; then a form's have to be NaN in the same places.
-    """
-    if bool((found.isnan() != expected.isnan()).any()):
-        return False
-    found, expected = found.nan_to_num(), expected.nan_to_num()
-    size = expected.flatten(1).norm(dim=1).clamp_min(torch.finfo(expected.dtype).tiny)
-    error = (found - expected).flatten(1).norm(dim=1) / size
-    return bool((error > _GRADIENT).float().mean() <= _KINKS) and bool((error <= 0.5).all())
-
-
-def _answer(network: nn.Module | Form, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradient of a fixed mixture of the logits, and the logits."""
-
-    def mixture(logits: Tensor) -> Tensor:
-        return (logits * torch.linspace(-1, 1, logits.shape[1], dtype=logits.dtype, device=logits.device)).sum(1)
-
-    with repeatable(_SEED, x.device):
-        return input_gradient(network, x, mixture)

@@ -19,10 +19,11 @@ from sparring.errors import BadInput
 from sparring.evaluation.clock import Clock
 from sparring.evaluation.function_attack import FunctionAttack
 from sparring.evaluation.naming import NamedAttack
-from sparring.evaluation.network import full_precision, low_precision
+from sparring.evaluation.network import low_precision
 from sparring.evaluation.optimised import ITSELF, Form, agrees, forms, logits_agree
 from sparring.evaluation.outcome import CLEAN, OnProgress, Outcome, Outcomes, Stage
 from sparring.evaluation.progress import Checkpoint, Progress
+from sparring.precision import full_precision
 from sparring.randomness import SampleStreams, repeatable, seed_from
 
 if TYPE_CHECKING:

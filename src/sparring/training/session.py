@@ -5,6 +5,7 @@ Knows nothing about files, terminals or evaluations. The trainer is a loop over 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from copy import deepcopy
 from functools import partial
@@ -24,11 +25,15 @@ from sparring.threat import Threat
 from sparring.training.acceleration.cuda_graph import Capturer
 from sparring.training.acceleration.replay import Replayer
 from sparring.training.cost import forward_operations
+from sparring.training.folding import folding_agrees
 from sparring.training.runtime import Runtime
 from sparring.training.step import Step, train_step
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric  # imported where it is made: it takes seconds
+
+_COMPARED = 16  # images an epoch, folded and whole: a thousandth of an epoch of CIFAR-10
+_LOG = logging.getLogger(__name__)
 
 
 class Session:
@@ -103,6 +108,8 @@ class Session:
         To be called before the first step of every epoch, and after `load_state_dict` or `rollback`. `review` is how the
         epoch before went, for methods that ask (CAT); None in the first epoch and in the middle of one.
         """
+        if self.batch == 0 and self.learner.folds:
+            self._compare_folded(next(self.draws()))
         self.method.begin_epoch(self.epoch, review)
         self.learner.network.train()
 
@@ -134,6 +141,20 @@ class Session:
 
     def _live(self, phase: Phase, draw: Draw) -> Step:
         return train_step(self.method, self.learner, self.data.show(draw), phase)
+
+    def _compare_folded(self, draw: Draw) -> None:
+        """Fold no more where that would change what attacks see, by the first images of an epoch.
+
+        `foldable` has tried it on one image of noise and on random statistics; a network may depend on more than that.
+        """
+        x = self.data.show(draw).x[:_COMPARED]
+        if not folding_agrees(self.learner.network, self.learner.folds, x):
+            self.learner.stop_folding()
+            _LOG.warning(
+                "BatchNorm is no longer folded in attacks: with it folded, the network answers the images of epoch %d "
+                "otherwise. Steps are right, and slower.",
+                self.epoch,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step depends on, as it is: later steps change the tensors."""
