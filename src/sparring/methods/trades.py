@@ -40,7 +40,7 @@ class Diverging(Method):
 
     @override
     def traits(self) -> Traits:
-        return Traits(attack=self.attack, diverges=True)
+        return Traits(attack=self.attack)
 
     @override
     def setup(self, task: Task) -> None:
