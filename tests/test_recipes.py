@@ -27,7 +27,7 @@ from tests.recipe_digests import digests, recorded
 
 CLASSES = {name: known.classes for name, known in KNOWN.items()} | {"digits": 10}
 NAMES = recipes.names()
-RELEASED_WITH_VALIDATION = {f"cifar10/{name}-official" for name in ("nuat", "nuat-wa", "nuat2", "cat")}
+RELEASED_WITH_VALIDATION = {f"cifar10/{name}-official" for name in ("gat", "nuat", "nuat-wa", "nuat2", "cat")}
 OFFICIAL = [name for name in NAMES if "-official" in name]  # and what is compared with one: -2022, -uniform
 DATA_SETS = sorted({name.partition("/")[0] for name in NAMES})
 
@@ -287,6 +287,8 @@ SCHEDULE, MILESTONES = "optimisation.schedule", "optimisation.schedule.milestone
 WONG = {"model.name": "preactresnet18-wong", "model.normalise": True}
 PREACT = {"model.name": "preactresnet18", "model.normalise": True}
 SMALLER = {"threat.eps": Ratio("0.031")}
+IFGSM = {"method.clean_bn": "train", "method.divisor": 64, "selection.attack": "ifgsm-7"}
+FIRST_BY_PGD_20 = {"selection.attack": "pgd-20", "selection.ties": "earlier"}
 
 
 def attack(path: str, steps: int, alpha: str, start: str, bn: str) -> dict[str, object]:
@@ -348,32 +350,56 @@ CARDS: dict[str, dict[str, object]] = {
     "trades-official": SMALLER
     | attack("method.", 10, "0.007", "normal", "eval")
     | {"method.beta": 6.0, "optimisation.epochs": 76, "optimisation.weight_decay": 2e-4}
+    | {"method.forwards": "clean-adversarial-clean"}
     | {"model.name": "wideresnet-34-10"},
-    "awp-official": {"method.gamma": 0.01, "optimisation.epochs": 200},
-    "trades-awp-official": {"optimisation.weight_decay": 5e-4, "method.warmup": 9},
-    "fgsm-ga-official": {"model.name": "preactresnet18-gradalign", "optimisation.epochs": 30, "optimisation.lr": 0.3},
+    "awp-official": {"method.gamma": 0.01, "optimisation.epochs": 200} | FIRST_BY_PGD_20,
+    "trades-awp-official": {"optimisation.weight_decay": 5e-4, "method.warmup": 9}
+    | {"method.inner.forwards": "adversarial-clean-clean"},
+    "fgsm-ga-official": {
+        "method.halves_edges": True,
+        "model.name": "preactresnet18-gradalign",
+        "optimisation.epochs": 30,
+        "optimisation.lr": 0.3,
+    },
     "free-at-official": WONG | {"method.box": "final", "optimisation.epochs": 10, "optimisation.lr": 0.04},
     "nuat-official": {
         "model.name": "resnet18-gat",
         "optimisation.batch_size": 64,
         "optimisation.epochs": 100,
         "method.weight": 4.5,
-    },
-    "nuat-wa-official": {
+    }
+    | IFGSM,
+    "nuat-wa-official": IFGSM
+    | {
         "model.name": "resnet18-gat",
+        f"{SCHEDULE}.lowest_momentum": 0.8,
         "optimisation.average": EMA(0.9998, warmup=False),
         "method.weight": 4.0,
     },
-    "nuat2-official": {"method.alpha": Ratio("8/255"), "method.clean_bn": "eval", "method.weight": 4.0},
-    "gat-official": {"model.name": "resnet18-gat", "optimisation.batch_size": 64, "optimisation.epochs": 100},
+    "nuat2-official": {"method.alpha": Ratio("8/255"), "method.clean_bn": "eval", "method.weight": 4.0}
+    | {"method.divisor": 64, "selection.attack": "ifgsm-7"},
+    "gat-official": {
+        "method.clean_bn": "train",
+        "selection.attack": "ifgsm-7",
+        "model.name": "resnet18-gat",
+        "optimisation.batch_size": 64,
+        "optimisation.epochs": 100,
+    },
     "mart-official": {"optimisation.lr": 0.01, "optimisation.weight_decay": 3.5e-3, "method.padding": True},
     "fat-official": SMALLER | {"model.name": "wideresnet-32-10"},
     "fat-trades-official": SMALLER | {"model.name": "wideresnet-34-10", "optimisation.epochs": 85},
-    "gairat-official": SMALLER | {"model.name": "wideresnet-32-10", "optimisation.epochs": 120},
+    "gairat-official": SMALLER | FIRST_BY_PGD_20 | {"model.name": "wideresnet-32-10", "optimisation.epochs": 120},
     "cifar100/lbgat-official": {"method.teacher": "resnet18", "optimisation.weight_decay": 2e-4},
-    "cat-official": {"threat.eps": 0.032, "optimisation.optimizer": "adamw", "optimisation.batch_size": 200},
-    "dart-official": {"method.origin": "start", "optimisation.lr": 0.01, "optimisation.weight_decay": 1e-4},
-    "fgsm-ckpt-official": {"model.name": "preactresnet18-talk"}
+    "cat-official": {
+        "method.judged_by": "longest",
+        "threat.eps": 0.032,
+        "optimisation.optimizer": "adamw",
+        "optimisation.batch_size": 200,
+    },
+    "dart-official": {"method.origin": "start", "optimisation.lr": 0.01, "optimisation.weight_decay": 4e-3}
+    | {"model.name": "wideresnet-32-10", "optimisation.schedule.decay": 1e-4}
+    | {"optimisation.schedule.schedule.milestones": (Ratio("59/120"), Ratio("99/120"))},
+    "fgsm-ckpt-official": {"model.name": "preactresnet18-talk", f"{SCHEDULE}.lowest_momentum": 0.8}
     | {"optimisation.drop_last": True, "optimisation.lr": 0.3, "method.points": 3},
     "tiny_imagenet/standard": {
         "model.name": "preactresnet18-talk",
@@ -429,11 +455,16 @@ def test_ramps_of_the_guided_methods(name: str, expected: list[float]) -> None:
 @pytest.mark.parametrize(
     ("name", "epochs", "factors"),
     [
-        ("cifar10/fat-official", 120, {0: 1.0, 59: 1.0, 60: 0.1, 90: 0.01, 109: 0.01, 110: 0.005, 119: 0.005}),
+        ("cifar10/mart-official", 120, {0: 1.0, 73: 1.0, 74: 0.1, 88: 0.1, 89: 0.01, 98: 0.01, 99: 0.001}),
+        ("cifar10/fat-official", 120, {0: 1.0, 58: 1.0, 59: 0.1, 88: 0.1, 89: 0.01, 108: 0.01, 109: 0.005, 119: 0.005}),
+        ("cifar10/fat-trades-official", 85, {0: 1.0, 73: 1.0, 74: 0.1, 84: 0.1}),
+        ("cifar10/gairat-official", 120, {0: 1.0, 58: 1.0, 59: 0.1, 88: 0.1, 89: 0.01, 108: 0.01, 109: 0.005}),
+        ("cifar10/gat-official", 100, {0: 1.0, 70: 1.0, 71: 0.1, 85: 0.1, 86: 0.01}),
+        ("cifar10/fgsm-ckpt-official", 30, {0: 0.0, 15: 1.0, 30: 0.0}),
         ("cifar10/nuat-official", 100, {0: 0.0, 20: 0.5, 40: 1.0, 60: 0.6, 85: 0.2, 86: 0.02, 90: 0.02, 91: 0.002}),
         ("cifar10/nuat2-official", 55, {0: 0.0, 20: 1.0, 35: 0.25, 40: 0.25, 41: 0.025, 46: 0.0025}),
         ("cifar10/nuat-wa-official", 100, {0: 0.0, 25: 1.0, 100: 0.0}),
-        ("cifar100/lbgat-official", 100, {0: 0.2, 1: 1.0, 75: 1.0, 76: 0.1, 91: 0.01}),
+        ("cifar100/lbgat-official", 100, {0: 0.2, 1: 1.0, 74: 1.0, 75: 0.1, 89: 0.1, 90: 0.01}),
         ("cifar10/fgsm-ga-official", 30, {0: 0.0, 12: 1.0, 30: 0.0}),
     ],
 )

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparring.errors import BadInput
-from sparring.schedule import Constant, Cosine, Cyclic, Linear, MultiStep, Piecewise, Schedule
+from sparring.schedule import Constant, Cosine, Cyclic, InverseTime, Linear, MultiStep, Piecewise, Schedule
 from sparring.threat import Ratio
 
 LR = 0.2
@@ -49,6 +49,20 @@ def test_constant_is_constant() -> None:
 )
 def test_momentum_is_left_alone_unless_asked_for(schedule: Schedule) -> None:
     assert {schedule.momentum(step, 20) for step in range(20)} == {None}
+
+
+# InverseTime
+
+
+def test_inverse_time_divides_another_schedule_as_keras_s_decay_does() -> None:
+    """Keras's SGD: lr / (1 + decay * iterations), with iterations counted from 0 over the whole run."""
+    schedule = InverseTime(MultiStep(("1/2",)), decay=0.01)
+    assert [schedule.factor(step, 100) for step in (0, 1, 49, 50, 99)] == pytest.approx(
+        [1.0, 1 / 1.01, 1 / 1.49, 0.1 / 1.5, 0.1 / 1.99]
+    )
+    assert InverseTime(Cyclic(lowest_momentum=0.8)).momentum(50, 100) == Cyclic(lowest_momentum=0.8).momentum(50, 100)
+    with pytest.raises(BadInput, match="at least 0, not -1"):
+        InverseTime(decay=-1)
 
 
 # MultiStep

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from typing_extensions import override
@@ -57,6 +57,26 @@ class MultiStep(Schedule):
     @override
     def factor(self, step: int, total: int) -> float:
         return self.gamma ** sum(step >= milestone.exact * total for milestone in self.milestones)
+
+
+@dataclass(frozen=True)
+class InverseTime(Schedule):
+    """Another schedule divided by 1 + decay t at optimizer step t, as by the `decay` of Keras's SGD; decay is at least 0."""
+
+    schedule: Schedule = field(default_factory=MultiStep)
+    decay: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < math.inf:
+            raise BadInput(f"The decay of the learning rate must be at least 0, not {self.decay}.")
+
+    @override
+    def factor(self, step: int, total: int) -> float:
+        return self.schedule.factor(step, total) / (1 + self.decay * step)
+
+    @override
+    def momentum(self, step: int, total: int) -> float | None:
+        return self.schedule.momentum(step, total)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from sparring.attacks import (
     FAB,
     FGSM,
     GAMA,
+    IFGSM,
     PGD,
     AutoAttack,
     MultiTargeted,
@@ -19,6 +20,7 @@ from sparring.attacks import (
 )
 from sparring.attacks.named import EXAMPLES
 from sparring.errors import BadInput
+from sparring.threat import Ratio, Threat
 
 
 @pytest.mark.parametrize(
@@ -30,6 +32,7 @@ from sparring.errors import BadInput
         ("pgd-50-10", Restarted(PGD(steps=50), 10)),
         ("cw-20", CW(steps=20)),
         ("cw-30-2", Restarted(CW(steps=30), 2)),
+        ("ifgsm-7", IFGSM(steps=7)),
         ("aa", AutoAttack("standard")),
         ("aa-plus", AutoAttack("plus")),
         ("aa-rand", AutoAttack("rand")),
@@ -56,6 +59,13 @@ def test_a_name_means_its_attack(name: str, attack: object) -> None:
 def test_the_attacks_of_the_tables_take_the_papers_defaults() -> None:
     assert named("pgd-20") == PGD(steps=20, alpha=None, start="uniform", bn="eval", objective="ce")
     assert named("cw-20") == CW(steps=20, alpha=None, start="uniform", bn="eval", objective="margin")
+
+
+def test_ifgsm_takes_steps_that_add_up_to_the_radius_from_the_image_itself() -> None:
+    described = named("ifgsm-7").describe(Threat("Linf", "8/255"))
+    assert (described["steps"], described["start"]) == (7, "zero")
+    assert Ratio(described["alpha"]).exact * 7 == Ratio("8/255").exact
+    assert IFGSM(steps=7, alpha=Ratio("1/255")).describe(Threat("Linf", "8/255"))["alpha"] == "1/255"
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -28,9 +28,9 @@ def mart() -> MART:
 
 
 def dart(inner: Method) -> DART:
-    if isinstance(inner, TRADES):  # from a normal start it is refused
-        return DART(trades_from_afar(), threshold=1e-3)
-    return DART(inner, threshold=2.0)
+    if isinstance(inner, TRADES):  # whose divergence is a hundredth of a loss
+        return DART(trades_from_afar(), threshold=0.05)
+    return DART(inner, threshold=1.0)
 
 
 def constantly(gap: float) -> Piecewise:

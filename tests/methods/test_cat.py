@@ -174,6 +174,12 @@ def test_it_is_evaluated_under_the_attacks_of_its_level_with_steps_of_two_radii_
         assert float(attack.alpha) == pytest.approx(2 * EPS / attack.steps, rel=1e-15)
 
 
+def test_as_released_it_is_evaluated_under_the_longest_attack_of_its_level_alone() -> None:
+    subject, made_up = bench(patience=1, judged_by="longest"), MadeUp(*[0.5] * 6)
+    reviewed(subject, made_up, 6)
+    assert [[attack.steps for attack in attacks] for attacks in made_up.attacks] == [[], [], [1], [1], [2], [2]]
+
+
 def test_being_evaluated_leaves_the_network_as_it_was() -> None:
     """Also its running statistics, which an attack in training mode would move on the held-out images."""
     subject = bench(patience=1)

@@ -54,17 +54,34 @@ def cosines(one: Tensor, other: Tensor) -> Tensor:
     return (one * other).sum((1, 2, 3)) / (length(one) * length(other))
 
 
+class Clamped(nn.Module):
+    """A network behind the released clamp to [0, 1]; of two equal numbers autograd gives each half of the gradient."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(torch.max(torch.min(x, torch.ones_like(x)), torch.zeros_like(x)))
+
+
 @pytest.mark.parametrize(
-    ("weight", "alpha", "bn"),
-    [(2.0, None, "train"), (0.2, 0.05, "train"), (2.0, None, "eval"), (2.0, None, "train_frozen_stats")],
+    ("weight", "alpha", "bn", "halves"),
+    [
+        (2.0, None, "train", False),
+        (0.2, 0.05, "train", False),
+        (2.0, None, "eval", False),
+        (2.0, None, "train_frozen_stats", False),
+        (2.0, None, "train", True),
+    ],
 )
-def test_gradalign_steps_as_its_card_says(weight: float, alpha: float | None, bn) -> None:
+def test_gradalign_steps_as_its_card_says(weight: float, alpha: float | None, bn, halves: bool) -> None:
     """FGSM from zero; CE(x + delta) + lambda (1 - cos(g(x), g(x + eta))), g(x) FGSM's own and constant.
 
     The card does not fix the order of the forward passes, which the running statistics depend on: FGSM's, the loss's and
-    then the probe's is the order of its terms.
+    then the probe's is the order of its terms. As released, g(x) goes through max(min(x, 1), 0), which halves it at ties.
     """
-    method = set_up(GradAlign(weight, alpha=alpha, bn=bn))
+    method = set_up(GradAlign(weight, alpha=alpha, bn=bn, halves_edges=halves))
     subject, plain = learner(), Plain()
     for step, batch in enumerate(batches()):
         x, y = batch.x, batch.y
@@ -74,7 +91,8 @@ def test_gradalign_steps_as_its_card_says(weight: float, alpha: float | None, bn
         torch.manual_seed(step)
         eta = EPS * (2 * torch.rand(x.shape) - 1)
         with plain.mode(bn):
-            fixed = pixel_gradient(plain.network, x, lambda z, y=y: smoothed_cross_entropy(z, y).mean())
+            seen = Clamped(plain.network) if halves else plain.network
+            fixed = pixel_gradient(seen, x, lambda z, y=y: smoothed_cross_entropy(z, y).mean())
         x_adv = ball_and_box(x + (alpha or EPS) * fixed.sign(), x, EPS)
         logits = plain.network(x_adv)
         adversarial = smoothed_cross_entropy(logits, y).mean()

@@ -56,7 +56,15 @@ FIRST, EVERY_OTHER = (lambda batch, step: step == 0), (lambda batch, step: batch
 CASES = {
     "GAT": (GAT(weight=10.0, ramp=JUMPING), squared, 10.0, 1, EVERY_OTHER),
     "GAT, train": (GAT(weight=10.0, ramp=RISING, bn="train"), squared, 10.0, 1, EVERY_OTHER),
+    "GAT as released": (GAT(weight=10.0, ramp=JUMPING, clean_bn="train"), squared, 10.0, 1, EVERY_OTHER),
     "NuAT": (NuAT(weight=4.5, ramp=RISING), nuclear, 4.5, 1, EVERY_OTHER),
+    "NuAT as released": (
+        NuAT(weight=4.5, ramp=RISING, clean_bn="train", divisor=64),
+        lambda clean, adversarial: nuclear(clean, adversarial) * len(clean) / 64,
+        4.5,
+        1,
+        EVERY_OTHER,
+    ),
     "NuAT2": (NuAT(weight=4.5, ramp=RISING, steps=2), nuclear, 4.5, 2, FIRST),
     "NuAT2 as released": (
         NuAT(weight=4.0, ramp=RISING, steps=2, alpha=EPS, clean_bn="eval"),
@@ -74,7 +82,9 @@ def test_guided_training_steps_as_its_card_says(
     method: Method, distance: Callable, weight: float, steps: int, guides: Callable
 ) -> None:
     """From +-eps / 2, steps that add up to eps along CE, where guided along CE + lambda D, D to the clean prediction of the
-    network in training mode (NuAT2 as released: in evaluation mode, and each step is of eps); then SGD on CE(x) + lambda D.
+    network in training mode (NuAT2 as released: in evaluation mode, and each step is of eps); then SGD on CE(x) + lambda D,
+    the adversarial images first. As released GAT and NuAT predict clean images before every attack, whose statistics count,
+    and NuAT divides by 64 whatever the batch.
     lambda is the weight in epoch 1 and twice that in epoch 3.
     """
     set_up(method)
@@ -88,9 +98,9 @@ def test_guided_training_steps_as_its_card_says(
 
             torch.manual_seed(count)
             x_adv = (x + EPS / 2 * signs(x)).clamp(0, 1)
+            with plain.mode(method.clean_bn):
+                clean = plain.network(x).detach()
             for step in range(steps):
-                with plain.mode(method.clean_bn):
-                    clean = plain.network(x).detach()
                 strength = factor * weight if guides(count, step) else 0.0
                 with plain.mode(method.bn):
                     gradient = pixel_gradient(
@@ -101,7 +111,8 @@ def test_guided_training_steps_as_its_card_says(
                         ),
                     )
                 x_adv = ball_and_box(x_adv + size * gradient.sign(), x, EPS)
-            clean, adversarial = plain.network(x), plain.network(x_adv)
+            adversarial = plain.network(x_adv)
+            clean = plain.network(x)
             natural, gap = smoothed_cross_entropy(clean, y).mean(), distance(clean, adversarial)
             expected = natural + factor * weight * gap
             plain.descend(plain.gradients(expected))
@@ -156,9 +167,19 @@ def test_the_attack_starts_at_half_the_radius_up_or_down(make) -> None:
     assert 0.4 < (start > 0).double().mean() < 0.6
 
 
+@pytest.mark.parametrize("make", [GAT, NuAT])
+def test_the_running_statistics_see_the_clean_batch_twice_where_it_is_released_so(make) -> None:
+    """Once before each attack, guided or not."""
+    method, subject = set_up(make(ramp=Constant(), clean_bn="train")), learner()
+    for done, batch in enumerate(batches(), start=1):
+        train_on(method, subject, batch)
+        counts = [v for name, v in subject.network.state_dict().items() if name.endswith("num_batches_tracked")]
+        assert counts == [3 * done] * 4
+
+
 @pytest.mark.parametrize("make", [GAT, NuAT, lambda ramp: NuAT(ramp=ramp, steps=2)])
-def test_the_running_statistics_see_both_batches_once_where_the_released_code_shows_the_clean_one_twice(make) -> None:
-    """Its clean prediction for the guide is made in training mode too, but moves the statistics."""
+def test_the_running_statistics_see_both_batches_once(make) -> None:
+    """The clean prediction for the guide is made in training mode too, and leaves them alone."""
     method, subject = set_up(make(ramp=Constant())), learner()
     for done, batch in enumerate(batches(), start=1):
         train_on(method, subject, batch)
@@ -191,7 +212,7 @@ def predictions(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def descend(method: Method, clean: Tensor, adversarial: Tensor) -> None:
     batch = batches()[0]
-    method.loss(Table(clean, adversarial), batch, Perturbation(torch.zeros_like(batch.x))).total.backward()
+    method.loss(Table(adversarial, clean), batch, Perturbation(torch.zeros_like(batch.x))).total.backward()
 
 
 def of_cross_entropy(clean: Tensor) -> Tensor:
@@ -226,7 +247,7 @@ def test_the_nuclear_norm_of_equal_or_proportional_predictions_has_a_finite_grad
     clean = torch.zeros(images, CLASSES, requires_grad=True)
     adversarial = torch.full((images, CLASSES), float(rank), requires_grad=True)
     method = set_up(NuAT(ramp=Constant()))
-    loss = method.loss(Table(clean, adversarial), batch, Perturbation(torch.zeros_like(batch.x)))
+    loss = method.loss(Table(adversarial, clean), batch, Perturbation(torch.zeros_like(batch.x)))
     loss.total.backward()
     assert loss.terms["distance"].item() == pytest.approx(rank * (images * CLASSES) ** 0.5 / images, abs=1e-12)
     assert clean.grad.isfinite().all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparring.attacks import PGD
 from sparring.errors import BadInput
@@ -32,8 +32,18 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize(("beta", "bn", "kept"), [(6.0, "eval", 1.0), (1.0, "train", 1.0), (6.0, "eval", 0.8)])
 def test_trades_steps_as_its_card_says(beta: float, bn, kept: float) -> None:
     """From x + 1e-3 N(0, 1), unclipped, climb KL(p(x) || p(x')); then SGD on CE(x) + beta KL, clean forward first."""
+    steps_as_its_card_says(beta, bn, kept, "clean-adversarial")
+
+
+@pytest.mark.parametrize("forwards", ["clean-adversarial-clean", "adversarial-clean-clean"])
+def test_the_released_step_makes_a_second_clean_forward(forwards) -> None:
+    """Of the same logits; BatchNorm's statistics, and so the next attack in evaluation mode, see clean images twice."""
+    steps_as_its_card_says(6.0, "eval", 1.0, forwards)
+
+
+def steps_as_its_card_says(beta: float, bn, kept: float, forwards) -> None:
     attack = PGD(steps=3, alpha=0.04, start="normal", bn=bn)
-    method = set_up(TRADES(beta, attack=attack, smoothing=(1 - kept) * CLASSES / (CLASSES - 1)))
+    method = set_up(TRADES(beta, attack=attack, smoothing=(1 - kept) * CLASSES / (CLASSES - 1), forwards=forwards))
     subject, plain = learner(), Plain()
     for step, batch in enumerate(batches()[:3]):
         x, y = batch.x, batch.y
@@ -45,10 +55,13 @@ def test_trades_steps_as_its_card_says(beta: float, bn, kept: float) -> None:
         with plain.mode(bn):
             clean = plain.network(x).detach()
             x_adv = linf_pgd(plain.network, x, noise, lambda z, clean=clean: divergence(clean, z).sum(), EPS, 0.04, 3)
-        clean = plain.network(x)
-        adversarial = plain.network(x_adv)
+        logits: dict[str, list[Tensor]] = {"clean": [], "adversarial": []}
+        for which in forwards.split("-"):
+            logits[which].append(plain.network(x if which == "clean" else x_adv))
+        (adversarial,) = logits["adversarial"]
+        clean = logits["clean"][-1]  # the released loss differentiates both, which say the same
         natural = smoothed_cross_entropy(clean, y, kept).mean()
-        gap = divergence(clean, adversarial).mean()
+        gap = divergence(logits["clean"][0], adversarial).mean()
         plain.descend(plain.gradients(natural + beta * gap))
 
         torch.testing.assert_close(loss.total, natural + beta * gap, rtol=0, atol=1e-10)

@@ -331,6 +331,14 @@ def test_seeds_differ_and_repeat(tmp_path) -> None:
     assert not same(final_state(tmp_path / "a")["learner"], final_state(tmp_path / "c")["learner"])
 
 
+@pytest.mark.parametrize(
+    ("ties", "values", "best"), [("later", [1, 2, 2, 1], [0, 1, 2]), ("earlier", [1, 2, 2, 1], [0, 1])]
+)
+def test_of_equal_epochs_the_later_is_the_best_or_the_earlier(ties, values: list[float], best: list[int]) -> None:
+    selection = Selection(ties=ties)
+    assert [epoch for epoch in range(4) if selection.is_best(values[: epoch + 1])] == best
+
+
 def test_bf16_and_channels_last_train_too(tmp_path) -> None:
     runtime = Runtime(precision="bf16-mixed", channels_last=False)
     rows = train(experiment(MEP(), epochs=4, runtime=runtime), tmp_path, report=Silent()).metrics()

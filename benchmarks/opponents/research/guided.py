@@ -17,6 +17,8 @@ from benchmarks.opponents.research.habits import Minibatch, Script, into_box
 class _Guided(Script):
     """What the two share. BatchNorm is in evaluation mode in the whole attack.
 
+    The released clean forward in training mode before each attack is left out, as ours by default has none that counts.
+
     The attack's backward computes weight gradients, in a guided batch through the clean prediction too.
 
     Args:
@@ -33,7 +35,8 @@ class _Guided(Script):
         self.network.eval()
         delta = self._attack(x, y)
         self.network.train()
-        clean, adversarial = self.network(x), self.network(x + delta)
+        adversarial = self.network(x + delta)
+        clean = self.network(x)
         loss = F.cross_entropy(clean, y) + self.weight * self.distance(clean, adversarial)
         self.descend(loss, adversarial, y)
         self.batches += 1

@@ -30,13 +30,13 @@ class ResearchMasked(Script):
         x, y = batch.x, batch.y
         self.network.eval()
         delta, going = into_box(x, self.draws.uniform(x, self.eps)), torch.ones_like(y, dtype=torch.bool)
-        for _ in range(self.steps):
+        for step in range(self.steps):
             delta.requires_grad = True
             logits = self.network(x + delta)
             F.cross_entropy(logits, y, reduction="sum").backward()
             assert delta.grad is not None
             gradient, delta = delta.grad.detach(), delta.detach()
-            going = going & self.may_go_on(logits.detach(), y, delta, gradient)
+            going = going & self.may_go_on(step, logits.detach(), y, delta, gradient)
             moved = self.moved(x, delta, self.alpha * gradient.sign())
             delta = torch.where(going[:, None, None, None], moved, delta)
         self.network.train()
@@ -48,7 +48,7 @@ class ResearchMasked(Script):
         return F.cross_entropy(logits, y)
 
     @abstractmethod
-    def may_go_on(self, logits: Tensor, y: Tensor, delta: Tensor, gradient: Tensor) -> Tensor:
+    def may_go_on(self, step: int, logits: Tensor, y: Tensor, delta: Tensor, gradient: Tensor) -> Tensor:
         """Return which images (B,) the rule lets take this step."""
 
 
@@ -59,7 +59,7 @@ class ResearchSAT(ResearchMasked):
     gap: float
 
     @override
-    def may_go_on(self, logits: Tensor, y: Tensor, delta: Tensor, gradient: Tensor) -> Tensor:
+    def may_go_on(self, step: int, logits: Tensor, y: Tensor, delta: Tensor, gradient: Tensor) -> Tensor:
         probabilities = logits.softmax(1)
         own = probabilities.gather(1, y[:, None])[:, 0]
         others = probabilities.clone()
@@ -69,12 +69,14 @@ class ResearchSAT(ResearchMasked):
 
 @dataclass
 class ResearchDART(ResearchMasked):
-    """DART (Wang et al., ICML 2019): as long as the first-order stationary condition is above `threshold`."""
+    """DART (Wang et al., ICML 2019): after a first step, while the first-order stationary condition is above `threshold`."""
 
     threshold: float
 
     @override
-    def may_go_on(self, logits: Tensor, y: Tensor, delta: Tensor, gradient: Tensor) -> Tensor:
+    def may_go_on(self, step: int, logits: Tensor, y: Tensor, delta: Tensor, gradient: Tensor) -> Tensor:
+        if step == 0:
+            return torch.ones_like(y, dtype=torch.bool)
         flat, moved = gradient.flatten(1), delta.flatten(1)
         return self.eps * flat.norm(p=1, dim=1) - (moved * flat).sum(1) > self.threshold
 
@@ -96,7 +98,7 @@ class ResearchGAIRAT(ResearchMasked):
         super().step(batch)
 
     @override
-    def may_go_on(self, logits: Tensor, y: Tensor, delta: Tensor, gradient: Tensor) -> Tensor:
+    def may_go_on(self, step: int, logits: Tensor, y: Tensor, delta: Tensor, gradient: Tensor) -> Tensor:
         assert self.kappa is not None
         right = logits.max(1)[1] == y
         for row in range(len(y)):

@@ -10,7 +10,7 @@ from sparring.attacks.autoattack import AutoAttack
 from sparring.attacks.capacity import Capacity
 from sparring.attacks.fab import FAB
 from sparring.attacks.gama import GAMA
-from sparring.attacks.gradient import CW, FGSM, PGD, Restarted, draw_start
+from sparring.attacks.gradient import CW, FGSM, IFGSM, PGD, Restarted, draw_start
 from sparring.attacks.modes import BatchNormMode, attackable, frozen_statistics
 from sparring.attacks.multitargeted import MultiTargeted
 from sparring.attacks.named import named
@@ -27,6 +27,7 @@ __all__ = [
     "FAB",
     "FGSM",
     "GAMA",
+    "IFGSM",
     "PGD",
     "Ascent",
     "Attack",

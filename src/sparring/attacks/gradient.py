@@ -155,6 +155,17 @@ class CW(PGD):
 
 
 @dataclass(frozen=True)
+class IFGSM(PGD):
+    """FGSM in several steps that add up to eps, from the image itself (Kurakin et al., ICLR 2017 workshop)."""
+
+    start: Start = "zero"
+
+    @override
+    def _alpha(self, threat: Threat) -> Ratio:
+        return self.alpha if self.alpha is not None else Ratio(str(threat.eps.exact * Fraction(1, self.steps)))
+
+
+@dataclass(frozen=True)
 class FGSM(SearchAttack):
     """One step of size eps from the image itself (Goodfellow et al., ICLR 2015)."""
 

@@ -51,7 +51,6 @@ class Traits:
     attack: PGD | None = None  # the attack that training examples come from, if it is one of this form
     accepts_budget: bool = False  # a `Budget` replaces that attack's radius, steps and step size, sample by sample
     accepts_weight: bool = False  # `Perturbation.weight` replaces a weight in the loss (TRADES's beta)
-    diverges: bool = False  # the attack drives predictions apart: what it ascends is flat at the image itself
     shifts_weights: bool = False  # the loss is taken at other weights than the attack
     one_pass: bool = False  # the loss's backward pass is the attack's too: other weights will not do
     double_backward: bool = False  # the loss holds a gradient of the network, and is differentiated

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ class CAT(Method):
         steps: the last level, at least 0.
         patience: epochs without an improvement, at least 1.
         mastery: accuracy on training examples, in [0, 1).
+        judged_by: the attacks on held-out images: all of 0 to k steps, or the one with k steps alone (released).
         bn: BatchNorm in the training attack, in which each share is a batch of its own; unless it is eval, a share of
             one image stays clean.
 
@@ -46,6 +47,7 @@ class CAT(Method):
     patience: int = 10
     mastery: float = 0.9
     bn: BatchNormMode = "train"
+    judged_by: Literal["all", "longest"] = "all"
     level: int = state()  # k
     record: float = state()  # the highest accuracy at this level
     waited: int = state()  # epochs since
@@ -74,7 +76,8 @@ class CAT(Method):
         if review is None or self.level == self.steps:
             return
         target = review.learner
-        accuracy = review.accuracy([self._attack(j, "eval") for j in range(1, self.level + 1)])
+        shortest = 1 if self.judged_by == "all" else max(self.level, 1)
+        accuracy = review.accuracy([self._attack(j, "eval") for j in range(shortest, self.level + 1)])
         if accuracy > self.record:
             self.record, self.waited, self.best = accuracy, 0, deepcopy(target.state_dict())
             return

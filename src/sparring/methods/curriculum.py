@@ -199,20 +199,19 @@ class SAT(_Curriculum):
 class DART(_Curriculum):
     """Dynamic adversarial training: ever better converged attacks (Wang et al., ICML 2019).
 
-    An image stops when its first-order stationary condition FOSC = eps ||g|| - <delta, g>, with the gradient g of what the
-    attack ascends and the dual norm, is at most c_t = max(threshold (1 - t / (until T)), 0) in epoch t of T. FOSC is 0 where
-    no perturbation in the ball is better, to first order; the pixel box does not enter.
+    Every image takes a first step. From the second on it stops when its first-order stationary condition
+    FOSC = eps ||g|| - <delta, g>, with the gradient g of what the attack ascends and the dual norm, is at most
+    c_t = max(threshold (1 - t / (until T)), 0) in epoch t of T. FOSC is 0 where no perturbation in the ball is better, to
+    first order; the pixel box does not enter.
 
     Args:
-        inner: AdversarialTraining or MART; TRADES only from a uniform start, as its divergence is flat near the image, which
-            would count as converged.
+        inner: AdversarialTraining, TRADES or MART.
         threshold: c_max, at least 0; 0 asks for full convergence from the beginning.
         until: the fraction of the run at which c_t reaches 0, in (0, 1].
         origin: where delta is measured from, the image (the paper) or the random start (the released code).
 
     Raises:
-        BadInput: a threshold or an `until` outside these; in `setup`, an inner method without an attack, or
-            TRADES from a normal start.
+        BadInput: a threshold or an `until` outside these; in `setup`, an inner method without an attack.
     """
 
     threshold: float = 0.5
@@ -226,16 +225,6 @@ class DART(_Curriculum):
         if not 0 < self.until <= 1:
             raise BadInput(f"DART's until is a fraction of the run in (0, 1], not {self.until}: write 100/120.")
 
-    @override
-    def setup(self, task: Task) -> None:
-        super().setup(task)
-        traits = self.traits()
-        if traits.diverges and traits.attack is not None and traits.attack.start == "normal":
-            raise BadInput(
-                "DART would end every attack at once: the inner method's divergence is flat near the image, which "
-                "counts as converged. Set its attack.start to uniform, or put DART around AdversarialTraining or MART."
-            )
-
     def bound(self, epoch: int) -> float:
         """Return c_t."""
         return self.threshold * max(1 - float(epoch / (self.until.exact * self._epochs)), 0.0)
@@ -245,8 +234,10 @@ class DART(_Curriculum):
         origin = torch.zeros_like(batch.x)
 
         def not_converged(ascent: Ascent) -> Tensor:
-            if self.origin == "start" and ascent.step == 0:
-                origin.copy_(ascent.delta)
+            if ascent.step == 0:
+                if self.origin == "start":
+                    origin.copy_(ascent.delta)
+                return torch.ones_like(batch.y, dtype=torch.bool)
             return self.fosc(ascent.delta - origin, ascent.gradient, budget.eps) > bound
 
         return not_converged

@@ -39,6 +39,8 @@ class GradAlign(Method):
         weight: lambda, at least 0; with 0 this is FGSM-AT, and no probe is shown to the network.
         alpha: FGSM's step size from the image itself; None is eps.
         bn: BatchNorm in the attack's forward.
+        halves_edges: halve g(x) in the cosine at pixels of exactly 0 and 1, as the released code does, which differentiates
+            through max and min.
 
     Raises:
         BadInput: a negative weight, or a step size that is not positive.
@@ -47,6 +49,7 @@ class GradAlign(Method):
     weight: float = 0.2
     alpha: Ratio | None = None
     bn: BatchNormMode = "train"
+    halves_edges: bool = False
     _threat: Threat = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +79,8 @@ class GradAlign(Method):
             gradient, _ = input_gradient(model, x, partial(cross_entropy, y=batch.y))
         delta = self._threat.confine(x, per_sample(alpha, x) * self._threat.steepest(gradient), eps)
         probe = self._threat.draw(x, eps)
+        if self.halves_edges:
+            gradient = torch.where((x == 0) | (x == 1), gradient / 2, gradient)
         return AlignedPerturbation(delta, torch.zeros_like(x), gradient=gradient, probe=probe)
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:

@@ -37,7 +37,8 @@ class _Guided(Method):
         weight: lambda, at least 0.
         ramp: what lambda is multiplied by, as a function of the epoch.
         bn: BatchNorm in the attack.
-        clean_bn: BatchNorm in the attack's clean prediction; the loss repeats it in training mode and moves the statistics.
+        clean_bn: BatchNorm in the attack's clean prediction, which the loss repeats in training mode. With train, as
+            released, the prediction is made before every attack, guided or not, since it moves the running statistics.
 
     Raises:
         BadInput: a negative weight, or, in `setup`, one that the ramp makes negative.
@@ -80,8 +81,9 @@ class _Guided(Method):
     ) -> Loss:
         """Compute the guided loss above."""
         phase = phase or self.phase(0, 0)
-        clean = model(batch.x)
+        # In the released order, which decides what BatchNorm's running statistics saw last.
         adversarial = model(batch.x + perturbation.delta)
+        clean = model(batch.x)
         natural = cross_entropy(clean, batch.y).mean()
         distance = self._distance(clean, adversarial)
         terms = {"natural": natural.detach(), "distance": distance.detach()}
@@ -102,16 +104,19 @@ class _Guided(Method):
         once = Budget(eps, budget.alpha if budget else size, steps=1, start=eps / 2)
         attack = PGD(steps=1, start="bernoulli", bn=self.bn)
         delta = start = attack.initial(batch.x, self._threat, once)
+        objective = attack.objective_for(batch.y)
+        first = self._first_objective(model, batch, objective, weight)
         for step in range(steps):
-            objective = attack.objective_for(batch.y)
-            if weight is not None and step == 0:
-                objective = self._guided(model, batch, objective, weight)
-            delta = attack.run(model, batch.x, objective, self._threat, budget=once, start=delta)
+            delta = attack.run(model, batch.x, objective if step else first, self._threat, budget=once, start=delta)
         return Perturbation(delta, start)
 
-    def _guided(self, model: nn.Module, batch: Batch, objective: Objective, weight: float) -> Objective:
+    def _first_objective(self, model: nn.Module, batch: Batch, objective: Objective, weight: float | None) -> Objective:
+        if weight is None and self.clean_bn != "train":
+            return objective
         with torch.no_grad(), attackable(model, self.clean_bn):
             clean = model(batch.x)
+        if weight is None:
+            return objective
         # Values are summed over the batch, and the distance is a mean over it.
         return lambda logits: objective(logits) + weight * self._distance(clean, logits)
 
@@ -145,9 +150,10 @@ class NuAT(_Guided):
         clean_bn: see `_Guided`.
         steps: of the attack. With one, every second batch is guided; with more (NuAT2) the first step of each batch.
         alpha: step size; None is eps / steps.
+        divisor: what the norm is divided by instead of the batch size, also in a last batch that is smaller (released: 64).
 
     Raises:
-        BadInput: fewer than one step, a step size that is not positive, and what GAT refuses.
+        BadInput: fewer than one step, a step size or divisor that is not positive, and what GAT refuses.
     """
 
     weight: float = 4.5
@@ -156,9 +162,12 @@ class NuAT(_Guided):
     )
     steps: int = 1
     alpha: Ratio | None = None
+    divisor: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.divisor is not None and self.divisor < 1:
+            raise BadInput(f"NuAT divides by a batch size, at least 1, not by {self.divisor}: leave divisor out.")
         if self.steps < 1:
             raise BadInput(f"NuAT needs at least 1 attack step, not {self.steps}.")
         if self.alpha is not None:
@@ -182,4 +191,5 @@ class NuAT(_Guided):
         difference = ranks.rows_with_gradient(clean - adversarial)
         # The decomposition raises an error for numbers that are not finite; the trainer has a sentence for such a loss.
         finite = torch.nan_to_num(difference, nan=0.0, posinf=0.0, neginf=0.0)
-        return torch.linalg.matrix_norm(finite, "nuc") / len(difference) + 0 * difference.sum()
+        size = len(difference) if self.divisor is None else self.divisor * ranks.count()
+        return torch.linalg.matrix_norm(finite, "nuc") / size + 0 * difference.sum()

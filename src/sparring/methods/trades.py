@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from sparring.attacks import PGD, attackable
@@ -40,7 +41,7 @@ class Diverging(Method):
 
     @override
     def traits(self) -> Traits:
-        return Traits(attack=self.attack, diverges=True)
+        return Traits(attack=self.attack)
 
     @override
     def setup(self, task: Task) -> None:
@@ -67,6 +68,9 @@ class TRADES(Diverging):
         beta: weight of the divergence, at least 0.
         attack: see `Diverging`.
         smoothing: PyTorch's label smoothing in the clean loss.
+        forwards: the forward passes of the loss, in order. The released codes make a second one of the clean images
+            (clean-adversarial-clean; in TRADES-AWP adversarial-clean-clean), which gives the same logits and moves
+            BatchNorm's running statistics once more towards clean images; it is made without a graph.
 
     Raises:
         BadInput: a negative beta, and what `Diverging` refuses.
@@ -74,6 +78,7 @@ class TRADES(Diverging):
 
     beta: float = 6.0
     smoothing: float = 0.0
+    forwards: Literal["clean-adversarial", "clean-adversarial-clean", "adversarial-clean-clean"] = "clean-adversarial"
 
     def __post_init__(self) -> None:
         if self.beta < 0:
@@ -82,8 +87,12 @@ class TRADES(Diverging):
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
         """Return CE(f(x), y) + beta KL(f(x) || f(x + delta)), with gradients through both predictions (eq. 5)."""
-        clean = model(batch.x)
-        adversarial = model(batch.x + perturbation.delta)
+        images = {"clean": batch.x, "adversarial": batch.x + perturbation.delta}
+        logits: dict[str, Tensor] = {}
+        for which in self.forwards.split("-"):
+            with torch.set_grad_enabled(which not in logits):
+                logits.setdefault(which, model(images[which]))
+        clean, adversarial = logits["clean"], logits["adversarial"]
         natural = cross_entropy(clean, batch.y, self.smoothing).mean()
         divergence = kl_divergence(clean, adversarial)
         beta = self.beta if perturbation.weight is None else perturbation.weight

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +19,8 @@ class Selection:
 
     Args:
         attack: what the network is attacked with after every epoch.
-        by: robust, the accuracy under the attack, or clean. The later of two equal epochs is the best.
+        by: robust, the accuracy under the attack, or clean.
+        ties: which of two equal epochs is the best, the later or, as much released code has it, the earlier.
         split: validation, images held out of the training set (the default), or test, as published "best" rows do.
         images: at most so many of them; None is all.
         batch_size: images at a time; the figures do not depend on it.
@@ -26,6 +28,7 @@ class Selection:
 
     attack: str = "pgd-10"
     by: Literal["robust", "clean"] = "robust"
+    ties: Literal["later", "earlier"] = "later"
     split: Literal["validation", "test"] = "validation"
     images: int | None = None
     batch_size: int = 256
@@ -36,6 +39,11 @@ class Selection:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadInput(f"selection.{name} must be at least 1, not {value}.")
+
+    def is_best(self, values: Sequence[float]) -> bool:
+        """Return whether the last of some epochs' accuracies, at least one, is the best of them."""
+        *earlier, last = values
+        return all(last > value or (last == value and self.ties == "later") for value in earlier)
 
     def pick(self, splits: Splits) -> Images:
         """Return the images to evaluate on; raises BadInput if there are none."""

@@ -173,8 +173,7 @@ class Trainer:
             raise self._interrupted()
 
     def _newest_is_best(self) -> bool:
-        values = [row[self.selection.by] for row in self._history]
-        return values[-1] >= max(values)
+        return self.selection.is_best([row[self.selection.by] for row in self._history])
 
     def _is_kept(self, epochs: int) -> bool:
         """Say whether there is a checkpoint after so many epochs, whatever happens meanwhile."""
@@ -183,7 +182,7 @@ class Trainer:
     def _keep_best(self) -> None:
         """Keep the best of the epochs with a checkpoint: a run that was interrupted in between ends with the same one."""
         values = [row[self.selection.by] for number, row in enumerate(self._history, 1) if self._is_kept(number)]
-        if self._is_kept(self.session.epoch) and values[-1] >= max(values):
+        if self._is_kept(self.session.epoch) and self.selection.is_best(values):
             self.run.keep_as_best()
 
     def _interrupted(self) -> Interrupted:
