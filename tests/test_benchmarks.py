@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import sparring
-from benchmarks.accuracy import averaging, comparison, fast, generator, overfitting, policy, tables
+from benchmarks.accuracy import averaging, comparison, fast, generator, overfitting, policy, setting, tables
 from benchmarks.harness.methods import RECIPES
 from benchmarks.harness.steps import Bench, held_out
 from benchmarks.speed import compaction
@@ -276,6 +276,28 @@ def test_pages_without_whole_markers_are_refused_and_stay(
         _call(comparison, monkeypatch, "table", noted, "--into", good, page)
     assert page.read_text() == text
     assert good.read_text() == marked
+
+
+def test_a_setting_is_compared_with_the_recipe_without_it_on_the_same_seeds(tmp_path, monkeypatch, capsys) -> None:
+    file = tmp_path / "setting.json"
+    few = ["optimisation.epochs=1", "data.limit=200", "data.test_limit=20"]
+    _call(
+        setting,
+        monkeypatch,
+        "digits/fgsm-rs",
+        "--with",
+        "optimisation.lr=1e-9",
+        "--both",
+        *few,
+        "--seeds",
+        2,
+        "--json",
+        file,
+    )
+    runs = json.loads(file.read_text())["runs"]
+    assert [run["seed"] for run in runs] == [0, 1]
+    assert any(run["with"] != run["without"] for run in runs), "a rate of next to nothing learns nothing"
+    assert "standard error" in capsys.readouterr().out
 
 
 def test_the_benchmark_of_averages_writes_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
