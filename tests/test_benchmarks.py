@@ -281,19 +281,8 @@ def test_pages_without_whole_markers_are_refused_and_stay(
 def test_a_setting_is_compared_with_the_recipe_without_it_on_the_same_seeds(tmp_path, monkeypatch, capsys) -> None:
     file = tmp_path / "setting.json"
     few = ["optimisation.epochs=1", "data.limit=200", "data.test_limit=20"]
-    _call(
-        setting,
-        monkeypatch,
-        "digits/fgsm-rs",
-        "--with",
-        "optimisation.lr=1e-9",
-        "--both",
-        *few,
-        "--seeds",
-        2,
-        "--json",
-        file,
-    )
+    words = ["digits/fgsm-rs", "--with", "optimisation.lr=1e-9", "--both", *few, "--seeds", 2]
+    _call(setting, monkeypatch, *words, "--json", file)
     runs = json.loads(file.read_text())["runs"]
     assert [run["seed"] for run in runs] == [0, 1]
     assert any(run["with"] != run["without"] for run in runs), "a rate of next to nothing learns nothing"
