@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sparring import configuration, models, recipes
+from sparring.choices import check_choice
 from sparring.data import Data, Splits
 from sparring.data import load as load_data
 from sparring.errors import BadInput
@@ -33,6 +34,7 @@ def load(path: str | Path, checkpoint_name: Literal["best", "last"] = "best") ->
     `path` is a run's folder, a .safetensors file with its .yaml beside it, or `package.module:function`, a function of
     your own that returns a network. Nothing is unpickled. Raises BadInput for what is missing or does not fit.
     """
+    check_choice("checkpoint_name", checkpoint_name, ("best", "last"))
     if not Path(path).exists() and models.is_reference(str(path)):
         return models.imported(str(path))
     path = Path(path)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from sparring.choices import check_choice
 
 BatchNormMode: TypeAlias = Literal["eval", "train", "train_frozen_stats"]
 
@@ -26,8 +28,10 @@ def attackable(model: nn.Module, bn: BatchNormMode) -> Iterator[None]:
 
     Parameters are frozen: a compiled backward would otherwise compute weight gradients too, a third of the attack's
     cost. `eval` uses BatchNorm's running statistics (a network in training folds it away meanwhile, see `Resting`),
-    `train` the batch's and moves the running ones, `train_frozen_stats` the batch's without moving anything.
+    `train` the batch's and moves the running ones, `train_frozen_stats` the batch's without moving anything. Raises BadInput
+    for another `bn`.
     """
+    check_choice("bn", bn, get_args(BatchNormMode))
     modules = list(model.modules())
     modes = [module.training for module in modules]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -89,6 +89,7 @@ class LAS(Wrapper):
     _tables: dict[str, Tensor] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.init_radius is not None:
             self.init_radius = Ratio(self.init_radius)
             if self.init_radius <= 0:
