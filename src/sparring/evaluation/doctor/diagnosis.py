@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from sparring.data import Images
+from sparring.data import Labelled
 from sparring.evaluation.doctor import accuracy, gradients, inputs, normalisation, outputs, stability
 from sparring.evaluation.doctor.case import Case, examined
 from sparring.evaluation.doctor.finding import Finding, worst_first
@@ -33,7 +33,7 @@ AFTER: tuple[Callable[[Case, Tensor], Finding | None], ...] = (  # of the case a
 
 def diagnose(
     model: nn.Module,
-    images: Images,
+    images: Labelled,
     threat: Threat,
     *,
     classes: int | None,
