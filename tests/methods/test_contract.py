@@ -214,7 +214,7 @@ def test_a_method_that_was_not_set_up_says_so(case: Case) -> None:
     method, batch, target = case.make(), batches()[0], bench(TRADES()).learner
     if isinstance(method, Standard):
         return  # that needs nothing of a run
-    with pytest.raises(BadInput, match=r"^\w+ knows nothing of a run yet: call its setup\(Task\(\.\.\.\)\) first\.$"):
+    with pytest.raises(BadInput, match=r"^\w+ has no \w+ yet: call its setup\(Task\(\.\.\.\)\) first\.$"):
         perturbation = method.perturb(network(), method.adapt(target, batch))
         method.commit(batch, perturbation, method.loss(network(), batch, perturbation))
 

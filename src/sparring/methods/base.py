@@ -126,7 +126,8 @@ class Method(ABC):
     def __getattr__(self, name: str) -> Any:  # only of what is missing
         """Raise BadInput for a field that `setup` would have filled."""
         if any(f.name == name and not f.init for f in fields(self)):
-            raise BadInput(f"{type(self).__name__} knows nothing of a run yet: call its setup(Task(...)) first.")
+            missing = name.removeprefix("_")
+            raise BadInput(f"{type(self).__name__} has no {missing} yet: call its setup(Task(...)) first.")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
     def traits(self) -> Traits:
@@ -200,8 +201,8 @@ class Method(ABC):
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the class's name and everything in the `state()` fields, by field name."""
-        contents = {name: _saved(getattr(self, name)) for name in self._state_fields()}
+        """Return the class's name and everything in the `state()` fields, by field name; None where `setup` left one out."""
+        contents = {name: _saved(vars(self).get(name)) for name in self._state_fields()}
         return {"method": type(self).__name__, **contents}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -212,7 +213,7 @@ class Method(ABC):
                 "resume it with its own configuration."
             )
         for name in self._state_fields():
-            current, value = getattr(self, name), saved[name]
+            current, value = vars(self).get(name), saved[name]
             if isinstance(current, Stateful):
                 current.load_state_dict(value)
             elif isinstance(current, Tensor):

@@ -118,6 +118,7 @@ class LAS(Wrapper):
         self._compact = task.compact and attack.bn == "eval"
         self._tables = self._chosen_from.tables(task.device)
         actions = sum(self._sizes.values())
+        self.network = self.optimizer = None  # type: ignore[assignment]  # other policies have none and ask for none
         if self.policy == "learned":
             self.network = self.policy_network.build(task, actions)
             self.optimizer = self.policy_network.optimiser(self.network)
