@@ -156,9 +156,9 @@ def test_an_index_belongs_to_every_image() -> None:
 def test_training_keeps_fractions_that_are_levels_as_bytes() -> None:
     for pixels in (BYTES / 255, BYTES.double() / 255, BYTES * torch.tensor(1 / 255)):
         assert torch.equal(Images(pixels, LABELS).levels(), BYTES)
-    resident = Resident(Images(BYTES / 255, LABELS), Augment(), 6, 0, "cpu")
-    (batch,) = resident.epoch(0)
-    assert torch.equal(batch.x, (BYTES / 255)[batch.index])
+    for data in (Images(BYTES / 255, LABELS), (BYTES, LABELS), TensorDataset(BYTES / 255, LABELS)):
+        (batch,) = Resident(data, Augment(), 6, 0, "cpu").epoch(0)
+        assert torch.equal(batch.x, (BYTES / 255)[batch.index])
 
 
 def test_training_refuses_fractions_between_levels() -> None:

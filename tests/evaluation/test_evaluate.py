@@ -635,6 +635,14 @@ def test_a_precision_that_there_is_not_is_refused_without_evaluate_as_well(model
         Evaluator(model, load(DATA).test, EPS, precision="foo")
 
 
+def test_an_evaluator_takes_images_and_a_threat(model) -> None:
+    images = load(DATA).test
+    with pytest.raises(BadInput, match=r"The images are of type tuple: give Images\(pixels, labels\)"):
+        Evaluator(model, (images.pixels, images.labels), EPS)
+    with pytest.raises(BadInput, match=r"The threat is 0\.1"):
+        Evaluator(model, images, 0.1)
+
+
 def test_no_file_is_written_over_another(model, run: Path, tmp_path: Path) -> None:
     one, weights = tmp_path / "one", tmp_path / "weights.safetensors"
     weights.write_bytes(b"weights")

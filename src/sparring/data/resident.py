@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from sparring.data.augment import Augment, View
 from sparring.data.batch import Batch
-from sparring.data.images import Images
+from sparring.data.images import Images, Labelled, images_of
 from sparring.data.training_data import Draw, TrainingData
 from sparring.errors import BadInput
 from sparring.randomness import seed_from
@@ -30,7 +30,7 @@ class Resident(TrainingData):
 
     def __init__(
         self,
-        images: Images,
+        images: Labelled,
         augment: Augment,
         batch_size: int,
         seed: int,
@@ -45,6 +45,7 @@ class Resident(TrainingData):
         Raises BadInput where there is no whole batch, the padding does not fit the images, pixels are none of the 256
         levels, or labels are none of the classes.
         """
+        images = images_of(images)
         self._share = math.ceil(len(images) / world_size)  # samples per rank and epoch
         _check_batch_size(batch_size, self._share if drop_last else None)
         self._augment, self._seed, self.batch_size = augment, seed, batch_size
