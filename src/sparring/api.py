@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sparring import configuration, models, recipes
+from sparring.choices import check_choice
 from sparring.data import Data, Splits
 from sparring.data import load as load_data
 from sparring.errors import BadInput
@@ -35,6 +36,7 @@ def load(path: str | Path, checkpoint_name: Literal["best", "last"] = "best") ->
     your own that returns a network. Nothing is unpickled. `checkpoint_name` is for the folder of a run: last is the network
     after its last epoch. Raises BadInput for what is missing or does not fit.
     """
+    check_choice("checkpoint_name", checkpoint_name, ("best", "last"))
     if checkpoint_name == "last" and not Path(path).is_dir():
         raise BadInput(f"Only the folder of a run has a last checkpoint: leave it out for {path}.")
     if not Path(path).exists() and models.is_reference(str(path)):

@@ -18,6 +18,11 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
+def shown(value: object) -> str:
+    """Return a value as a sentence names it: short ones as they are written, others by their type."""
+    return repr(value) if isinstance(value, str | int | float | None) else f"of type {type(value).__name__}"
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     """Return an error for a name that is not among the `known` ones, with the nearest of them as a suggestion."""
     options = {option.lower(): option for option in sorted(known)}

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sparring.averaging import Average
+from sparring.choices import check_choices
 from sparring.errors import BadInput
 from sparring.schedule import MultiStep, Schedule
 
@@ -47,6 +48,7 @@ class Optimisation:
     drop_last: bool = False
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("epochs", "batch_size", "lr"):
             if not 0 < getattr(self, name) < math.inf:
                 raise BadInput(f"optimisation.{name} must be positive, not {getattr(self, name)}.")

@@ -15,11 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparring.deprecation import renamed_names
-from sparring.errors import BadInput
+from sparring.errors import BadInput, shown
 from sparring.norms import Norm, NormName, norm_named, per_sample
 from sparring.randomness import Generator
 
-__all__ = ["Budget", "ImageBatch", "PerSample", "Ratio", "Threat", "box", "per_sample"]
+__all__ = ["Budget", "ImageBatch", "PerSample", "Ratio", "Threat", "box", "check_threat", "per_sample"]
 
 ImageBatch = Float[Tensor, "B C H W"]
 PerSample = Float[Tensor, " B"]
@@ -132,6 +132,12 @@ class Threat:
     def draw(self, like: ImageBatch, eps: float | Tensor | None = None, generator: Generator = None) -> ImageBatch:
         """Return perturbations drawn uniformly from the ball, (B, C, H, W); the pixel box is not applied."""
         return self.geometry.draw(like, self.eps if eps is None else eps, generator)
+
+
+def check_threat(threat: object) -> None:
+    """Raise BadInput for what is no `Threat`, such as the radius alone."""
+    if not isinstance(threat, Threat):
+        raise BadInput(f"The threat is {shown(threat)}: give the norm and the radius, such as Threat('Linf', '8/255').")
 
 
 def box(x: ImageBatch, delta: ImageBatch) -> ImageBatch:

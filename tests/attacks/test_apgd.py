@@ -189,7 +189,7 @@ def test_a_turn_reads_no_tensor(search: APGD, norm: str) -> None:
         (lambda: APGD(rho=1), r"rho is a share in \(0, 1\), not 1"),
         (lambda: APGD("dlr").attempts(2), "DLR needs 3 classes, the model knows 2"),
         (lambda: APGD("dlr", targets=2).attempts(3), "DLR needs 4 classes, the model knows 3"),
-        (lambda: AutoAttack("fastest"), "Unknown version 'fastest'"),
+        (lambda: AutoAttack("fastest"), "AutoAttack's version cannot be 'fastest'"),
     ],
 )
 def test_what_cannot_be_is_refused(make, complaint: str) -> None:

@@ -8,7 +8,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import CW, FGSM, PGD, Attack, Restarted, SearchAttack, SearchState, draw_start, initial_fields
+from sparring.attacks import (
+    APGD,
+    CW,
+    FGSM,
+    PGD,
+    Attack,
+    AutoAttack,
+    Restarted,
+    SearchAttack,
+    SearchState,
+    draw_start,
+    initial_fields,
+)
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy, margin
 from sparring.randomness import SampleStreams
@@ -352,3 +364,35 @@ def test_efforts_that_make_no_sense_are_refused() -> None:
             PGD(alpha=alpha)
     with pytest.raises(BadInput, match="at least 1 restart, not 0"):
         Restarted(PGD(), 0)
+
+
+# What is given ----------------------------------------------------------------------------------------------------------
+
+X, Y = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+
+
+@pytest.mark.parametrize("attack", [PGD(steps=2), FGSM(), APGD(steps=5), AutoAttack()], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"threat": 0.1}, r"The threat is 0\.1: give the norm and the radius"),
+        ({"y": Y + 100}, "Labels go from 100 to 103, but the model knows the classes 0 to 9"),
+        ({"y": Y - 1}, "Labels go from -1 to 2"),
+        ({"y": Y.float()}, r"labels of 4 images are torch\.float32 of shape \(4,\): give a tensor of int64"),
+        ({"y": Y[:, None]}, r"torch\.int64 of shape \(4, 1\)"),
+        ({"y": Y[:3]}, r"torch\.int64 of shape \(3,\)"),
+        ({"y": [0, 1, 2, 3]}, "labels of 4 images are of type list"),
+        ({"x": X.numpy()}, "The images are of type ndarray: give a tensor of floats"),
+        ({"x": (X > 0.5).byte()}, r"The images are torch\.uint8 of shape \(4, 1, 4, 4\): give a tensor of floats"),
+        ({"x": X[0]}, r"torch\.float32 of shape \(1, 4, 4\)"),
+    ],
+)
+def test_a_called_attack_refuses_what_it_cannot_take(attack, changed: dict, said: str) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
+    with pytest.raises(BadInput, match=said):
+        attack(**{"model": network, "x": X, "y": Y, "threat": Threat("Linf", 0.1)} | changed)
+
+
+def test_a_training_attack_needs_a_threat() -> None:
+    with pytest.raises(BadInput, match=r"The threat is 0\.1: give the norm and the radius"):
+        PGD().run(nn.Identity(), X, lambda logits: logits.flatten(1).sum(1), 0.1)

@@ -78,13 +78,6 @@ def found(model: nn.Module, images: Images, threat: Threat = LINF, classes: int 
     return {finding.check: finding for finding in diagnose(model, images, threat, classes=classes)}
 
 
-def with_pixels(images: Images, pixels: Tensor) -> Images:
-    """Images whose pixels are of a type that they should not be, as code without type checks would make them."""
-    wrong = copy.copy(images)
-    object.__setattr__(wrong, "pixels", pixels)
-    return wrong
-
-
 # Silence ---------------------------------------------------------------------------------------------------------------
 
 
@@ -151,41 +144,26 @@ def test_nothing_is_found_in_parts_that_only_look_dangerous(standard, normalisin
 # Images, labels and radius ---------------------------------------------------------------------------------------------
 
 
-def test_pixel_fractions_where_bytes_belong_are_found(standard, images) -> None:
-    findings = found(standard, with_pixels(images, images.pixels / 255))
-    assert set(findings) == {"pixel-range"}
-    assert findings["pixel-range"].severity == "error"
-    assert "float32 from 0 to 1" in findings["pixel-range"].seen
-    assert "* 255" in findings["pixel-range"].advice
+def test_pixel_fractions_are_taken_as_they_are(standard, images) -> None:
+    assert found(standard, Images(images.pixels / 255, images.labels)) == found(standard, images) == {}
 
 
-def test_bytes_of_another_type_are_worth_a_note(standard, images) -> None:
-    for pixels in (images.pixels.float(), images.pixels.long()):
-        findings = found(standard, with_pixels(images, pixels))
-        assert {check: finding.severity for check, finding in findings.items()} == {"pixel-range": "note"}
+def test_images_that_are_all_but_black_are_found(standard, images) -> None:
+    """Floats that were cast to bytes, and fractions that were divided by 255 once more."""
+    cast, twice = (images.pixels / 255).to(torch.uint8), images.pixels / 255 / 255
+    for pixels, kind, advice in ((cast, "uint8 from 0 to 1,", "Give the floats"), (twice, "float32 from 0 to", "once")):
+        finding = found(standard, Images(pixels, images.labels))["pixel-range"]
+        assert finding.severity == "error"
+        assert kind in finding.seen
+        assert "black" in finding.why
+        assert advice in finding.advice
 
 
-def test_floats_that_were_cast_to_bytes_are_found(standard, images) -> None:
-    findings = found(standard, replace(images, pixels=(images.pixels / 255).to(torch.uint8)))
-    assert findings["pixel-range"].severity == "error"
-    assert "black" in findings["pixel-range"].why
-
-
-@pytest.mark.parametrize(("mean", "std", "said"), [(MEAN, STD, "deviation 1"), (0.5, 0.5, "in [-1, 1]")])
-def test_images_that_are_normalised_already_are_found(mean, std, said, images) -> None:
-    findings = found(small(mean, std), with_pixels(images, (images.pixels / 255 - mean) / std))
-    assert said in findings["pixel-range"].seen
-    assert findings["pixel-range"].severity == "error"
-    assert "negative pixels" in findings["double-normalisation"].seen
-
-
-def test_pixels_outside_of_any_range_are_found(standard, images) -> None:
-    beyond = images.pixels / 255
-    beyond[:, 0, 0, 0] = 1.5
-    assert "neither" in found(standard, with_pixels(images, beyond))["pixel-range"].seen
-    assert "neither" in found(standard, with_pixels(images, images.pixels.int() * 256))["pixel-range"].seen
-    beyond[:, 0, 0, 0] = float("nan")
-    assert "NaN" in found(standard, with_pixels(images, beyond))["pixel-range"].seen
+def test_the_doctor_takes_what_evaluate_takes(standard, images) -> None:
+    pair = (images.pixels.numpy(), images.labels.tolist())
+    assert diagnose(standard, pair, LINF, classes=10) == diagnose(standard, images, LINF, classes=10)
+    with pytest.raises(BadInput, match=r"The threat is 0\.1: give the norm and the radius"):
+        diagnose(standard, images, 0.1, classes=10)
 
 
 def test_labels_that_count_from_one_are_found(standard, images) -> None:
@@ -738,13 +716,12 @@ def test_findings_come_worst_first_and_say_three_things(standard, images) -> Non
     network = Around(
         standard, before=lambda x: x.detach() + 0.1 * torch.randn_like(x), after=lambda z: z.log_softmax(1)
     )
-    findings = diagnose(network, with_pixels(images, images.pixels.float()), Threat("L2", "8/255"), classes=10)
-    assert [finding.severity for finding in findings] == ["error", "warning", "warning", "note", "note"]
+    findings = diagnose(network, images, Threat("L2", "8/255"), classes=10)
+    assert [finding.severity for finding in findings] == ["error", "warning", "warning", "note"]
     assert {finding.check for finding in findings} == {
         "no-gradient",
         "random",
         "radius",
-        "pixel-range",
         "log-probabilities",
     }
     for finding in findings:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import sparring
 from sparring import cli, ranks
@@ -576,6 +577,7 @@ def test_what_plainly_means_attacks_is_taken(model, attacks, names: list[str], t
         ({"precision": "foo"}, "Unknown precision 'foo'"),
         ({"data": "digits"}, "The data are 'digits': give Data('digits')"),
         ({"data": torch.rand(3, 1, 8, 8)}, "The data are of type Tensor"),
+        ({"data": (torch.rand(3, 1, 8, 8), torch.eye(3))}, "Labels have shape (3, 3), as one-hot ones do"),
         ({"threat": 0.2}, "The threat is 0.2: give the norm and the radius, such as Threat('Linf', '8/255')"),
         ({"model": "runs/mine"}, "The model is 'runs/mine': give a torch.nn.Module"),
         ({"model": None}, "The model is None"),
@@ -587,9 +589,58 @@ def test_arguments_of_another_kind_are_refused_in_a_sentence(model, changed: dic
     assert sentence in str(refused.value)
 
 
+def test_images_are_taken_as_people_have_them(model) -> None:
+    images = load(DATA).test
+    x, y = images.pixels / 255, images.labels
+    plain = evaluate(model, images, EPS, ATTACKS)
+    for data in (
+        (images.pixels, y),
+        (x, y[:, None].int()),
+        (x.numpy(), y.numpy()),
+        TensorDataset(x, y),
+        DataLoader(TensorDataset(x, y), batch_size=7),
+    ):
+        found = evaluate(model, data, EPS, ATTACKS)
+        for name in ATTACKS:
+            assert torch.equal(found.outcome(name).correct, plain.outcome(name).correct)
+
+
+def test_fractions_between_the_levels_are_attacked_as_they_are(model, tmp_path: Path) -> None:
+    """Neither rounded to 8 bits nor written into, and resumed and recorded like bytes."""
+    images = load(DATA).test
+    x = (images.pixels / 255 + 0.3 / 255).clamp(0, 1)
+    before, seen = x.clone(), []
+
+    def nothing(network: nn.Module, x: Images, y: Tensor, threat: Threat) -> Images:
+        seen.append(x.clone())
+        return x
+
+    found = evaluate(model, (x, images.labels), EPS, {"clean": "clean", "nothing": nothing}, output=tmp_path / "record")
+    correct = found.outcome("clean").correct
+    assert torch.equal(correct, model(x).argmax(1) == images.labels)
+    assert torch.equal(torch.cat(seen), x[correct])
+    assert torch.equal(x, before)
+    of_bytes = evaluate(model, images, EPS, ["clean"])
+    assert found.record["data"]["fingerprint"] != of_bytes.record["data"]["fingerprint"]
+
+
+def test_the_doctor_looks_at_images_from_python(model) -> None:
+    images = load(DATA).test
+    with pytest.raises(BadInput, match="probabilities, not logits"):
+        evaluate(nn.Sequential(model, nn.Softmax(1)), (images.pixels / 255, images.labels), EPS, ["clean"])
+
+
 def test_a_precision_that_there_is_not_is_refused_without_evaluate_as_well(model) -> None:
     with pytest.raises(BadInput, match="Unknown precision 'foo'"):
         Evaluator(model, load(DATA).test, EPS, precision="foo")
+
+
+def test_an_evaluator_takes_images_and_a_threat(model) -> None:
+    images = load(DATA).test
+    with pytest.raises(BadInput, match=r"The images are of type tuple: give Images\(pixels, labels\)"):
+        Evaluator(model, (images.pixels, images.labels), EPS)
+    with pytest.raises(BadInput, match=r"The threat is 0\.1"):
+        Evaluator(model, images, 0.1)
 
 
 def test_no_file_is_written_over_another(model, run: Path, tmp_path: Path) -> None:

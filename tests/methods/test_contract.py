@@ -17,7 +17,7 @@ from sparring.averaging import EMA
 from sparring.errors import BadInput
 from sparring.learner import Learner
 from sparring.losses import cross_entropy
-from sparring.methods import AWP, BP, MEP, TRADES
+from sparring.methods import AWP, BP, MEP, TRADES, Standard
 from sparring.training import checkpoint
 from sparring.training.cost import step_cost
 from tests.methods.cases import CASES, Case
@@ -207,3 +207,18 @@ def test_the_state_of_another_method_is_refused() -> None:
 
 def _name(case: Case) -> str:
     return next(name for name, known in CASES.items() if known is case)
+
+
+@every_method
+def test_a_method_that_was_not_set_up_says_so(case: Case) -> None:
+    method, batch, target = case.make(), batches()[0], bench(TRADES()).learner
+    if isinstance(method, Standard):
+        return  # that needs nothing of a run
+    with pytest.raises(BadInput, match=r"^\w+ has no \w+ yet: call its setup\(Task\(\.\.\.\)\) first\.$"):
+        perturbation = method.perturb(network(), method.adapt(target, batch))
+        method.commit(batch, perturbation, method.loss(network(), batch, perturbation))
+
+
+def test_a_task_needs_a_threat() -> None:
+    with pytest.raises(BadInput, match=r"The threat is 0\.1: give the norm and the radius"):
+        replace(task(), threat=0.1)

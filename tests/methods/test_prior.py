@@ -6,6 +6,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -820,3 +821,23 @@ def test_bp_without_a_regulariser_is_fgsm_rs_from_the_previous_perturbation() ->
             unclamped += bool((x + start).min() < -0.01)
     assert_same(subject, plain)
     assert unclamped == 7, "only the first start, which is zero, lies in the box"
+
+
+# Batches made by hand ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [EP, MEP])
+def test_a_batch_that_does_not_say_where_its_images_are_is_refused(make) -> None:
+    """In tests `Batch` itself checks its types, which it does not elsewhere."""
+    method, batch = set_up(make()), batches()[0]
+    method.begin_epoch(0)
+    blind = SimpleNamespace(x=batch.x, y=batch.y, index=batch.index, view=None)
+    with pytest.raises(
+        BadInput, match=r"batch has no view, .*Augment\(\)\.identity\(images, \(H, W\)\) for whole images"
+    ):
+        method.perturb(network(), blind)
+    with pytest.raises(BadInput, match="batch has no index"):
+        method.perturb(network(), SimpleNamespace(x=batch.x, y=batch.y, index=None, view=batch.view))
+    unaligned = set_up(make(aligned=False))
+    unaligned.begin_epoch(0)
+    unaligned.perturb(network(), blind)

@@ -78,6 +78,7 @@ class APGD(SearchAttack):
     shrinking: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("steps", "restarts", "eot"):
             if getattr(self, name) < 1:
                 raise BadInput(f"APGD needs {name} of at least 1, not {getattr(self, name)}.")

@@ -14,15 +14,20 @@ from sparring.attacks.capacity import Capacity
 from sparring.attacks.modes import attackable
 from sparring.attacks.pool import Pool, SearchInputs
 from sparring.attacks.search import CountedModel, Search
-from sparring.errors import BadInput
+from sparring.choices import check_choices
+from sparring.errors import BadInput, shown
 from sparring.randomness import Generator, SampleStreams
-from sparring.threat import ImageBatch, Threat
+from sparring.threat import ImageBatch, Threat, check_threat
 
 Labels = Int[Tensor, " B"]
 
 
 class Attack(ABC):
     """Finds, for each image, a perturbation inside the threat that makes the network fail."""
+
+    def __post_init__(self) -> None:
+        """Raise BadInput where a setting is none of its choices; a dataclass with checks of its own calls this, too."""
+        check_choices(self)
 
     @abstractmethod
     def searches(self, classes: int, threat: Threat) -> Mapping[str, Search]:
@@ -43,15 +48,19 @@ class Attack(ABC):
 
         The model must return logits (B, K). Its modes and gradient flags are left as they were. Images that it already
         gets wrong are returned as they are; where nothing fools it, the last image that was tried. Works under the caller's
-        `no_grad` and `inference_mode`, too. Raises BadInput for images outside [0, 1], and for a model that writes into them
-        or gives no gradient where one is needed.
+        `no_grad` and `inference_mode`, too. Raises BadInput for images outside [0, 1], for labels that are none of the
+        model's classes, for arguments of other types, and for a model that writes into the images or gives no gradient where
+        one is needed.
         """
+        check_threat(threat)
         _check_pixels(x)
+        _check_labels(y, len(x))
         x, y = x.detach().clone(), y.clone()  # tensors made under inference_mode have no gradients
         images = x.clone().cpu()
         with attackable(model, "eval"):
             counted = CountedModel(model)
             clean = counted.clean_logits(x)
+            _check_classes(y, clean.shape[1])
             inputs = SearchInputs(
                 lambda rows: (x[rows.to(x.device)], y[rows.to(y.device)]), clean.cpu(), _streams(x, generator)
             )
@@ -73,12 +82,28 @@ class SearchAttack(Search, Attack):
         return {"": self}
 
 
-def _check_pixels(x: Tensor) -> None:
+def _check_pixels(x: object) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim != 4:
+        kind = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else shown(x)
+        raise BadInput(f"The images are {kind}: give a tensor of floats in [0, 1], (images, channels, height, width).")
     if len(x) == 0:
         return
     least, most = float(x.min()), float(x.max())
     if not (least >= 0 and most <= 1):  # also refuses nan
         raise BadInput(f"Images must lie in [0, 1], but these go from {least:g} to {most:g}: divide bytes by 255.")
+
+
+def _check_labels(y: object, count: int) -> None:
+    if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != (count,):
+        kind = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else shown(y)
+        raise BadInput(f"The labels of {count} images are {kind}: give a tensor of int64, of shape ({count},).")
+
+
+def _check_classes(y: Tensor, classes: int) -> None:
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
+        raise BadInput(
+            f"Labels go from {int(y.min())} to {int(y.max())}, but the model knows the classes 0 to {classes - 1}."
+        )
 
 
 def _streams(x: Tensor, generator: Generator) -> SampleStreams:

@@ -13,7 +13,6 @@ from sparring.attacks.attack import Attack, SearchAttack
 from sparring.attacks.fab import FAB
 from sparring.attacks.search import Search
 from sparring.attacks.square import Square
-from sparring.errors import BadInput
 from sparring.norms import NormName, by_norm
 from sparring.threat import Threat
 
@@ -46,10 +45,6 @@ class AutoAttack(Attack):
     """
 
     version: Literal["standard", "plus", "rand", "fast"] = "standard"
-
-    def __post_init__(self) -> None:
-        if self.version not in ("standard", "plus", "rand", "fast"):
-            raise BadInput(f"Unknown version {self.version!r} of AutoAttack: write standard, plus, rand or fast.")
 
     @override
     def searches(self, classes: int, threat: Threat) -> Mapping[str, Search]:

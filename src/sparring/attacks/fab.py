@@ -60,6 +60,7 @@ class FAB(SearchAttack):
     state_type = FABState
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for count, kind in ((self.steps, "step"), (self.targets, "target"), (self.restarts, "restart")):
             if count is not None and count < 1:
                 raise BadInput(f"FAB needs at least 1 {kind}, not {count}.")

@@ -47,6 +47,7 @@ class GAMA(SearchAttack):
     steps: int = 100
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 1:
             raise BadInput(f"An attack needs at least 1 step, not {self.steps}.")
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,12 @@ from sparring.attacks.ascent import Objective, ascend
 from sparring.attacks.attack import Labels, SearchAttack
 from sparring.attacks.modes import BatchNormMode, attackable
 from sparring.attacks.search import CountedModel, Search, SearchState, initial_fields
+from sparring.choices import check_choice
 from sparring.deprecation import renamed_method
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy, margin
 from sparring.randomness import Generator, SampleStreams, normal, rademacher
-from sparring.threat import Budget, ImageBatch, Ratio, Threat, box
+from sparring.threat import Budget, ImageBatch, Ratio, Threat, box, check_threat
 
 Start = Literal["zero", "uniform", "normal", "bernoulli"]
 
@@ -36,8 +37,9 @@ def draw_start(
 ) -> ImageBatch:
     """Return where an attack begins, (B, C, H, W): no perturbation, uniform in the ball, N(0, 1e-3), or +-eps at random.
 
-    The normal start is not clipped: the first step's projection does that, as in TRADES.
+    The normal start is not clipped: the first step's projection does that, as in TRADES. Raises BadInput for another kind.
     """
+    check_choice("start", kind, get_args(Start))
     if kind == "zero":
         return torch.zeros_like(x)
     if kind == "normal":
@@ -69,6 +71,7 @@ class PGD(SearchAttack):
     objective: Literal["ce", "margin"] = "ce"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 1:
             raise BadInput(f"An attack needs at least 1 step, not {self.steps}.")
         if self.alpha is not None:
@@ -103,6 +106,7 @@ class PGD(SearchAttack):
         generator: Generator = None,
     ) -> ImageBatch:
         """Return the perturbation (B, C, H, W) after the last step; `start` and `budget` replace the configured ones."""
+        check_threat(threat)
         budget = budget or self.budget(threat)
         if start is None:
             start = self.initial(x, threat, budget, generator)
@@ -204,6 +208,7 @@ class Restarted(SearchAttack):
     restarts: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.restarts < 1:
             raise BadInput(f"An attack needs at least 1 restart, not {self.restarts}.")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sparring.choices import check_choice
 from sparring.errors import BadInput
 
 BatchNormMode: TypeAlias = Literal["eval", "train", "train_frozen_stats"]
@@ -29,8 +30,9 @@ def attackable(model: nn.Module, bn: BatchNormMode) -> Iterator[None]:
     Parameters are frozen: a compiled backward would otherwise compute weight gradients too, a third of the attack's
     cost. `eval` uses BatchNorm's running statistics (a network in training folds it away meanwhile, see `Resting`),
     `train` the batch's and moves the running ones, `train_frozen_stats` the batch's without moving anything.
-    Raises BadInput for a network that was made under `torch.inference_mode`.
+    Raises BadInput for another `bn`, and for a network that was made under `torch.inference_mode`.
     """
+    check_choice("bn", bn, get_args(BatchNormMode))
     if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
         raise BadInput(
             "The model was made under torch.inference_mode, where tensors have no gradients, and attacks need them: make "

@@ -62,6 +62,7 @@ class MultiTargeted(SearchAttack):
     targets: int = 9
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, value in (("step", self.steps), ("restart", self.restarts), ("target", self.targets)):
             if value < 1:
                 raise BadInput(f"MultiTargeted needs at least 1 {name}, not {value}.")

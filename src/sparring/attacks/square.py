@@ -58,6 +58,7 @@ class Square(SearchAttack):
     restarts: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.queries < 1:
             raise BadInput(f"Square needs at least 1 query, not {self.queries}.")
         if not 0 < self.p <= 1:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from yaml import SafeLoader
 
+from sparring.choices import either
 from sparring.errors import BadInput
 from sparring.threat import Ratio, multiple_of_radius
 
@@ -52,7 +53,7 @@ def _expected(hint: Any) -> str:
     """Return what a value of the type looks like."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Literal:
-        return " or ".join(map(repr, parts))
+        return either(parts)
     if origin in (Union, UnionType):
         return " or ".join(map(_expected, parts))
     if origin in (tuple, list):

@@ -1,7 +1,8 @@
 """Data: labelled images from anywhere, whole on the device, with a stable index and a view for every sample."""
 
 from sparring.data.augment import Augment, View
-from sparring.data.batch import Batch, Images
+from sparring.data.batch import Batch
+from sparring.data.images import Images, Labelled, images_of
 from sparring.data.resident import Resident, batches
 from sparring.data.sources import KNOWN, Data, Splits, load
 from sparring.data.training_data import Draw, TrainingData
@@ -13,10 +14,12 @@ __all__ = [
     "Data",
     "Draw",
     "Images",
+    "Labelled",
     "Resident",
     "Splits",
     "TrainingData",
     "View",
     "batches",
+    "images_of",
     "load",
 ]

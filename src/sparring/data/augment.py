@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
+from sparring.choices import check_choices
 from sparring.deprecation import renamed_method
-from sparring.errors import BadInput, unknown
+from sparring.errors import BadInput
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +84,7 @@ class Augment:
     def __post_init__(self) -> None:
         if self.pad < 0:
             raise BadInput(f"augment.pad is {self.pad}: give a number of pixels, 0 for no random crop.")
-        if self.fill not in ("zero", "reflect"):
-            raise unknown("augment.fill", self.fill, ("zero", "reflect"))
+        check_choices(self)
 
     def draw(
         self,

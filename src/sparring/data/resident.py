@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 from typing_extensions import override
 
 from sparring.data.augment import Augment, View
-from sparring.data.batch import Batch, Images
+from sparring.data.batch import Batch
+from sparring.data.images import Images, Labelled, images_of
 from sparring.data.training_data import Draw, TrainingData
 from sparring.errors import BadInput
 from sparring.randomness import seed_from
@@ -29,7 +30,7 @@ class Resident(TrainingData):
 
     def __init__(
         self,
-        images: Images,
+        images: Labelled,
         augment: Augment,
         batch_size: int,
         seed: int,
@@ -41,16 +42,19 @@ class Resident(TrainingData):
     ) -> None:
         """Move the split to `device`; `batch_size` counts the samples of one rank, `classes` None is the largest label + 1.
 
-        Raises BadInput where there is no whole batch or the padding does not fit the images.
+        Raises BadInput where there is no whole batch, the padding does not fit the images, pixels are none of the 256
+        levels, or labels are none of the classes.
         """
+        images = images_of(images)
         self._share = math.ceil(len(images) / world_size)  # samples per rank and epoch
         _check_batch_size(batch_size, self._share if drop_last else None)
         self._augment, self._seed, self.batch_size = augment, seed, batch_size
         self.classes = int(images.labels.max()) + 1 if classes is None else classes
+        _check_labels(images.labels, self.classes)
         self._rank, self._world_size = rank, world_size
         self.samples, channels, *size = images.pixels.shape
         self._size = (size[0], size[1])
-        self._pixels = augment.canvas(images.pixels.to(device))
+        self._pixels = augment.canvas(images.levels().to(device))
         self.shape, self.canvas = (channels, *self._size), (channels, self._pixels.shape[2], self._pixels.shape[3])
         self._labels = images.labels.to(device)
         self._index = images.index.to(device)
@@ -107,8 +111,10 @@ def batches(images: Images, batch_size: int, device: torch.device | str) -> Iter
         )
 
 
-def _unit(pixels: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """Return 8-bit pixels as float32 in [0, 1], the same on every device."""
+def _unit(pixels: UInt8[Tensor, "B C H W"] | Float32[Tensor, "B C H W"]) -> Float32[Tensor, "B C H W"]:
+    """Return 8-bit pixels as float32 in [0, 1], the same on every device, and fractions as they are."""
+    if pixels.is_floating_point():
+        return pixels.clone()  # a network may write into it
     # A tensor, as CUDA would multiply by the rounded reciprocal of a Python number.
     white = torch.full((), 255.0, device=pixels.device)
     return pixels.to(torch.float32).div_(white)
@@ -121,4 +127,12 @@ def _check_batch_size(batch_size: int, available: int | None = None) -> None:
         raise BadInput(
             f"The batch size is {batch_size}, but there are only {available} training images (of each rank), and "
             "incomplete batches are dropped: lower it."
+        )
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise BadInput(
+            f"Labels go from {int(labels.min())} to {int(labels.max())}, but there are the classes 0 to {classes - 1}: "
+            "number them from 0."
         )

@@ -13,9 +13,9 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from sparring.data.augment import Augment
-from sparring.data.batch import Images
 from sparring.data.cache import cached, digest
 from sparring.data.decode import decode
+from sparring.data.images import Images
 from sparring.data.tables import Source, Table, digits, image_folder
 from sparring.errors import BadInput, unknown
 from sparring.randomness import seed_from
@@ -106,9 +106,9 @@ def load(data: Data) -> Splits:
     labels = source.train.labels[train_rows]
     held_out, kept = _divide(labels, _validation_count(len(labels), data), seed_from(data.seed, _VALIDATION))
     pixels, test_pixels = _decoded(source, train_rows, test_rows, known, data.size)
-    train = _images(pixels[kept], labels[kept])
-    validation = _images(pixels[held_out], labels[held_out])
-    test = _images(test_pixels, (source.test or source.train).labels[test_rows])
+    train = Images(pixels[kept], labels[kept])
+    validation = Images(pixels[held_out], labels[held_out])
+    test = Images(test_pixels, (source.test or source.train).labels[test_rows])
     mean, std = _moments(train.pixels)
     fingerprint = images_fingerprint(train, validation, test)
     return Splits(train, validation, test, source.classes, data.name, fingerprint, mean, std)
@@ -230,10 +230,6 @@ def _pixels(source: Source, table: Table, rows: Tensor, channels: Literal[1, 3],
 
 def _is_gray(pixels: UInt8[Tensor, "N 3 H W"]) -> bool:
     return all(torch.equal(pixels[:, 0], pixels[:, channel]) for channel in (1, 2))
-
-
-def _images(pixels: Tensor, labels: Tensor) -> Images:
-    return Images(pixels, labels, torch.arange(len(labels)))
 
 
 def _moments(pixels: UInt8[Tensor, "N C H W"]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from sparring import ranks
-from sparring.data import Data, Images, Splits
+from sparring.data import Data, Images, Labelled, Splits, images_of
 from sparring.data import load as load_data
-from sparring.errors import BadInput
+from sparring.errors import BadInput, shown
 from sparring.evaluation.doctor import Finding, diagnose
 from sparring.evaluation.evaluator import Evaluator
 from sparring.evaluation.fit import check_fit
@@ -31,7 +31,7 @@ from sparring.evaluation.outcome import OnProgress, Outcomes, silent
 from sparring.evaluation.progress import Checkpoint, fingerprint
 from sparring.evaluation.record import ModelSource, name_of, record, save_examples, write_record
 from sparring.files import check_writable
-from sparring.threat import Threat
+from sparring.threat import Threat, check_threat
 
 _REGARDLESS = "(sparring doctor says more; --no-doctor, in Python doctor=False, goes on regardless.)"
 
@@ -58,7 +58,7 @@ class Evaluation(Outcomes):
 @torch.inference_mode(False)  # which lets autograd record under no_grad, too
 def evaluate(
     model: nn.Module,
-    data: Data | Splits | Images,
+    data: Data | Splits | Labelled,
     threat: Threat,
     attacks: Attacks = ("clean", "fgsm", "pgd-20"),
     *,
@@ -78,7 +78,9 @@ def evaluate(
 
     Args:
         model: returns logits (B, K) of images (B, C, H, W) in [0, 1]; it is on `device`, and is left as it was.
-        data: a configuration, which is loaded; loaded splits, of which the test images are used; or images.
+        data: a configuration, which is loaded; loaded splits, of which the test images are used; images, or what they can
+            be made from: a pair of pixels and labels, a torch Dataset or DataLoader (see `Images` and `images_of`). Float
+            pixels are attacked as they are, not rounded to 8 bits.
         threat: what the adversary may do.
         attacks: names such as `clean`, `pgd-20` and `aa`, attacks, or functions (model, x, y, threat) -> adversarial
             images, of which those count that the network itself confirms; in a mapping they are called by its keys. One
@@ -102,13 +104,16 @@ def evaluate(
         BadInput: a model and images that do not belong together, an error that the doctor finds, attacks that cannot be,
             files that cannot be written, and arguments of other types; all before the work begins.
     """
-    _check_types(model, data, threat)
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"The model is {shown(model)}: give a torch.nn.Module, such as sparring.load('runs/mine').")
+    check_threat(threat)
     check_precision(precision)
     check_device(device)
     chosen = with_names(attacks)
     source = source or ModelSource(name_of(model))
     record_file, examples_file = check_files(output, examples, source.weights)
-    data = load_data(data) if isinstance(data, Data) else data
+    loaded = load_data(data) if isinstance(data, Data) else data
+    data = loaded if isinstance(loaded, Splits) else images_of(loaded)
     images = data.test if isinstance(data, Splits) else data
     weights = fingerprint(model)
     with untouched(model):
@@ -152,22 +157,6 @@ def check_files(
             raise BadInput(f"{file} would be overwritten: give record, adversarial images and weights a file each.")
         taken.append(file.resolve())
     return record_file, examples_file
-
-
-def _check_types(model: object, data: object, threat: object) -> None:
-    """Raise BadInput for arguments of other types than `evaluate` takes, as one line of a notebook may have them."""
-    if not isinstance(model, nn.Module):
-        raise BadInput(f"The model is {_shown(model)}: give a torch.nn.Module, such as sparring.load('runs/mine').")
-    if not isinstance(data, Data | Splits | Images):
-        raise BadInput(f"The data are {_shown(data)}: give Data('digits') or the like, loaded Splits, or Images.")
-    if not isinstance(threat, Threat):
-        raise BadInput(
-            f"The threat is {_shown(threat)}: give the norm and the radius, such as Threat('Linf', '8/255')."
-        )
-
-
-def _shown(value: object) -> str:
-    return repr(value) if isinstance(value, str | int | float | None) else f"of type {type(value).__name__}"
 
 
 def _examined(

@@ -16,13 +16,13 @@ from torch import nn
 
 from sparring.attacks import Attack
 from sparring.data import Images
-from sparring.errors import BadInput
+from sparring.errors import BadInput, shown
 from sparring.evaluation.naming import Attacks, NamedAttack, with_names
 from sparring.evaluation.network import Precision, check_precision
 from sparring.evaluation.outcome import CLEAN, OnProgress, Outcomes, silent
 from sparring.evaluation.progress import Checkpoint, fingerprint
 from sparring.evaluation.running import EvaluationRun
-from sparring.threat import Threat
+from sparring.threat import Threat, check_threat
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,9 @@ class Evaluator:
     keep: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.images, Images):
+            raise BadInput(f"The images are {shown(self.images)}: give Images(pixels, labels).")
+        check_threat(self.threat)
         if len(self.images) == 0:
             raise BadInput("There are no images to evaluate on: give at least one.")
         check_precision(self.precision)

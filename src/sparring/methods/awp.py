@@ -40,6 +40,7 @@ class AWP(Wrapper):
     warmup: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.gamma <= 0:
             raise BadInput(f"AWP needs gamma > 0, not {self.gamma}: without weight perturbation use the inner method.")
         if self.warmup < 0:

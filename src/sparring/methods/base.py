@@ -17,10 +17,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sparring.attacks import PGD, Attack
+from sparring.choices import check_choices
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.learner import Learner
-from sparring.threat import Budget, Threat
+from sparring.threat import Budget, Threat, check_threat
 
 Phase: TypeAlias = Any  # a frozen, hashable value; each method that has phases names the type of its own
 
@@ -41,6 +42,9 @@ class Task:
     compact: bool = False  # whether finished samples may leave an attack's batch, which makes the host read tensors
     optimizer: str = "sgd"  # the target's, a name of `Optimisation`
     held_out: int = 0  # images outside the training set that `Review.accuracy` is of
+
+    def __post_init__(self) -> None:
+        check_threat(self.threat)
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def state() -> Any:
     """Return a field that the method sets up itself: absent from the configuration and the repr,
     always in the checkpoint.
     """
-    return field(init=False, repr=False, compare=False, default=None, metadata={"state": True})
+    return field(init=False, repr=False, compare=False, metadata={"state": True})
 
 
 @dataclass
@@ -113,6 +117,17 @@ class Method(ABC):
     them reads a tensor's value on the host or sets an attribute: what a step depends on besides tensors is its `phase`.
     Steps of the same phase may be captured once and replayed without Python.
     """
+
+    def __post_init__(self) -> None:
+        """Raise BadInput where a setting is none of its choices; a method with checks of its own calls this, too."""
+        check_choices(self)
+
+    def __getattr__(self, name: str) -> Any:  # only of what is missing
+        """Raise BadInput for a field that `setup` would have filled."""
+        if any(f.name == name and not f.init for f in fields(self)):
+            missing = name.removeprefix("_")
+            raise BadInput(f"{type(self).__name__} has no {missing} yet: call its setup(Task(...)) first.")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
     def traits(self) -> Traits:
         """Return what the rest of the library must know of this method."""
@@ -185,8 +200,8 @@ class Method(ABC):
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the class's name and everything in the `state()` fields, by field name."""
-        contents = {name: _saved(getattr(self, name)) for name in self._state_fields()}
+        """Return the class's name and everything in the `state()` fields, by field name; None where `setup` left one out."""
+        contents = {name: _saved(vars(self).get(name)) for name in self._state_fields()}
         return {"method": type(self).__name__, **contents}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -197,7 +212,7 @@ class Method(ABC):
                 "resume it with its own configuration."
             )
         for name in self._state_fields():
-            current, value = getattr(self, name), saved[name]
+            current, value = vars(self).get(name), saved[name]
             if isinstance(current, Stateful):
                 current.load_state_dict(value)
             elif isinstance(current, Tensor):

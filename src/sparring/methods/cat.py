@@ -55,6 +55,7 @@ class CAT(Method):
     _threat: Threat = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 0:
             raise BadInput(f"CAT's last level must be at least 0 steps, not {self.steps}.")
         if self.patience < 1:

@@ -39,6 +39,7 @@ class CKPT(Method):
     _attack: PGD = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.points < 1:
             raise BadInput(f"FGSM-CKPT needs at least 1 point, not {self.points}.")
         self._attack = PGD(steps=1, alpha=self.alpha, bn=self.bn)

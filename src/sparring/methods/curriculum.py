@@ -133,6 +133,7 @@ class FAT(_Curriculum):
     milestones: tuple[Ratio, ...] = field(default_factory=lambda: (Ratio("50/120"), Ratio("90/120")))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.milestones = tuple(Ratio(milestone) for milestone in self.milestones)
         for milestone in self.milestones:
             if not 0 <= milestone <= 1:
@@ -219,6 +220,7 @@ class DART(_Curriculum):
     origin: Literal["image", "start"] = "image"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.until = Ratio(self.until)
         if self.threshold < 0:
             raise BadInput(f"DART's threshold must be at least 0, not {self.threshold}.")

@@ -46,6 +46,7 @@ class Free(Method):
     _threat: Threat = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.m < 1:
             raise BadInput(f"Free-AT needs m >= 1 replays of each batch, not {self.m}.")
 

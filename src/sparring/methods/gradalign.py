@@ -53,6 +53,7 @@ class GradAlign(Method):
     _threat: Threat = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.weight < 0:
             raise BadInput(f"GradAlign needs a weight of at least 0, not {self.weight}.")
         if self.alpha is not None:

@@ -52,6 +52,7 @@ class _Guided(Method):
     _epochs: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.weight < 0:
             raise BadInput(f"{type(self).__name__} needs a weight of at least 0, not {self.weight}.")
 

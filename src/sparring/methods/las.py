@@ -89,6 +89,7 @@ class LAS(Wrapper):
     _tables: dict[str, Tensor] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.init_radius is not None:
             self.init_radius = Ratio(self.init_radius)
             if self.init_radius <= 0:
@@ -117,6 +118,7 @@ class LAS(Wrapper):
         self._compact = task.compact and attack.bn == "eval"
         self._tables = self._chosen_from.tables(task.device)
         actions = sum(self._sizes.values())
+        self.network = self.optimizer = None  # type: ignore[assignment]  # other policies have none and ask for none
         if self.policy == "learned":
             self.network = self.policy_network.build(task, actions)
             self.optimizer = self.policy_network.optimiser(self.network)

@@ -45,6 +45,7 @@ class NFGSM(Method):
     _threat: Threat = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.noise < math.inf:
             raise BadInput(f"The noise of N-FGSM is a number of radii, at least 0, not {self.noise}: write 2.")
         if self.alpha is not None:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sparring import ranks
+from sparring.choices import check_choices
 from sparring.errors import BadInput
 from sparring.methods.base import Task
 from sparring.models import create
@@ -94,6 +95,7 @@ class PolicyNetwork:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("lr", "clip"):
             if getattr(self, name) <= 0:
                 raise BadInput(f"The policy network's {name} must be positive, not {getattr(self, name)}.")

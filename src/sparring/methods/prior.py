@@ -78,6 +78,7 @@ class _PriorGuided(Method):
     _seed: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.alpha is not None:
             self.alpha = Ratio(self.alpha)
             if self.alpha <= 0:

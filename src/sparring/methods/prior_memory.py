@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from sparring.data.augment import View
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.memory import Kind, SampleMemory
@@ -55,6 +56,7 @@ def new_memory(method: RemembersSamples, task: Task, kind: Kind, scale: float) -
 
 def read(memory: SampleMemory, batch: Batch, aligned: bool) -> Tensor:
     """Return the samples' rows as this epoch's views show them, (B, C, H, W)."""
+    _check_places(batch.index, batch.view, aligned)
     rows = memory.read(batch.index)
     return batch.view.show(rows) if aligned else rows
 
@@ -62,3 +64,16 @@ def read(memory: SampleMemory, batch: Batch, aligned: bool) -> Tensor:
 def write(memory: SampleMemory, batch: Batch, aligned: bool, values: Tensor) -> None:
     """Put the values back where the views saw them; what they did not see stays."""
     memory.write(batch.index, batch.view.write_back(memory.read(batch.index), values) if aligned else values)
+
+
+def _check_places(index: object, view: object, aligned: bool) -> None:
+    """Raise BadInput for a batch, made by hand, that does not say where its samples are remembered."""
+    if not isinstance(index, Tensor):
+        raise BadInput(
+            "The batch has no index, by which its images are remembered: give their rows in the training set."
+        )
+    if aligned and not isinstance(view, View):
+        raise BadInput(
+            "The batch has no view, which says what of each image it shows: give Augment().identity(images, (H, W)) for "
+            "whole images, or set aligned to False."
+        )

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sparring.attacks import PGD, attackable
+from sparring.choices import check_choices
 from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.learner import Learner, LookAhead
@@ -51,6 +52,7 @@ class Reward:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", tuple(self.terms))
+        check_choices(self)
         if not self.terms or len(set(self.terms)) < len(self.terms):
             raise BadInput(f"The terms of LAS's return are some of L1, L2 and L3, each once, not {list(self.terms)}.")
         for name, least in (("l2_weight", 0), ("l3_weight", 0), ("restarts", 1)):

@@ -39,6 +39,7 @@ class MART(Attacked):
     padding: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.beta < 0:
             raise BadInput(f"MART needs beta >= 0, not {self.beta}.")
 
@@ -89,6 +90,7 @@ class GAIRAT(Attacked):
     _epochs: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.begin = Ratio(self.begin)
         if not 0 <= self.begin <= 1:
             raise BadInput(f"GAIRAT's begin is a fraction of the run in [0, 1], not {self.begin}: write 60/120.")

@@ -66,6 +66,7 @@ class SDI(Method):
     _threat: Threat = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.alpha is not None:
             self.alpha = Ratio(self.alpha)
         for name in ("alpha", "interval", "iterations", "lr"):

@@ -33,6 +33,7 @@ class Diverging(Method):
     _threat: Threat = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         name = type(self).__name__
         if self.attack.objective != "ce":
             raise BadInput(f"{name} attacks by its own divergence: leave attack.objective out.")
@@ -81,9 +82,9 @@ class TRADES(Diverging):
     forwards: Literal["clean-adversarial", "clean-adversarial-clean", "adversarial-clean-clean"] = "clean-adversarial"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.beta < 0:
             raise BadInput(f"TRADES needs beta >= 0, not {self.beta}.")
-        super().__post_init__()
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
         """Return CE(f(x), y) + beta KL(f(x) || f(x + delta)), with gradients through both predictions (eq. 5)."""

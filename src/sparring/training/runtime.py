@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sparring.choices import check_choices
 from sparring.errors import BadInput
 from sparring.methods import Method
 from sparring.models import Fold, may_be_channels_last
@@ -45,6 +46,7 @@ class Runtime:
     checkpoint_every: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.checkpoint_every < 1:
             raise BadInput(f"runtime.checkpoint_every must be at least 1 epoch, not {self.checkpoint_every}.")
         if self.accelerator == "cuda" and not torch.cuda.is_available():

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from sparring.attacks import named
+from sparring.choices import check_choices
 from sparring.data import Images, Splits
 from sparring.errors import BadInput
 
@@ -34,6 +35,7 @@ class Selection:
     batch_size: int = 256
 
     def __post_init__(self) -> None:
+        check_choices(self)
         named(self.attack)
         for name in ("images", "batch_size"):
             value = getattr(self, name)

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import attackable
-from sparring.data import Images
+from sparring.data import Labelled, batches, images_of
 from sparring.errors import BadInput
 from sparring.evaluation.network import untouched
 from sparring.randomness import repeatable, seed_from
-from sparring.threat import Threat
+from sparring.threat import Threat, check_threat
 
 FEW = 16  # images for what one image would show
 _AT_ONCE = 64  # images in a forward pass
-_BRIGHTEST = 2.0  # floats beyond are not pixel fractions, not even normalised ones that are all positive
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +28,7 @@ class Case:
 
     model: nn.Module
     pixels: Tensor  # (N, C, H, W), as they were given
-    x: Tensor  # (N, C, H, W) floats on the model's device, meant to be in [0, 1]; in random order
+    x: Tensor  # (N, C, H, W) floats in [0, 1] on the model's device, in random order
     y: Tensor  # (N,), on the model's device
     threat: Threat
     classes: int | None  # of the data, where known
@@ -49,7 +48,7 @@ class Case:
 @contextmanager
 def examined(
     model: nn.Module,
-    images: Images,
+    data: Labelled,
     threat: Threat,
     classes: int | None,
     device: torch.device | str,
@@ -58,8 +57,11 @@ def examined(
 ) -> Iterator[Case]:
     """Yield the case of at most `count` of the images, drawn at random; put the model back as it was afterwards.
 
-    Raises BadInput for images that there are not, images of a single class, and fewer than two images to look at.
+    Raises BadInput for images that there are not, images of a single class, fewer than two images to look at, and arguments
+    of other types.
     """
+    images = images_of(data)
+    check_threat(threat)
     if len(images) == 0:
         raise BadInput("There are no images to examine the model with: give some of each class.")
     if bool((images.labels == images.labels[0]).all()):
@@ -69,11 +71,11 @@ def examined(
     if count < 2:
         raise BadInput(f"The doctor needs at least 2 images to look at, not {count}.")
     rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed_from(seed)))[:count]
-    pixels, device = images.pixels[rows], torch.device(device)
+    some, device = images.subset(rows), torch.device(device)
     in_training = tuple(module for module in model.modules() if module.training)
     with untouched(model), _uncompiled(), repeatable(seed, device), attackable(model, "eval"):
-        x, y = _fractions(pixels).to(device), images.labels[rows].to(device)
-        yield Case(model, pixels, x, y, threat, classes, in_training)
+        batch = next(batches(some, len(some), device))
+        yield Case(model, some.pixels, batch.x, batch.y, threat, classes, in_training)
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
@@ -81,10 +83,3 @@ def _uncompiled() -> AbstractContextManager[Any]:
     if "torch._dynamo" not in sys.modules:  # nothing is compiled, and the import would take seconds
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
-
-
-def _fractions(pixels: Tensor) -> Tensor:
-    """Return pixels (N, C, H, W) as the floats in [0, 1] that were meant: bytes over 255, other floats as they are."""
-    if pixels.is_floating_point() and not bool((pixels.amax() > _BRIGHTEST) & (pixels.amin() >= 0)):
-        return pixels.to(torch.float32)
-    return pixels.to(torch.float32) / 255

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from sparring.data import Images
+from sparring.data import Labelled
 from sparring.evaluation.doctor import accuracy, copies, gradients, inputs, normalisation, outputs, stability
 from sparring.evaluation.doctor.case import Case, examined
 from sparring.evaluation.doctor.finding import Finding, worst_first
@@ -36,7 +36,7 @@ AFTER: tuple[Callable[[Case, Tensor], Finding | None], ...] = (  # of the case a
 @torch.inference_mode(False)  # which lets autograd record under no_grad, too
 def diagnose(
     model: nn.Module,
-    images: Images,
+    images: Labelled,
     threat: Threat,
     *,
     classes: int | None,

@@ -7,51 +7,30 @@ from collections.abc import Callable
 from fractions import Fraction
 
 import torch
-from torch import Tensor
 
 from sparring.evaluation.doctor.case import Case
 from sparring.evaluation.doctor.finding import Finding, Severity
 from sparring.norms import NormName, by_norm
 
 _COLOURS = 3
-_TO_BYTES = "Store bytes: (x * 255).round().to(torch.uint8), with x in [0, 1]."
+_BLACK = 1.01 / 255  # what bytes of 0 and 1 become
 
 
 def pixel_range(case: Case) -> Finding | None:
-    """Check whether the images are bytes that use their range; `Images` holds 8-bit pixels and nothing else."""
+    """Check whether the pixels use their range; `Images` has refused what is neither bytes nor fractions."""
+    if float(case.x.max()) > _BLACK:
+        return None
     pixels = case.pixels
     kind = str(pixels.dtype).removeprefix("torch.")
-    low, high = float(pixels.min()), float(pixels.max())
-    seen = f"The pixels are {kind} from {low:.4g} to {high:.4g}, with mean {_mean(pixels):.3g}"
-    if not pixels.is_floating_point() and low >= 0 and high <= 1:
-        why = "Bytes are divided by 255, so the network gets black images; it seems that floats were cast to bytes."
-        return _about_pixels("error", f"{seen}.", why, _TO_BYTES)
-    if pixels.dtype == torch.uint8:
-        return None
-    if not math.isfinite(low + high):
-        why = "No norm of a difference to such a pixel is a number."
-        return _about_pixels("error", f"{seen}: some are NaN or infinite.", why, "Repair or leave out these images.")
-    if low < 0:
-        guess = "in [-1, 1]" if low >= -1 and high <= 1 else f"with deviation {float(pixels.float().std()):.2g}"
-        why = "The threat's radius and the box [0, 1] refer to pixel fractions, so every attack would be another one."
-        advice = "Undo the normalisation, store bytes, and let the model normalise (sparring.models.Normalised)."
-        return _about_pixels("error", f"{seen}, {guess}: they look normalised.", why, advice)
-    if pixels.is_floating_point() and high <= 1:
-        why = "An evaluation divides pixels by 255, so the network would get black images."
-        return _about_pixels("error", f"{seen}: pixel fractions, not bytes.", why, _TO_BYTES)
-    if high > 255 or (pixels.is_floating_point() and high <= float(case.x.max())):
-        why = "An evaluation divides pixels by 255 and assumes that they then lie in [0, 1]."
-        return _about_pixels("error", f"{seen}, which is neither bytes nor fractions.", why, _TO_BYTES)
-    why = "The scale is right, but images between two of the 256 grey levels cannot be stored or shown."
-    return _about_pixels("note", f"{seen}: bytes in another type.", why, "Store them with .round().to(torch.uint8).")
-
-
-def _mean(pixels: Tensor) -> float:
-    return float(pixels.to(torch.float64).mean())
-
-
-def _about_pixels(severity: Severity, seen: str, why: str, advice: str) -> Finding:
-    return Finding("pixel-range", severity, seen, why, advice)
+    low, high, mean = float(pixels.min()), float(pixels.max()), float(pixels.to(torch.float64).mean())
+    seen = f"The pixels are {kind} from {low:.4g} to {high:.4g}, with mean {mean:.3g}."
+    if pixels.is_floating_point():
+        why = (
+            "Fractions are taken as they are, so the network gets black images; it seems that they were divided twice."
+        )
+        return Finding("pixel-range", "error", seen, why, "Divide bytes by 255 once.")
+    why = "Bytes are divided by 255, so the network gets black images; it seems that floats were cast to bytes."
+    return Finding("pixel-range", "error", seen, why, "Give the floats in [0, 1] themselves.")
 
 
 def label_range(case: Case) -> Finding | None:

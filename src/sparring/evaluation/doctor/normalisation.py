@@ -26,13 +26,8 @@ class _Statistics:
 
 
 def double_normalisation(case: Case, logits: Tensor) -> Finding | None:
-    """Check whether a module that normalises gets what is normalised already, by the caller or by another module."""
+    """Check whether a module that normalises gets what another module has normalised already."""
     seen = _normalisations(case)
-    if seen and bool(case.x.amin() < 0) and _agree(seen[0][1], case.few):
-        return _twice(
-            f"The images have negative pixels, and the model normalises them ({_described(seen[0][0])})",
-            "Give the model images in [0, 1], as Sparring does.",
-        )
     for (first, before), (second, after) in pairwise(seen):
         if _agree(first.normalise(before), after):
             return _twice(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import CW, FGSM, PGD, Attack, Square, draw_start
-from sparring.data import Images
+from sparring.data import Labelled
 from sparring.evaluation.doctor.case import Case, examined
 from sparring.evaluation.doctor.finding import Finding, worst_first
 from sparring.evaluation.doctor.gradients import NoGradient, gradients, no_gradient, zero_gradients
@@ -36,7 +36,7 @@ _DEVIATIONS = 3.0
 @torch.inference_mode(False)  # which lets autograd record under no_grad, too
 def probe_masking(
     model: nn.Module,
-    images: Images,
+    images: Labelled,
     threat: Threat,
     device: torch.device | str = "cpu",
     seed: int = 0,
