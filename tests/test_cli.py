@@ -16,6 +16,7 @@ from PIL import Image
 import sparring as sparring_package
 from sparring import cli, recipe, recipes
 from sparring.configuration import to_yaml
+from tests.evaluation.records import record_in
 
 QUICK = ["--optimisation.epochs", "1", "--data.limit", "200", "--model.width", "4", "--selection.images", "10"]
 
@@ -40,7 +41,7 @@ def test_train_evaluate_and_resume(capsys, run) -> None:
     status, out, _ = sparring(capsys, "evaluate", run, "--attacks", attacks, "--samples", 50)
     assert status == 0
     assert all(name in out for name in attacks.split(","))
-    record = json.loads((run / "evaluation.json").read_text())
+    record = record_in(run / "evaluations")
     assert [attack["attack"] for attack in record["attacks"]] == attacks.split(",")
     assert record["threat"] == {"norm": "Linf", "eps": "0.2"}
     assert record["n"] == 50
@@ -64,7 +65,7 @@ def test_real_photographs_from_parquet_files(capsys, cifar10, tmp_path) -> None:
     status, out, _ = sparring(capsys, "evaluate", tmp_path / "run", "--attacks", "clean,pgd-2")
     assert status == 0
     assert "cifar10: 20 test images, Linf eps 8/255" in out
-    record = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    record = record_in(tmp_path / "run" / "evaluations")
     assert [attack.get("alpha") for attack in record["attacks"]] == [None, "2/255"]
 
 
@@ -83,7 +84,7 @@ def test_a_file_of_weights_is_evaluated_with_the_data_and_threat_that_are_named(
 def test_the_last_checkpoint_can_be_evaluated(capsys, run) -> None:
     status, _, _ = sparring(capsys, "evaluate", run, "--attacks", "clean", "--checkpoint", "last", "--samples", 20)
     assert status == 0
-    assert json.loads((run / "evaluation.json").read_text())["subject"]["checkpoint"] == "last"
+    assert record_in(run / "evaluations")["subject"]["checkpoint"] == "last"
 
 
 def test_recipes_can_be_listed_shown_and_copied(capsys, tmp_path) -> None:

@@ -19,6 +19,7 @@ from sparring import cli
 from sparring.attacks import APGD, FAB, AutoAttack, Square
 from sparring.data import Data, load
 from sparring.models import create
+from tests.evaluation.records import record_in
 
 SOURCE = """
 import torch
@@ -123,7 +124,7 @@ def test_autoattack_s_stages_are_printed_and_recorded(capsys, run, tmp_path, mon
 def test_a_network_of_the_user_s_own(capsys, here) -> None:
     status, _, _ = sparring(capsys, "evaluate", "mine_for_cli:seeded", "--attacks", "clean", "--no-doctor")
     assert status == 0
-    record = json.loads((here / "mine_for_cli-seeded.evaluation.json").read_text())
+    record = record_in(here / "mine_for_cli-seeded.evaluations")
     assert record["subject"]["model"] == "SmallConv"
     assert record["subject"]["weights"] == "mine_for_cli:seeded"
     torch.manual_seed(0)
@@ -191,7 +192,7 @@ def test_a_run_is_evaluated_without_the_class_of_its_method(capsys, run, tmp_pat
     assert "gone_for_good" in (moved / "config.yaml").read_text()
     status, _, err = sparring(capsys, "evaluate", moved, "--attacks", "clean", "--samples", "20")
     assert status == 0, err
-    record = json.loads((moved / "evaluation.json").read_text())
+    record = record_in(moved / "evaluations")
     assert (record["n"], record["data"]["name"]) == (20, "digits")
 
 
@@ -244,7 +245,7 @@ def test_the_doctor_s_findings_are_printed_and_recorded(capsys, here) -> None:
     status, out, _ = sparring(capsys, "evaluate", "mine_for_cli:noisy", "--attacks", "clean")
     assert status == 0
     assert "warning: random" in out
-    record = json.loads((here / "mine_for_cli-noisy.evaluation.json").read_text())
+    record = record_in(here / "mine_for_cli-noisy.evaluations")
     assert "random" in [finding["check"] for finding in record["findings"]]
 
 

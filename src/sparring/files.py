@@ -24,6 +24,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        temporary.chmod(0o666 & ~_umask())  # safetensors writes files that nobody else may read
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
@@ -36,6 +37,13 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # there is none where its folder could not be made
             temporary.unlink()
+
+
+def _umask() -> int:
+    """Return the permissions that new files do not have; the system tells them only to who sets others."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def read_text(path: Path) -> str:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from sparring.attacks import PGD
 from sparring.data import Images
 from sparring.errors import BadInput
-from sparring.evaluation import Outcome, Outcomes, Stage
 from sparring.evaluation.doctor import Finding
-from sparring.evaluation.masking import accuracies_of, probe_masking, suspicions
+from sparring.evaluation.masking import probe_masking, suspicions
+from sparring.evaluation.records import figures
 from sparring.models import Normalised
 from sparring.threat import Threat
 from tests.attacks.harness import LINF, Around, digits, trained
@@ -145,21 +145,13 @@ def test_nothing_is_expected_of_pgd_in_l1() -> None:
 
 
 def test_the_figures_of_an_evaluation_are_those_of_its_attacks_and_of_their_searches() -> None:
-    def left(*correct: int) -> Tensor:
-        return torch.tensor([number in correct for number in range(10)])
-
-    stages = (
-        Stage("aa", "apgd-ce", left(1, 2, 3), 0.0, 0, 0),
-        Stage("aa", "square", left(1), 0.0, 0, 0),
-    )
-    evaluation = Outcomes(
-        (
-            Outcome("clean", left(1, 2, 3, 4), 0.0, {}),
-            Outcome("pgd-20", left(1, 2, 3), 0.0, {}, (Stage("pgd-20", "", left(1, 2, 3), 0.0, 0, 0),)),
-            Outcome("aa", left(1), 0.0, {}, stages),
-        )
-    )
-    accuracies = accuracies_of(evaluation)
+    stages = [{"attack": "apgd-ce", "accuracy": 0.3}, {"attack": "square", "accuracy": 0.1}]
+    entries = [
+        {"attack": "clean", "accuracy": 0.4},
+        {"attack": "pgd-20", "accuracy": 0.3, "forwards": 1},
+        {"attack": "aa", "accuracy": 0.1, "stages": stages},
+    ]
+    accuracies = figures({"attacks": entries})
     assert list(accuracies.items()) == [
         ("clean", 0.4),
         ("pgd-20", 0.3),

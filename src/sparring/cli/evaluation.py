@@ -20,6 +20,7 @@ from sparring.evaluation.doctor import Finding, diagnose
 from sparring.evaluation.evaluate import check_files
 from sparring.evaluation.masking import probe_masking
 from sparring.evaluation.network import check_device
+from sparring.evaluation.records import listed
 from sparring.results.tables import evaluation_table
 from sparring.terminal import console
 from sparring.threat import Threat
@@ -69,7 +70,16 @@ def _evaluate(chosen: argparse.Namespace, overrides: list[str]) -> None:
         _print_findings(evaluation.findings)
         if chosen.examples:
             _OUT.print(f"Adversarial images: {chosen.examples}", soft_wrap=True)
-        _OUT.print(f"Record: {output}", soft_wrap=True)
+        _print_records(evaluation.file)
+
+
+def _print_records(file: Path | None) -> None:
+    """Say where the record is, and what else is on record beside it."""
+    assert file is not None
+    _OUT.print(f"Record: {file}", soft_wrap=True)
+    for line in listed(file.parent):
+        if not line.startswith(f"{file.name}:"):
+            _OUT.print(f"Also on record: {line}", soft_wrap=True)
 
 
 def _source(model: nn.Module, chosen: argparse.Namespace) -> ModelSource:
@@ -126,12 +136,12 @@ def _known_of(model: Path, overrides: Sequence[str]) -> str | None:
 
 
 def _record_path(model: str) -> Path:
-    """Return where the record goes: in the run, beside the file of weights, or here."""
+    """Return the folder of the records: in the run, beside the file of weights, or here."""
     if Path(model).is_dir():
-        return Run(Path(model)).evaluation
+        return Run(Path(model)).evaluations
     if Path(model).exists():
-        return Path(model).with_suffix(".evaluation.json")
-    return Path(f"{re.sub(r'[^A-Za-z0-9_.-]', '-', model)}.evaluation.json")
+        return Path(f"{Path(model).with_suffix('')}.evaluations")
+    return Path(f"{re.sub(r'[^A-Za-z0-9_.-]', '-', model)}.evaluations")
 
 
 _QUESTION = "Other data or threats: --data.name, --data.path, --data.limit, --threat.norm, --threat.eps."
@@ -169,7 +179,11 @@ def add_evaluate(command: Callable[..., argparse.ArgumentParser]) -> None:
         help="of the search: single, or 16 bits, where single precision still confirms every success (default: exact)",
     )
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default: what fits)")
-    parser.add_argument("--output", metavar="FILE", help="the JSON record (default: evaluation.json in the run)")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="the record, a .json file or a folder of them (default: evaluations in the run)",
+    )
     parser.add_argument("--no-doctor", action="store_true", help="go on whatever sparring doctor would say")
     parser.add_argument("--examples", metavar="FILE", help="save the adversarial images, as .safetensors")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sparring.errors import BadInput, shown
 from sparring.evaluation.doctor import Finding, diagnose
 from sparring.evaluation.evaluator import Evaluator
 from sparring.evaluation.fit import check_fit
-from sparring.evaluation.masking import accuracies_of, suspicions
+from sparring.evaluation.masking import suspicions
 from sparring.evaluation.naming import Attacks, with_names
 from sparring.evaluation.network import (
     Precision,
@@ -29,7 +29,8 @@ from sparring.evaluation.network import (
 )
 from sparring.evaluation.outcome import OnProgress, Outcomes, silent
 from sparring.evaluation.progress import Checkpoint, fingerprint
-from sparring.evaluation.record import ModelSource, name_of, record, save_examples, write_record
+from sparring.evaluation.record import ModelSource, name_of, question, record, save_examples, write_record
+from sparring.evaluation.records import figures, file_of, merged
 from sparring.files import check_writable
 from sparring.threat import Threat, check_threat
 
@@ -45,10 +46,12 @@ class Evaluation(Outcomes):
         form: of the network that searches ran.
         record: all that is needed to obtain the figures again, as plain values.
         findings: what the doctor said before and what is suspicious about the figures, errors first in each part.
+        file: of the record, if it was written.
     """
 
     record: dict[str, Any] = field(kw_only=True)
     findings: tuple[Finding, ...] = field(kw_only=True)
+    file: Path | None = field(default=None, kw_only=True)
 
     def save(self, path: str | Path) -> None:
         """Write the record to a JSON file."""
@@ -91,10 +94,13 @@ def evaluate(
         precision: of the search, see `Evaluator`.
         doctor: examine model, images and threat first, and refuse to go on where figures would be wrong.
         keep: whether the outcomes hold the adversarial images.
-        output: the file of the record. Until it is written a checkpoint lies beside it, from which the same call goes on
-            if it was stopped; functions are called again from their first image. A function is the same where its code
-            and all values that it reads are; if these are more than numbers, texts, tensors and lists of them, such as a
-            generator, there is no checkpoint, and the evaluation starts again. What a function imports is not compared.
+        output: the file of the record, whose name ends in .json, or a folder, in which every question (network, images,
+            threat, seed and precision) has its own. Attacks that an earlier record of the same question holds stay in it;
+            a file that holds something else is not overwritten. Until it is written a checkpoint lies beside it, from
+            which the same call goes on if it was stopped; functions are called again from their first image. A function
+            is the same where its code and all values that it reads are; if these are more than numbers, texts, tensors
+            and lists of them, such as a generator, there is no checkpoint, and the evaluation starts again. What a
+            function imports is not compared.
         examples: a .safetensors file for the adversarial images, see `save_examples`.
         source: where the model is from, for the record.
         progress: is told how far each attack is.
@@ -111,7 +117,7 @@ def evaluate(
     check_device(device)
     chosen = with_names(attacks)
     source = source or ModelSource(name_of(model))
-    record_file, examples_file = check_files(output, examples, source.weights)
+    record_path, examples_file = check_files(output, examples, source.weights)
     loaded = load_data(data) if isinstance(data, Data) else data
     data = loaded if isinstance(loaded, Splits) else images_of(loaded)
     images = data.test if isinstance(data, Splits) else data
@@ -121,18 +127,22 @@ def evaluate(
         size = batch_size if batch_size is not None else auto_batch_size(model, images, device)
         keep = keep or examples_file is not None
         evaluator = Evaluator(model, images, threat, size, device, seed, precision, keep)
+        asked = question(source, data, evaluator, weights)
+        record_file = file_of(record_path, asked) if record_path else None
         checkpoint = evaluator.checkpoint(record_file, chosen) if record_file else None
         _announce(note, evaluator, record_file, checkpoint)
         outcomes = evaluator.run(chosen, progress, checkpoint)
-    findings += [
-        *_outside(outcomes),
-        *_refuted(outcomes),
-        *suspicions(accuracies_of(outcomes), len(images), threat.norm),
-    ]
-    content = record(source, data, evaluator, outcomes, findings, weights)
-    evaluation = Evaluation(outcomes.outcomes, outcomes.form, record=content, findings=tuple(findings))
+    content = record(asked, evaluator, outcomes)
+    if record_file:
+        content = merged(content, record_file)
+    findings += [*_outside(outcomes), *_refuted(outcomes), *suspicions(figures(content), len(images), threat.norm)]
+    said = [asdict(finding) for finding in findings]
+    content["findings"] = [*said, *(finding for finding in content["findings"] if finding not in said)]
+    evaluation = Evaluation(
+        outcomes.outcomes, outcomes.form, record=content, findings=tuple(findings), file=record_file
+    )
     if examples_file and ranks.index() == 0:
-        save_examples(evaluation, images, examples_file)
+        save_examples(evaluation, evaluator, examples_file)
     if record_file and ranks.index() == 0:
         evaluation.save(record_file)
     if checkpoint:
@@ -143,19 +153,22 @@ def evaluate(
 def check_files(
     output: str | Path | None, examples: str | Path | None, weights: str | Path = ""
 ) -> tuple[Path | None, Path | None]:
-    """Return the files of the record and of the images as paths.
+    """Return the record's file or folder and the images' file as paths.
 
-    Raises BadInput where one cannot be written, is the other one, or is the network's own file of weights.
+    Raises BadInput where one cannot be written, is the other one, or is the network's own file of weights, and where
+    adversarial images are to be written to another file than .safetensors.
     """
     record_file, examples_file = (None if path is None else Path(path) for path in (output, examples))
     taken = [Path(weights).resolve()] if weights else []
     for file in (record_file, examples_file):
         if file is None:
             continue
-        check_writable(file)
+        check_writable(file if file is examples_file or file.suffix == ".json" else file / "record.json")
         if file.resolve() in taken:
             raise BadInput(f"{file} would be overwritten: give record, adversarial images and weights a file each.")
         taken.append(file.resolve())
+    if examples_file and examples_file.suffix != ".safetensors":
+        raise BadInput(f"Adversarial images are written as .safetensors: name the file so, not {examples_file}.")
     return record_file, examples_file
 
 

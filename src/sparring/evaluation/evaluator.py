@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sparring.attacks import Attack
+from sparring.attacks import Attack, attackable
 from sparring.data import Images
 from sparring.errors import BadInput, shown
 from sparring.evaluation.naming import Attacks, NamedAttack, with_names
@@ -22,6 +22,7 @@ from sparring.evaluation.network import Precision, check_precision
 from sparring.evaluation.outcome import CLEAN, OnProgress, Outcomes, silent
 from sparring.evaluation.progress import Checkpoint, fingerprint
 from sparring.evaluation.running import EvaluationRun
+from sparring.precision import full_precision
 from sparring.threat import Threat, check_threat
 
 
@@ -77,6 +78,14 @@ class Evaluator:
         """Return the accuracy on clean images and under each of these attacks, which are called by their numbers from 1."""
         numbered = [NamedAttack(str(number), attack) for number, attack in enumerate(attacks, 1)]
         return EvaluationRun(self, silent, None).outcomes([NamedAttack(CLEAN, None), *numbered])
+
+    def predictions(self, x: Tensor) -> Tensor:
+        """Return the classes (N,) that the network gives images (N, C, H, W), both on the CPU."""
+        parts = []
+        with attackable(self.model, "eval"), torch.no_grad(), full_precision():
+            for part in torch.split(x, self.batch_size):
+                parts.append(self.model(part.to(self.device)).argmax(1).cpu())
+        return torch.cat(parts)
 
     def checkpoint(self, path: Path, attacks: Attacks) -> Checkpoint | None:
         """Return where to keep this evaluation by these attacks while it runs, beside the file `path`.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sparring import ranks
-from sparring.data import Images, Splits
+from sparring.data import Images, Splits, batches
 from sparring.data.sources import images_fingerprint
 from sparring.environment import environment
-from sparring.evaluation.doctor.finding import Finding
 from sparring.evaluation.evaluator import Evaluator
 from sparring.evaluation.outcome import Outcome, Outcomes, Stage
-from sparring.evaluation.progress import fingerprint
 from sparring.files import replacing
 from sparring.models import Normalised
 
@@ -44,26 +42,32 @@ def name_of(model: nn.Module) -> str:
     return type(model.network if isinstance(model, Normalised) else model).__name__
 
 
-def record(
-    source: ModelSource,
-    data: Splits | Images,
-    evaluator: Evaluator,
-    outcomes: Outcomes,
-    findings: Sequence[Finding] = (),
-    weights: str | None = None,
-) -> dict[str, Any]:
-    """Return the evaluation as plain values: accuracies are fractions, eps and alpha are written as given.
+def question(source: ModelSource, data: Splits | Images, evaluator: Evaluator, weights: str) -> dict[str, Any]:
+    """Return what an evaluation asks of which network, as plain values; `question` are 8 digits that stand for it.
 
-    `weights` is the network's `fingerprint` before it was attacked; None takes that of the network as it is.
+    `weights` is the network's `fingerprint` before anything called it, as a pass may change it.
     """
-    parameter = next(evaluator.model.parameters(), torch.empty(0))
-    return {
-        "subject": asdict(source) | {"fingerprint": (weights or fingerprint(evaluator.model))[:16]},
+    asked: dict[str, Any] = {
+        "subject": asdict(source) | {"fingerprint": weights[:16]},
         "data": _data(data),
         "threat": {"norm": evaluator.threat.norm, "eps": str(evaluator.threat.eps)},
         "n": len(evaluator.images),
         "seed": evaluator.seed,
         "precision": evaluator.precision,
+    }
+    parts = [asked["subject"]["fingerprint"], images_fingerprint(evaluator.images)]
+    parts += [asked[name] for name in ("threat", "seed", "precision")]
+    return asked | {"question": hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}
+
+
+def record(asked: dict[str, Any], evaluator: Evaluator, outcomes: Outcomes) -> dict[str, Any]:
+    """Return the answers to a `question` with it, as plain values; without findings.
+
+    Accuracies are fractions, eps and alpha are written as given. `correct` of an attack are the images that it left correct,
+    as a hexadecimal number whose highest bit of n is the first image.
+    """
+    parameter = next(evaluator.model.parameters(), torch.empty(0))
+    return asked | {
         "searched": outcomes.form,
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "batch_size": evaluator.batch_size,
@@ -72,7 +76,7 @@ def record(
         "environment": environment(),
         "attacks": [_attack(outcome) for outcome in outcomes.outcomes],
         "worst": outcomes.worst,
-        "findings": [asdict(finding) for finding in findings],
+        "findings": [],
     }
 
 
@@ -91,6 +95,7 @@ def _attack(outcome: Outcome) -> dict[str, Any]:
         **outcome.settings,
         "seconds": round(outcome.seconds, 3),
     }
+    content["correct"] = f"{int(''.join(map(str, outcome.correct.int().tolist())), 2):x}"
     if retried := sum(stage.retried for stage in outcome.stages):
         content["failures"] = {"retried": retried, "confirmed": sum(stage.confirmed for stage in outcome.stages)}
     if len(outcome.stages) > 1:
@@ -117,15 +122,26 @@ def write_record(content: dict[str, Any], path: Path) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def save_examples(evaluation: Outcomes, images: Images, path: Path) -> None:
-    """Replace the file by the adversarial images of every attack, as float32 in [0, 1], the labels and the indices.
+def save_examples(evaluation: Outcomes, evaluator: Evaluator, path: Path) -> None:
+    """Replace the file by the images as they were and under every attack, as float32 in [0, 1], with what the network says.
 
-    Tensors are named images.ATTACK (N, C, H, W) and correct.ATTACK (N,); where an attack failed the last image that it
-    tried is kept.
+    Tensors are named clean, labels, index and predicted.clean, and for each attack images.ATTACK (N, C, H, W), which holds
+    the last image that was tried where the attack failed, correct.ATTACK (N,) and predicted.ATTACK (N,).
     """
-    tensors = {"labels": images.labels, "index": images.index}
+    images = evaluator.images
+    clean = torch.cat([batch.x for batch in batches(images, evaluator.batch_size, "cpu")])
+    tensors = {
+        "clean": clean,
+        "labels": images.labels,
+        "index": images.index,
+        "predicted.clean": evaluator.predictions(clean),
+    }
     for outcome in evaluation.outcomes:
         if outcome.images is not None:
-            tensors |= {f"images.{outcome.attack}": outcome.images, f"correct.{outcome.attack}": outcome.correct}
+            tensors |= {
+                f"images.{outcome.attack}": outcome.images,
+                f"correct.{outcome.attack}": outcome.correct,
+                f"predicted.{outcome.attack}": evaluator.predictions(outcome.images),
+            }
     with replacing(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)

@@ -53,9 +53,9 @@ class Run:
         return self.folder / "checkpoints" / "best.ckpt"
 
     @property
-    def evaluation(self) -> Path:
-        """The record of the latest evaluation."""
-        return self.folder / "evaluation.json"
+    def evaluations(self) -> Path:
+        """The folder of the records of its evaluations."""
+        return self.folder / "evaluations"
 
     @property
     def _diagnostics(self) -> Path:

@@ -4,6 +4,6 @@
 """
 
 from sparring.evaluation.masking.experiments import probe_masking
-from sparring.evaluation.masking.figures import accuracies_of, suspicions
+from sparring.evaluation.masking.figures import suspicions
 
-__all__ = ["accuracies_of", "probe_masking", "suspicions"]
+__all__ = ["probe_masking", "suspicions"]

@@ -8,7 +8,6 @@ from itertools import pairwise
 
 from sparring.errors import BadInput
 from sparring.evaluation.doctor.finding import Finding, worst_first
-from sparring.evaluation.outcome import Outcomes
 from sparring.norms import NormName
 
 _DEVIATIONS = 2.0
@@ -49,15 +48,6 @@ def suspicions(accuracies: Figures, n: int, norm: NormName | None = None) -> lis
     return worst_first(
         [*_square_comes_last(accuracies, n), *(found for sign in signs for found in sign(accuracies, n))]
     )
-
-
-def accuracies_of(evaluation: Outcomes) -> dict[str, float]:
-    """Return what `suspicions` takes: the accuracies of all attacks, and of the searches of attacks that have several."""
-    found: dict[str, float] = {}
-    for outcome in evaluation.outcomes:
-        found |= {f"{outcome.attack} {stage.name}": stage.accuracy for stage in outcome.stages if stage.name}
-        found[outcome.attack] = outcome.accuracy
-    return found
 
 
 def _one_step(accuracies: Figures, n: int) -> Iterator[Finding]:

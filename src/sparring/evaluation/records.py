@@ -1,0 +1,100 @@
+"""Records on disk: one for each question and network, so that nothing measured is lost.
+
+A question is what was asked of which weights: images, threat, seed and precision. Further attacks on the same question join
+its record; another question, or another network under the same name, has a file of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sparring.errors import BadInput
+
+_SUFFIX = ".json"
+# What an attack's entry says besides what it was: two entries that differ in nothing else are of the same measurement.
+_FOUND = ("accuracy", "n", "seconds", "forwards", "backwards", "stages", "failures", "correct", "measured")
+_PROVENANCE = ("environment", "device", "dtype", "batch_size", "processes", "searched")
+
+
+def file_of(output: Path, asked: dict[str, Any]) -> Path:
+    """Return the file of a `question`: `output` itself where it is a .json file, else one in that folder, named after it.
+
+    Raises BadInput where that file holds something else than earlier answers to the same question.
+    """
+    path = output
+    if output.suffix != _SUFFIX:
+        threat = f"{asked['threat']['norm']}-{asked['threat']['eps']}".replace("/", "_")
+        checkpoint = asked["subject"]["checkpoint"] or "weights"
+        path = output / f"{checkpoint}-{threat}-{asked['n']}-{asked['question']}{_SUFFIX}"
+    if path.exists() and (held := _read(path)).get("question") != asked["question"]:
+        what = _line(held) or "something that is no record of an evaluation"
+        raise BadInput(
+            f"{path} holds {what}, not this network on these images under this threat, and would be lost: choose another "
+            "--output, or a folder, in which every question has its own file."
+        )
+    return path
+
+
+def merged(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return a record with the attacks and findings that its file already holds.
+
+    An attack has with it where it was `measured`, if that was elsewhere; one that was run again replaces its former
+    result. `worst` is over all of them.
+    """
+    if not path.exists():
+        return content
+    held = _read(path)
+    again = {_identity(entry) for entry in content["attacks"]}
+    provenance = {name: held[name] for name in _PROVENANCE}
+    here = {name: content[name] for name in _PROVENANCE}
+    earlier = [
+        entry if "measured" in entry or provenance == here else entry | {"measured": provenance}
+        for entry in held["attacks"]
+        if _identity(entry) not in again
+    ]
+    attacks = [*earlier, *content["attacks"]]
+    survivors = int("1" * content["n"], 2)
+    for entry in attacks:
+        survivors &= int(entry["correct"], 16)
+    return content | {"attacks": attacks, "worst": survivors.bit_count() / content["n"], "findings": held["findings"]}
+
+
+def figures(content: dict[str, Any]) -> dict[str, float]:
+    """Return a record's accuracies by attack, and by attack and search where one has several, for `suspicions`."""
+    found: dict[str, float] = {}
+    for entry in content["attacks"]:
+        found |= {f"{entry['attack']} {stage['attack']}": stage["accuracy"] for stage in entry.get("stages", ())}
+        found[entry["attack"]] = entry["accuracy"]
+    return found
+
+
+def listed(folder: Path) -> Iterator[str]:
+    """Yield a line for each record in a folder, by name: what was asked, and the accuracies."""
+    for path in sorted(folder.glob(f"*{_SUFFIX}")):
+        if line := _line(_read(path)):
+            yield f"{path.name}: {line}"
+
+
+def _line(held: dict[str, Any]) -> str:
+    """Return a record in a line; nothing for what is none."""
+    try:
+        accuracies = ", ".join(f"{entry['attack']} {entry['accuracy']:.2%}" for entry in held["attacks"])
+        return f"{held['threat']['norm']} eps {held['threat']['eps']} on {held['n']} images: {accuracies}"
+    except (KeyError, TypeError, ValueError):
+        return ""
+
+
+def _identity(entry: dict[str, Any]) -> str:
+    return json.dumps({name: value for name, value in entry.items() if name not in _FOUND}, sort_keys=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a file holds; nothing where it is no JSON object."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return held if isinstance(held, dict) else {}
