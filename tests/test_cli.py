@@ -256,3 +256,33 @@ def test_what_users_write_is_printed_as_it_is(capsys, tmp_path: Path, monkeypatc
     assert (status, "Record: [/y]:ok:.json" in out) == (0, True)
     status, _, err = sparring(capsys, "evaluate", "[/z]:fire:")
     assert (status, "[/z]:fire:" in err) == (2, True)
+
+
+def test_the_folder_of_a_run_can_be_resumed_as_it_is(capsys, run, tmp_path) -> None:
+    status, out, _ = sparring(capsys, "train", run, "--resume")
+    assert status == 0
+    assert f"Done: {run}" in out
+    status, _, err = sparring(capsys, "train", run)
+    assert status == 2
+    assert "already holds a run: add --resume" in err
+    status, _, err = sparring(capsys, "train", tmp_path, "--resume")
+    assert status == 2
+    assert f"{tmp_path} holds no run, as there is no config.yaml in it" in err
+
+
+def test_training_on_several_processes_is_refused_until_it_is_built(capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    status, _, err = sparring(capsys, "train", "digits/fgsm-at", "--run", tmp_path / "run")
+    assert status == 2
+    assert "not built yet, and torchrun started 2, which would all write into" in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [(4000, "--samples is 4000, but there are only 360 images"), (0, "--samples must be at least 1, not 0.")],
+)
+def test_a_number_of_samples_is_answered_as_it_was_asked(capsys, run, samples: int, said: str) -> None:
+    status, _, err = sparring(capsys, "evaluate", run, "--samples", samples)
+    assert status == 2
+    assert said in err

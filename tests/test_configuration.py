@@ -62,7 +62,7 @@ def everything() -> Experiment:
             schedule=Cyclic(lowest_momentum=0.8),
             drop_last=True,
         ),
-        selection=Selection("pgd-20", by="clean", split="test", images=9, batch_size=3),
+        selection=Selection("pgd-20", by="clean", ties="earlier", split="test", images=9, batch_size=3),
         diagnostics=Diagnostics(every=3, images=2, train_images=5),
         runtime=Runtime(
             "cpu", precision="bf16-mixed", level="eager", compact=True, channels_last=False, checkpoint_every=2
@@ -110,7 +110,7 @@ def of(kind: Any, depth: int = 1) -> st.SearchStrategy[Any]:
         return simple[kind]
     if inspect.isabstract(kind):
         options = [chosen for chosen in choices(kind).values() if chosen.__module__.startswith("sparring.")]
-        return st.one_of(of(chosen, depth - 1) for chosen in options if depth or "inner" not in keys(chosen))
+        return st.one_of(of(chosen, depth - 1) for chosen in options if depth > 0 or kind not in keys(chosen).values())
     if is_dataclass(kind):
         return st.fixed_dictionaries({name: of(hint, depth) for name, hint in keys(kind).items()}).map(
             partial(made, kind)
@@ -368,7 +368,7 @@ def test_short_forms_take_fields_in_their_order_too() -> None:
     ):
         experiment = read(Experiment, f"method: {text}\nthreat: {{eps: 0.2}}")
         assert experiment.method == AWP(TRADES(3.0, attack=PGD(5, "0.05", "normal")), gamma=0.02)
-    for text in ("TRADES(1, 2, 3)", "TRADES(1, beta=2)", "TRADES(*PGD)", "TRADES(1, *PGD)"):
+    for text in ("TRADES(1, 2, 3, 4)", "TRADES(1, beta=2)", "TRADES(*PGD)", "TRADES(1, *PGD)"):
         assert refusal(f"method: {text}").startswith(f"method cannot be '{text}': write a class and its fields")
 
 
@@ -463,6 +463,16 @@ def test_a_key_of_another_section_is_told_its_place(text: str, key: str, place: 
         (["--optimisation.epochs"], "--optimisation.epochs needs a value."),
         (["--optimisation.epochs", "--seed", "1"], "--optimisation.epochs needs a value."),
         (["--see", "1"], "Unknown option '--see': did you mean '--seed'?"),
+        (["--epochs", "3"], "Unknown option '--epochs': did you mean '--optimisation.epochs'?"),
+        (["--lr", "1"], "Unknown option '--lr': did you mean '--optimisation.lr'?"),
+        (["--device", "cuda"], "Unknown option '--device': did you mean '--runtime.accelerator'?"),
+        (
+            ["--batch-size", "3"],
+            "Unknown option '--batch-size': did you mean '--optimisation.batch_size' or '--selection.batch_size'?",
+        ),
+        (["--eps", "1"], "Unknown option '--eps': did you mean '--threat.eps'?"),
+        (["--method.eps", "1"], "Unknown option '--method.eps': did you mean '--threat.eps'?"),
+        (["--method.steps", "1"], "Unknown option '--method.steps': did you mean '--method.attack.steps'?"),
     ],
 )
 def test_an_option_that_is_none_is_answered_with_the_nearest(overrides: list[str], message: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sparring import configuration
+from sparring import configuration, ranks
 from sparring.data import Data, Splits, load
 from sparring.errors import BadInput
 from sparring.methods import Method
@@ -119,9 +119,14 @@ def train(experiment: Experiment, folder: str | Path, *, resume: bool = False, r
         report: where progress goes; None is the terminal.
 
     Raises:
-        BadInput: something in the experiment cannot be, or the folder holds another run.
+        BadInput: something in the experiment cannot be, the folder holds another run, or torchrun started several processes.
         Interrupted: Ctrl-C; the state is saved.
     """
+    if (processes := ranks.started()) > 1:
+        raise BadInput(
+            f"Training on several processes is not built yet, and torchrun started {processes}, which would all write into "
+            f"{folder}: start it without torchrun."
+        )
     run = Run(Path(folder))
     run.refuse(configuration.to_yaml(experiment), resume=resume, rewritten=_rewritten)
     trainer = experiment.trainer(run, report or reporter(console(stderr=True)))

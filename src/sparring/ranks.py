@@ -21,7 +21,7 @@ def joined(device: str) -> Iterator[str]:
     Yields the device to compute on: with torchrun and a `device` of cuda the GPU of this process's local rank, otherwise
     `device` itself. Without torchrun there is no group.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if started() == 1:
         yield device
         return
     gpu = device.startswith("cuda")
@@ -30,6 +30,11 @@ def joined(device: str) -> Iterator[str]:
         yield f"cuda:{os.environ['LOCAL_RANK']}" if gpu else device
     finally:
         dist.destroy_process_group()
+
+
+def started() -> int:
+    """Return how many processes torchrun started, joined or not; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def count() -> int:

@@ -17,7 +17,7 @@ from sparring.errors import BadInput, unknown
 from sparring.experiment import train
 from sparring.results.tables import recipe_table
 from sparring.terminal import console
-from sparring.training import Interrupted
+from sparring.training import Interrupted, Run
 
 _OUT = console()
 
@@ -41,8 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(chosen: argparse.Namespace, overrides: list[str]) -> None:
-    experiment = api.recipe(chosen.recipe, overrides)
-    folder = Path(chosen.run or f"runs/{chosen.recipe.removesuffix('.yaml')}")
+    recipe, folder = chosen.recipe, Path(chosen.run or f"runs/{chosen.recipe.removesuffix('.yaml')}")
+    if Run(Path(recipe)).config.is_file():  # the folder of a run, which is begun again or resumed
+        folder = Path(chosen.run or recipe)
+        recipe = str(Run(Path(recipe)).config)
+    elif chosen.resume and Path(recipe).is_dir():
+        raise BadInput(f"{recipe} holds no run, as there is no config.yaml in it: name a recipe and the run's --run.")
+    experiment = api.recipe(recipe, overrides)
     run = train(experiment, folder, resume=chosen.resume)
     _OUT.print(f"Done: {run.folder}. Next: sparring evaluate {run.folder}", soft_wrap=True)
 
@@ -106,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         overrides="Any key of the experiment can be changed: --optimisation.epochs 30, --method.beta 4, --data.path DIR, "
         "--data.limit 1000, --model.width 16, --threat.eps 4/255, --seed 1. sparring recipes show prints a recipe's keys.",
     )
-    training.add_argument("recipe", help="such as cifar10/fgsm-mep, or my.yaml")
+    training.add_argument("recipe", help="such as cifar10/fgsm-mep, my.yaml, or the folder of a run to --resume")
     training.add_argument("--run", metavar="DIR", help="the run's folder (default: runs/RECIPE)")
     training.add_argument("--resume", action="store_true", help="go on where the run in the folder stopped")
 

@@ -93,10 +93,17 @@ def _loaded(chosen: argparse.Namespace, overrides: list[str], device: str) -> tu
         raise BadInput(f"--checkpoint last is for the folder of a run: leave it out for {chosen.model}.")
     question = configuration.read(_Question, _known_of(Path(chosen.model), overrides), overrides)
     if chosen.samples is not None:
+        if chosen.samples < 1:
+            raise BadInput(f"--samples must be at least 1, not {chosen.samples}.")
         question = replace(question, data=replace(question.data, test_limit=chosen.samples))
     timm = chosen.model.startswith("timm:")
     model = None if timm else api.load(chosen.model, chosen.checkpoint)
-    splits = load_data(question.data)
+    try:
+        splits = load_data(question.data)
+    except BadInput as error:
+        if chosen.samples is None:
+            raise
+        raise BadInput(str(error).replace("data.test_limit", "--samples")) from error  # as it was asked for
     model = (model if model is not None else api.pretrained(chosen.model, splits)).to(device)
     return model, splits, question.threat
 

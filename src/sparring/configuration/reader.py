@@ -17,6 +17,8 @@ from sparring.threat import Ratio
 
 T = TypeVar("T")
 
+_COMMON = {"device": "accelerator", "learning_rate": "lr", "wd": "weight_decay"}  # what other tools call it
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -108,6 +110,22 @@ class Reader:
         warnings.warn(f"The key {setting.path[0]} is called {present} now.", FutureWarning, stacklevel=2)
         return setting._replace(path=(present, *setting.path[1:]))
 
+    def _unknown_option(self, option: str, fitting: Collection[str]) -> BadInput:
+        """Return what to say of an option that is none: those whose last word it is, or the one spelled most like it."""
+        last = option.rpartition(".")[2].lstrip("-").replace("-", "_").lower()
+        meant = _COMMON.get(last, last)
+        same = sorted((path for path in fitting if path == meant or path.endswith(f".{meant}")), key=_depth_first)
+        # Keys of a class that might have been chosen are no answer: another one may have been.
+        classes = tuple(name for name, hint in keys(self.whole).items() if inspect.isabstract(without_none(hint)))
+        if not option.lstrip("-").startswith(classes):
+            same = [path for path in same if not path.startswith(classes)]
+        if not same or f"--{same[0]}" == option:
+            return unknown("option", option, [f"--{path}" for path in fitting])
+        shallow = [path for path in same if path.count(".") == same[0].count(".")][:2]
+        return BadInput(
+            f"Unknown option {option!r}: did you mean {' or '.join(repr(f'--{path}') for path in shallow)}?"
+        )
+
     def _missing(self, place: str) -> BadInput:
         return BadInput(f"{self.origin} does not say which {place}: add the key {place}.")
 
@@ -127,10 +145,14 @@ class Reader:
             path for path in every if not path.startswith(prefix) or path.removeprefix(prefix).split(".")[0] in known
         }
         if named:
-            raise unknown("option", setting.option, [f"--{path}" for path in fitting])
+            raise self._unknown_option(setting.option, fitting)
         elsewhere = [path for path in fitting if path.rpartition(".")[2] == key]
         if elsewhere and prefix + key not in every:  # else it is of another class for this place
             nearest = min(elsewhere, key=lambda path: (path.count("."), path))
             where = " outside all sections" if nearest == key else ""
             raise BadInput(f"Unknown key {key!r}: did you mean {nearest!r}{where}?")
         raise unknown("key", key, known) if known else BadInput(f"Unknown key {key!r}: {place} has no keys.")
+
+
+def _depth_first(path: str) -> tuple[int, str]:
+    return path.count("."), path

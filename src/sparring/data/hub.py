@@ -22,6 +22,7 @@ from sparring.data.cache import digest_files
 from sparring.data.decode import Encoded, Reader
 from sparring.data.tables import Source, Table
 from sparring.errors import BadInput
+from sparring.terminal import errors_alone
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "fine_label")
@@ -33,7 +34,7 @@ def hub(repository: str, test_names: tuple[str, ...]) -> Source:
     Raises BadInput where it cannot be reached, or has no such splits or columns.
     """
     try:
-        with _no_progress_bars():
+        with _no_progress_bars(), errors_alone("huggingface_hub"):  # which says six times that it tries again
             builder = datasets.load_dataset_builder(repository)
             builder.download_and_prepare()
             splits = builder.as_dataset()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sparring.errors import BadInput, first_line
+from sparring.terminal import errors_alone
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -42,12 +43,13 @@ def create(name: str, classes: int, channels: int, size: tuple[int, int], *, pre
         return _build(name, classes, channels, size, pretrained=False)
     _weights_of(name)  # refuses where there are none, before a byte is fetched
     try:
-        return _build(name, classes, channels, size, pretrained=True)
+        with errors_alone("huggingface_hub"):  # which says six times that it tries again
+            return _build(name, classes, channels, size, pretrained=True)
     except (OSError, RuntimeError) as error:  # the hub's and requests' errors are OSErrors, timm's are RuntimeErrors
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise BadInput(
-            f"The weights of timm:{name} could not be downloaded or read, check the connection or set pretrained "
-            f"to false ({reason})."
+            f"The weights of timm:{name} could not be downloaded or read: check the connection, or in a recipe set "
+            f"model.pretrained to false ({reason})."
         ) from error
 
 
