@@ -130,7 +130,9 @@ def train(experiment: Experiment, folder: str | Path, *, resume: bool = False, r
     run = Run(Path(folder))
     run.refuse(configuration.to_yaml(experiment), resume=resume, rewritten=_rewritten)
     trainer = experiment.trainer(run, report or reporter(console(stderr=True)))
-    run.begin(configuration.to_yaml(experiment))
+    splits = trainer.splits
+    images = {"name": splits.name, "fingerprint": splits.fingerprint, "shape": splits.shape}
+    run.begin(configuration.to_yaml(experiment), images | {"images": splits.counts(), "notes": splits.notes})
     trainer.fit(resume=resume)
     return run
 

@@ -414,7 +414,7 @@ def _mixed(folder):
         (_columns, r"train.parquet has the columns photo, label: rename one to image or img"),
         (_empty, "train has no rows"),
         (_null_label, "test, row 1 has the label None"),
-        (_no_image, "test, row 0 cannot be decoded"),
+        (_no_image, r"2 images cannot be decoded \(.*test, row 0, .*test, row 1\): replace them"),
         (_numbers, "test: the column image does not hold images"),
         (_damaged, "train, row 2 cannot be decoded"),
         (_sixteen_bits, "train, row 0 has more than 8 bits"),

@@ -21,7 +21,7 @@ from torch import Tensor
 from sparring.errors import BadInput
 from sparring.files import replacing
 
-_FORMAT = "1"  # to be raised whenever the same files would be decoded to other pixels
+_FORMAT = "2"  # to be raised whenever the same files would be decoded to other pixels
 
 
 def folder() -> Path:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sparring.errors import BadInput
 
+_NAMED = 5  # damaged images that are named; more are counted
 _CHUNK = 1024  # images that are held encoded at a time
 _LARGE = 128 * 128  # pixels; below, Python's lock makes several threads slower than one
 
@@ -26,7 +27,7 @@ class Encoded(NamedTuple):
     """An image as it is stored."""
 
     name: str  # for messages
-    content: bytes | Path
+    content: bytes | Path | None  # None where there is none
 
 
 Reader = Callable[[list[int]], list[Encoded]]  # row numbers of a table -> the encoded images in these rows
@@ -37,47 +38,87 @@ def decode(
 ) -> UInt8[Tensor, "N C H W"]:
     """Return the images in `rows` (at least one), as gray (1 channel) or RGB (3), whatever mode each is stored in.
 
-    `size`: resize the shorter side to so many pixels and cut out the central square.
-    Raises BadInput for an image that cannot be decoded, or, without `size`, for images of different sizes.
+    `size`: resize the shorter side to so many pixels and cut out the central square. Images are turned upright as their EXIF
+    orientation says.
+    Raises BadInput for images that cannot be decoded, after all have been tried, or, without `size`, for images of different
+    sizes.
     """
     wanted = rows.tolist()
-    first = _pixels(read(wanted[:1])[0], channels, size)
-    pixels = np.empty((len(wanted), *first.shape), dtype=np.uint8)  # (N, C, H, W)
+    first = _first_shape(read, wanted, channels, size)
+    pixels = np.empty((len(wanted), *first), dtype=np.uint8)  # (N, C, H, W)
+    broken: dict[int, Undecodable] = {}
 
     def place(position: int, image: Encoded) -> None:
-        decoded = _pixels(image, channels, size)
-        if decoded.shape != first.shape:
+        try:
+            decoded = _pixels(image, channels, size)
+        except Undecodable as error:
+            broken[position] = error
+            return
+        if decoded.shape != first:
             raise BadInput(
                 f"{image.name} has {decoded.shape[1]} x {decoded.shape[2]} pixels, others have "
-                f"{first.shape[1]} x {first.shape[2]}: set data.size to resize them all."
+                f"{first[1]} x {first[2]}: set data.size to resize them all."
             )
         pixels[position] = decoded
 
-    large = first.shape[1] * first.shape[2] >= _LARGE or size is not None
+    large = first[1] * first[2] >= _LARGE or size is not None
     with ThreadPoolExecutor(os.cpu_count() if large else 1) as pool:
         each = pool.map if large else map
         for start in range(0, len(wanted), _CHUNK):
             chunk = read(wanted[start : start + _CHUNK])
             for _ in each(place, range(start, start + len(chunk)), chunk):
                 pass
+    if broken:
+        raise _together([broken[position] for position in sorted(broken)])
     return torch.from_numpy(pixels)
+
+
+class Undecodable(BadInput):
+    """An image that cannot be decoded."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name} cannot be decoded ({reason}): replace it, or leave it out.")
+        self.name = name
+
+
+def _first_shape(read: Reader, rows: list[int], channels: Literal[1, 3], size: int | None) -> tuple[int, int, int]:
+    """Return the shape (C, H, W) of the first image that can be decoded; raises BadInput where none can."""
+    broken = []
+    for row in rows:
+        try:
+            shape: tuple[int, int, int] = _pixels(read([row])[0], channels, size).shape
+            return shape
+        except Undecodable as error:
+            broken.append(error)
+    raise _together(broken)
+
+
+def _together(broken: list[Undecodable]) -> BadInput:
+    """Return one error for all: the only one, or the names of some and how many there are."""
+    if len(broken) == 1:
+        return broken[0]
+    names = ", ".join(error.name for error in broken[:_NAMED]) + (", ..." if len(broken) > _NAMED else "")
+    return BadInput(f"{len(broken)} images cannot be decoded ({names}): replace them, or leave them out.")
 
 
 def _pixels(encoded: Encoded, channels: Literal[1, 3], size: int | None) -> npt.NDArray[np.uint8]:
     """Return one image, (C, H, W)."""
     content = encoded.content
+    if content is None:
+        raise Undecodable(encoded.name, "nothing is stored")
     try:
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as stored:
             stored.load()
             eight_bits = stored.mode[0] not in "IF"
-            image = stored.convert("RGBA") if "transparency" in stored.info else stored
+            upright = ImageOps.exif_transpose(stored)  # as a camera that was turned says
+            image = upright.convert("RGBA") if "transparency" in stored.info else upright
             image = image.convert("L" if channels == 1 else "RGB")
             if size is not None:
                 image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
             pixels = np.asarray(image)
     # PIL's decoders raise all of these for damaged files.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadInput(f"{encoded.name} cannot be decoded ({error}): replace it, or leave it out.") from error
+        raise Undecodable(encoded.name, str(error)) from error
     if not eight_bits:
         raise BadInput(f"{encoded.name} has more than 8 bits per channel: convert the images to 8 bits.")
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)

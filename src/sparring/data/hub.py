@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -50,13 +51,18 @@ def hub(repository: str, test_names: tuple[str, ...]) -> Source:
     return _source(splits["train"], splits[test_name], repository, key=f"{repository} {builder.hash}")
 
 
-def parquet(folder: Path, test_names: tuple[str, ...]) -> Source:
+def parquet(folder: Path, test_names: tuple[str, ...], *, needs_train: bool = True) -> Source:
     """Return the Parquet files in a folder: train.parquet or train*.parquet, and the same for the first of `test_names`.
 
-    Raises BadInput where one of them is missing or cannot be read, or has no columns of images and labels.
+    Without `needs_train` there may be none to train on. Raises BadInput where one of them is missing or cannot be read, or
+    has no columns of images and labels.
     """
-    train_files = _files(folder, ("train",))
     test_files = _files(folder, test_names)
+    if not needs_train and not any(folder.glob("train*.parquet")):
+        test = _read(test_files)
+        whole = _source(test, test, str(folder), key=digest_files(test_files))
+        return replace(whole, train=Table(whole.train.labels[:0], whole.train.read))
+    train_files = _files(folder, ("train",))
     train, test = _read(train_files), _read(test_files)
     return _source(train, test, str(folder), key=digest_files(train_files) + digest_files(test_files))
 
@@ -165,6 +171,12 @@ def _labels(dataset: datasets.Dataset, where: str) -> list[int | str]:
 def _reader(dataset: datasets.Dataset, where: str) -> Reader:
     """Return rows of the image column as encoded images; a data set that lies on disk is read as it is asked for."""
     column = _columns(dataset.column_names, where)[0]
+    stored_as = dataset.data.schema.field(column).type
+    if pa.types.is_list(stored_as) or pa.types.is_large_list(stored_as) or pa.types.is_fixed_size_list(stored_as):
+        raise BadInput(
+            f"{where}: the column {column} holds lists of numbers ({stored_as}): write encoded images, such as the bytes of "
+            "PNG files, or give the pixels to sparring.data.Images."
+        )
     try:
         images = dataset.select_columns(column).cast_column(column, datasets.Image(decode=False))
     except (TypeError, pa.ArrowException) as error:
@@ -186,4 +198,4 @@ def _encoded(value: dict[str, bytes | str | None] | None, where: str) -> Encoded
         return Encoded(f"{where} ({path})" if isinstance(path, str) else where, content)
     if isinstance(path, str):
         return Encoded(path, Path(path))
-    raise BadInput(f"{where} has no image: leave it out.")
+    return Encoded(where, None)

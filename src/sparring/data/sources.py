@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,13 +16,15 @@ from torch import Tensor
 from sparring.data.augment import Augment
 from sparring.data.cache import cached, digest
 from sparring.data.decode import decode
+from sparring.data.folders import image_folder
 from sparring.data.images import Images
-from sparring.data.tables import Source, Table, digits, image_folder
+from sparring.data.tables import Source, Table, digits
 from sparring.errors import BadInput, unknown
 from sparring.randomness import seed_from
 
 _TRAIN_LIMIT, _TEST_LIMIT, _TEST, _VALIDATION = range(4)  # what a seed is for
-_TEST_NAMES = ("test", "valid", "validation", "val")
+_TEST_NAMES = ("test", "testing", "valid", "validation", "val")
+_FEW = 20  # one image in so many, or fewer, is an exception
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,9 @@ class Data:
     """Which images to train and test on.
 
     name: `digits` (embedded), a name in `KNOWN`, a hub id (`owner/name`), or any name of your own together with `path`.
-    path: a folder with train*.parquet and test*.parquet (or valid*, validation*, val*), or with images in one
-        sub-folder a class, either inside train/ and test/ or flat; of a flat one a fifth becomes the test set.
+    path: a folder with train*.parquet and test*.parquet (or valid*, validation*, val*), itself or in its folder data, or
+        with images in one sub-folder a class, either inside train/ and test/ or flat; of a flat one a fifth becomes the
+        test set.
     limit: use that many training images, drawn at random; the validation images are among them.
     test_limit: use that many test images, drawn at random.
     validation: how many training images to hold out for choosing the best checkpoint, each class in proportion;
@@ -83,6 +87,23 @@ class Splits:
     fingerprint: str  # 16 hexadecimal digits that change with any pixel or label
     mean: tuple[float, ...]  # of the training pixels in [0, 1], per channel
     std: tuple[float, ...]
+    notes: tuple[str, ...] = ()  # sentences about what was found, such as classes without images
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return how many images of each class there are, by split and by the class's name."""
+        return {
+            name: dict(zip(self.classes, images.labels.bincount(minlength=len(self.classes)).tolist(), strict=True))
+            for name, images in (("train", self.train), ("validation", self.validation), ("test", self.test))
+        }
+
+    def __str__(self) -> str:
+        """Return the numbers of images, classes and pixels, in a sentence."""
+        channels, height, width = self.shape
+        held_out = f", {len(self.validation):,} held out" if len(self.validation) else ""
+        return (
+            f"{self.name}: {len(self.train):,} training images{held_out}, {len(self.test):,} test images, "
+            f"{len(self.classes)} classes, {channels} x {height} x {width} pixels."
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -91,27 +112,61 @@ class Splits:
         return channels, height, width
 
 
-def load(data: Data) -> Splits:
+def load(data: Data, *, needs_train: bool = True) -> Splits:
     """Return the data set that `data` describes; the same configuration gives the same images in the same order.
 
     Images keep the order of their table, so that the index of a training image is stable from run to run. Known data
-    sets have the channels that they are known for; others have one if all their images are gray, else three.
+    sets have the channels that they are known for; others have one if all their images are gray, else three. Without
+    `needs_train` test images alone will do, and there may be no others.
     Raises BadInput where the configuration, the files or the hub do not allow it.
     """
     _check(data)
     known = KNOWN.get(data.name)
-    source = _source(data, known)
+    source = _source(data, known, needs_train=needs_train)
     _check_classes(source, data, known)
     train_rows, test_rows = _limited(source, data)
     labels = source.train.labels[train_rows]
-    held_out, kept = _divide(labels, _validation_count(len(labels), data), seed_from(data.seed, _VALIDATION))
+    count = _validation_count(len(labels), data) if len(labels) else 0
+    held_out, kept = _divide(labels, count, seed_from(data.seed, _VALIDATION))
     pixels, test_pixels = _decoded(source, train_rows, test_rows, known, data.size)
     train = Images(pixels[kept], labels[kept])
     validation = Images(pixels[held_out], labels[held_out])
     test = Images(test_pixels, (source.test or source.train).labels[test_rows])
     mean, std = _moments(train.pixels)
     fingerprint = images_fingerprint(train, validation, test)
-    return Splits(train, validation, test, source.classes, data.name, fingerprint, mean, std)
+    found = Splits(train, validation, test, source.classes, data.name, fingerprint, mean, std)
+    tables = ((source.train, train_rows, pixels), (source.test or source.train, test_rows, test_pixels))
+    return replace(found, notes=(*source.notes, *_missing(found), *_few_coloured(tables)))
+
+
+def _missing(found: Splits) -> Iterator[str]:
+    """Yield which classes have no training images, and which no test images."""
+    counts = found.counts()
+    for split, words in (("train", "training"), ("test", "test")):
+        lacking = [name for name, count in counts[split].items() if not count]
+        if lacking and len(lacking) < len(found.classes):
+            names = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+            yield f"No {words} images of {len(lacking)} of the {len(found.classes)} classes: {names}."
+
+
+def _few_coloured(tables: Sequence[tuple[Table, Tensor, Tensor]]) -> Iterator[str]:
+    """Yield which images make a gray data set a coloured one, if they are few: (table, rows, pixels) of each split."""
+    exceptions: list[tuple[Table, int]] = []
+    total = 0
+    for table, rows, pixels in tables:
+        if pixels.shape[1] == 1:
+            return
+        coloured = rows[(pixels != pixels[:, :1]).flatten(1).any(1)].tolist()
+        if len(coloured) * _FEW > len(rows):
+            return
+        exceptions += [(table, row) for row in coloured]
+        total += len(rows)
+    if exceptions:
+        table, row = exceptions[0]
+        yield (
+            f"{len(exceptions)} of {total} images have colours, such as {table.read([row])[0].name}, so all are given three "
+            "channels: convert them to gray if they should be."
+        )
 
 
 def _check(data: Data) -> None:
@@ -145,16 +200,22 @@ def _check_classes(source: Source, data: Data, known: Known | None) -> None:
         raise BadInput(f"{where} has {found} class: give a data set with two or more.")
 
 
-def _source(data: Data, known: Known | None) -> Source:
+def _source(data: Data, known: Known | None, *, needs_train: bool) -> Source:
     test_names = (known.test, *_TEST_NAMES) if known else _TEST_NAMES
     if data.path is None and data.name == "digits":
         return digits()
     folder = Path(data.path).expanduser() if data.path is not None else None
     if folder is not None and not any(folder.glob("*.parquet")):
-        return image_folder(folder, test_names)
+        if not any(folder.glob("data/*.parquet")):  # as repositories of the hub are laid out
+            return image_folder(folder, test_names, needs_train=needs_train)
+        folder = folder / "data"
     from sparring.data.hub import hub, parquet  # here, because `datasets` takes a second to import
 
-    return parquet(folder, test_names) if folder is not None else hub(known.hub if known else data.name, test_names)
+    return (
+        parquet(folder, test_names, needs_train=needs_train)
+        if folder is not None
+        else hub(known.hub if known else data.name, test_names)
+    )
 
 
 def _limited(source: Source, data: Data) -> tuple[Int64[Tensor, "N"], Int64[Tensor, "M"]]:
@@ -203,8 +264,10 @@ def _decoded(
 ) -> tuple[UInt8[Tensor, "N C H W"], UInt8[Tensor, "M C H W"]]:
     """Return the pixels of the chosen training and test images, alike in channels and size."""
     channels = known.channels if known else 3
-    train = _pixels(source, source.train, train_rows, channels, size)
+    train = _pixels(source, source.train, train_rows, channels, size) if len(train_rows) else None
     test = _pixels(source, source.test or source.train, test_rows, channels, size)
+    if train is None:
+        train = test[:0]
     if train.shape[1:] != test.shape[1:]:
         raise BadInput(
             f"The training images have {tuple(train.shape[2:])} pixels, the test images {tuple(test.shape[2:])}: "
@@ -235,6 +298,8 @@ def _is_gray(pixels: UInt8[Tensor, "N 3 H W"]) -> bool:
 def _moments(pixels: UInt8[Tensor, "N C H W"]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and standard deviation of each channel in [0, 1], from exact counts of the 256 levels."""
     levels = torch.arange(256, dtype=torch.float64) / 255
+    if len(pixels) == 0:
+        return (0.0,) * pixels.shape[1], (1.0,) * pixels.shape[1]
     means, deviations = [], []
     for channel in pixels.unbind(1):
         share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()  # (256,)

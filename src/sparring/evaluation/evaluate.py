@@ -118,7 +118,7 @@ def evaluate(
     chosen = with_names(attacks)
     source = source or ModelSource(name_of(model))
     record_path, examples_file = check_files(output, examples, source.weights)
-    loaded = load_data(data) if isinstance(data, Data) else data
+    loaded = load_data(data, needs_train=False) if isinstance(data, Data) else data
     data = loaded if isinstance(loaded, Splits) else images_of(loaded)
     images = data.test if isinstance(data, Splits) else data
     weights = fingerprint(model)

@@ -81,9 +81,10 @@ class Run:
                 f"sparring train {self.config} --run {self.folder} --resume."
             )
 
-    def begin(self, config: str) -> None:
-        """Write what is known before training."""
+    def begin(self, config: str, data: dict[str, Any]) -> None:
+        """Write what is known before training: the configuration, what the data are, and where it runs."""
         self._write(self.config, config)
+        self._write(self.folder / "data.json", json.dumps(data, indent=2, ensure_ascii=False) + "\n")
         self._write(self.folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
 
     def write_metrics(self, rows: Sequence[Row]) -> None:

@@ -115,6 +115,8 @@ class Trainer:
             done = session.epoch * steps + session.batch
             title = f"{type(self.method).__name__} on {self.splits.name} ({self.run.folder.name})"
             reporter.begin(title, epochs * steps, done)
+            for note in (str(self.splits), *self.splits.notes):
+                reporter.note(note)
             reporter.note(f"Level {session.plan.name}: {session.plan.reason}.")
             while session.epoch < epochs:
                 session.begin_epoch(self._review())
