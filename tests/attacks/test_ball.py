@@ -18,6 +18,7 @@ from sparring.attacks import (
     FAB,
     FGSM,
     GAMA,
+    IFGSM,
     PGD,
     Attack,
     AutoAttack,
@@ -47,6 +48,7 @@ SEARCHES = {
     "fab-t restarted": FAB(steps=3, targets=2, restarts=2),
     "square": Square(queries=8),
     "mt": MultiTargeted(steps=4, restarts=4),
+    "ifgsm": IFGSM(steps=3),
     "gama": GAMA(steps=6),
 }
 
