@@ -158,10 +158,18 @@ def test_the_command_line_lists_what_else_is_on_record(tmp_path: Path, capsys, m
     assert "Also on record" not in capsys.readouterr().out
     assert cli.main(["evaluate", *few, "--attacks", "clean", "--threat.eps", "0.1"]) == 0
     out = capsys.readouterr().out
-    assert "Record: net/evaluations/best-Linf-0.1-20-" in out
-    assert out.count("Also on record: best-Linf-0.2-20-") == 1
+    assert "Record: net/evaluations/Linf-0.1-20-" in out
+    assert out.count("Also on record: Linf-0.2-20-") == 1
     assert "Linf eps 0.2 on 20 images: clean " in out
-    assert len(list((tmp_path / "net" / "evaluations").glob("*.json"))) == 2
+    assert cli.main(["evaluate", *few, "--attacks", "fgsm", "--checkpoint", "last"]) == 0
+    assert len(list((tmp_path / "net" / "evaluations").glob("*.json"))) == 2, "the only epoch is the best one, too"
+
+
+def test_the_name_of_another_kind_of_file_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"one\.txt is neither a \.json file nor a folder that exists"):
+        asked(tmp_path / "one.txt", "clean")
+    (tmp_path / "v1.2").mkdir()
+    assert asked(tmp_path / "v1.2", "clean").file.parent == tmp_path / "v1.2"
 
 
 def test_two_networks_behind_one_name_have_a_record_each(tmp_path: Path, monkeypatch) -> None:

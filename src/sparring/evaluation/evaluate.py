@@ -159,6 +159,10 @@ def check_files(
     adversarial images are to be written to another file than .safetensors.
     """
     record_file, examples_file = (None if path is None else Path(path) for path in (output, examples))
+    if record_file and record_file.suffix not in ("", ".json", ".evaluations") and not record_file.is_dir():
+        raise BadInput(
+            f"{record_file} is neither a .json file nor a folder that exists: name the record so, or make the folder."
+        )
     taken = [Path(weights).resolve()] if weights else []
     for file in (record_file, examples_file):
         if file is None:

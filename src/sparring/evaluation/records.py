@@ -27,8 +27,7 @@ def file_of(output: Path, asked: dict[str, Any]) -> Path:
     path = output
     if output.suffix != _SUFFIX:
         threat = f"{asked['threat']['norm']}-{asked['threat']['eps']}".replace("/", "_")
-        checkpoint = asked["subject"]["checkpoint"] or "weights"
-        path = output / f"{checkpoint}-{threat}-{asked['n']}-{asked['question']}{_SUFFIX}"
+        path = output / f"{threat}-{asked['n']}-{asked['question']}{_SUFFIX}"
     if path.exists() and (held := _read(path)).get("question") != asked["question"]:
         what = _line(held) or "something that is no record of an evaluation"
         raise BadInput(
