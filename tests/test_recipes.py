@@ -345,14 +345,17 @@ CARDS: dict[str, dict[str, object]] = {
     | {"optimisation.epochs": 15, "optimisation.lr": 0.2, f"{SCHEDULE}.lowest_momentum": 0.8},
     "n-fgsm-official": WONG | {"optimisation.epochs": 30, "optimisation.lr": 0.2, f"{SCHEDULE}.lowest_momentum": 0.8},
     "pgd-at-official": PREACT
-    | {"optimisation.epochs": 200, MILESTONES: (Ratio("1/2"), Ratio("3/4")), "data.augment.fill": "reflect"},
+    | {"optimisation.epochs": 200, MILESTONES: (Ratio("1/2"), Ratio("3/4")), "data.augment.fill": "reflect"}
+    | {"method.extra_forwards": True},
     "madry-at-official": {"method.attack.steps": 10},
     "trades-official": SMALLER
     | attack("method.", 10, "0.007", "normal", "eval")
     | {"method.beta": 6.0, "optimisation.epochs": 76, "optimisation.weight_decay": 2e-4}
     | {"method.forwards": "clean-adversarial-clean"}
     | {"model.name": "wideresnet-34-10"},
-    "awp-official": {"method.gamma": 0.01, "optimisation.epochs": 200} | FIRST_BY_PGD_20,
+    "awp-official": {"method.gamma": 0.01, "optimisation.epochs": 200}
+    | {"method.inner.extra_forwards": True}
+    | FIRST_BY_PGD_20,
     "trades-awp-official": {"optimisation.weight_decay": 5e-4, "method.warmup": 9}
     | {"method.inner.forwards": "adversarial-clean-clean"},
     "fgsm-ga-official": {

@@ -146,6 +146,9 @@ def _lbgat(beta: float) -> LBGAT:
 
 CASES = {
     "Standard": Case(Standard, 3),
+    "PGD-3 as Rice et al. released it": Case(
+        lambda: AdversarialTraining(PGD(steps=3, alpha=0.05, bn="train"), extra_forwards=True), 6 + 1 + 3 + 1
+    ),
     "FGSM-AT": Case(lambda: AdversarialTraining(PGD(steps=1, alpha=0.1, start="zero", bn="train")), 5),
     "FGSM-RS": Case(_fgsm_rs, 5),
     "N-FGSM": Case(NFGSM, 5, reach=3),  # noise of two radii and a step of one

@@ -49,10 +49,15 @@ AT_CASES = {
 }
 
 
+@pytest.mark.parametrize("extra", [False, True], ids=["", "as Rice et al. released it"])
 @pytest.mark.parametrize(("attack", "kept"), AT_CASES.values(), ids=AT_CASES.keys())
-def test_adversarial_training_steps_as_its_card_says(attack: PGD, kept: float) -> None:
-    """x' = Pi(x' + alpha sign grad CE) from the start; then SGD on the smoothed CE(f(x'), y) alone."""
-    method = set_up(AdversarialTraining(attack, smoothing=(1 - kept) * CLASSES / (CLASSES - 1)))
+def test_adversarial_training_steps_as_its_card_says(attack: PGD, kept: float, extra: bool) -> None:
+    """x' = Pi(x' + alpha sign grad CE) from the start; then SGD on the smoothed CE(f(x'), y) alone.
+
+    The released step shows the network x' once more after the attack, and x once more after the step.
+    """
+    smoothing = (1 - kept) * CLASSES / (CLASSES - 1)
+    method = set_up(AdversarialTraining(attack, smoothing=smoothing, extra_forwards=extra))
     subject, plain = learner(), Plain()
     for step, batch in enumerate(batches()[:3]):
         x, y = batch.x, batch.y
@@ -71,9 +76,13 @@ def test_adversarial_training_steps_as_its_card_says(attack: PGD, kept: float) -
                 float(attack.alpha),
                 attack.steps,
             )
+            if extra:
+                plain.network(x_adv)
         logits = plain.network(x_adv)
         expected = smoothed_cross_entropy(logits, y, kept).mean()
         plain.descend(plain.gradients(expected))
+        if extra:
+            plain.network(x)
 
         torch.testing.assert_close(loss.total, expected, rtol=0, atol=1e-10)
         torch.testing.assert_close(loss.logits, logits, rtol=0, atol=1e-10)

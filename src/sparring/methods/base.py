@@ -57,6 +57,9 @@ class Traits:
     accepts_weight: bool = False  # `Perturbation.weight` replaces a weight in the loss (TRADES's beta)
     shifts_weights: bool = False  # the loss is taken at other weights than the attack
     one_pass: bool = False  # the loss's backward pass is the attack's too: other weights will not do
+    clean_forward: bool = (
+        False  # after the step the clean images go through the network once more, for BatchNorm's statistics
+    )
     double_backward: bool = False  # the loss holds a gradient of the network, and is differentiated
     shrinks: bool = False  # images whose attack has ended may leave the batch (`Task.compact`)
     host_waits: bool = False  # a step makes the host wait for a GPU, and cannot be captured there

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 from typing_extensions import override
 
-from sparring.attacks import PGD
+from sparring.attacks import PGD, attackable
 from sparring.data.batch import Batch
 from sparring.losses import cross_entropy
 from sparring.methods.base import Loss, Method, Perturbation, Phase, Task, Traits
@@ -76,10 +76,28 @@ class AdversarialTraining(Attacked):
     Args:
         attack: see `Attacked`.
         smoothing: PyTorch's label smoothing in the outer loss.
+        extra_forwards: make two more forward passes a step, as Rice et al. and AT-AWP released it, which change nothing but
+            BatchNorm's running statistics: of the adversarial images after the attack, to choose among its restarts even
+            where there is one, and of the clean images after the step, to print an accuracy.
     """
 
     attack: PGD = field(default_factory=lambda: PGD(bn="train"))
     smoothing: float = 0.0
+    extra_forwards: bool = False
+
+    @override
+    def traits(self) -> Traits:
+        return replace(super().traits(), clean_forward=self.extra_forwards)
+
+    @override
+    def perturb(
+        self, model: nn.Module, batch: Batch, phase: Phase = None, budget: Budget | None = None
+    ) -> Perturbation:
+        found = super().perturb(model, batch, phase, budget)
+        if self.extra_forwards:
+            with torch.no_grad(), attackable(model, self.attack.bn):
+                model(batch.x + found.delta)
+        return found
 
     def loss(self, model: nn.Module, batch: Batch, perturbation: Perturbation, phase: Phase = None) -> Loss:
         """Return CE(f(x + delta), y), label-smoothed."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from sparring.data.batch import Batch
 from sparring.learner import Learner
 from sparring.methods.base import Loss, Method, Perturbation, Phase
@@ -50,5 +52,8 @@ def train_step(method: Method, target: Learner, batch: Batch, phase: Phase = Non
         perturbation, loss = method.perturb_and_loss(attacked, model, batch, phase)
         target.backward(loss.total, around_model=traits.double_backward)
     target.step()
+    if traits.clean_forward:
+        with torch.no_grad():
+            model(batch.x)
     method.commit(batch, perturbation, loss)
     return Step(batch, perturbation, loss)
