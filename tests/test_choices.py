@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -81,3 +82,22 @@ def test_a_class_whose_annotations_cannot_be_resolved_is_passed_over() -> None:
         other: Local | None = None
 
     check_choices(Settings("foo"))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: PGD(steps=2.5), "PGD's steps must be a whole number, not 2.5"),
+        (lambda: PGD(steps=True), "PGD's steps must be a whole number, not True"),
+        (lambda: Optimisation(epochs=1.5), "Optimisation's epochs must be a whole number, not 1.5"),
+        (lambda: Selection(images=9.0), "Selection's images must be a whole number, not 9.0"),
+    ],
+)
+def test_a_fraction_is_no_whole_number(make, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        make()
+
+
+def test_whole_numbers_of_other_libraries_will_do_and_none_where_it_may_be() -> None:
+    assert PGD(steps=np.int64(3)).steps == 3
+    assert Selection(images=None).images is None
