@@ -7,6 +7,7 @@ import unicodedata
 from io import BytesIO
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -70,6 +71,9 @@ def test_train_may_be_a_class(tmp_path: Path) -> None:
         (("cat/train/a.png", "cat/test/b.png", "dog/train/a.png"), "cat has test and train in it"),
         (("archive/cat/a.png", "archive/dog/a.png", "__MACOSX/cat/a.png"), "classes seem to be in it: give .*archive"),
         (("train/cat/a.png", "train/dog/a.png"), "has a folder train, but no test images"),
+        (("training_set/cat/a.png", "training_set/dog/a.png", "test_set/cat/b.png"), "look like parts of a data set"),
+        (("train2017/a.png", "val2017/b.png"), "look like parts of a data set"),
+        (("fold1/cat/a.png", "fold1/dog/a.png", "fold2/cat/b.png", "fold2/dog/b.png"), "look like parts of a data set"),
     ],
 )
 def test_what_looks_like_parts_or_packaging_is_no_class(files: tuple[str, ...], said: str, tmp_path: Path) -> None:
@@ -240,4 +244,14 @@ def test_lists_of_numbers_are_no_encoded_images(tmp_path: Path) -> None:
     with pytest.raises(
         BadInput, match=r"the column image holds lists of numbers \(list<.*int64>\): write encoded images"
     ):
+        found(tmp_path)
+
+
+def test_shards_that_declare_their_classes_in_another_order_are_refused(tmp_path: Path) -> None:
+    for shard, names in (("0", ["cat", "dog"]), ("1", ["dog", "cat"])):
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+        rows = {"image": [{"bytes": png(seed), "path": None} for seed in range(2)], "label": [0, 1]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"train-{shard}.parquet")
+    pq.write_table(table(0, 1), tmp_path / "test.parquet")
+    with pytest.raises(BadInput, match=r"train-1\.parquet declares other classes, or another order of them"):
         found(tmp_path)

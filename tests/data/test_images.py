@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
 
 from sparring.data import Augment, Images, Resident, batches, images_of
 from sparring.errors import BadInput
@@ -231,7 +231,12 @@ def test_pairs_data_sets_and_loaders_are_read_in_their_order(data) -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (DataLoader(Pairs(), shuffle=True), "DataLoader shuffles, .*: set shuffle=False"),
+        (
+            DataLoader(Pairs(), shuffle=True),
+            "takes images by a RandomSampler, not all in their order: .* shuffle=False",
+        ),
+        (DataLoader(Pairs(), sampler=SubsetRandomSampler([0, 1])), "takes images by a SubsetRandomSampler"),
+        (DataLoader(Pairs(), batch_size=2, drop_last=True), "drops its last, smaller batch, .*: set drop_last=False"),
         (TensorDataset(FRACTIONS), r"Dataset's items are of type tuple: they must be pairs \(image, label\)"),
         (Of({"image": FRACTIONS[0], "label": 0}), "of type dict: they must be pairs"),
         (Of((object(), 0)), r"hold images of type object: .*ToTensor\(\)"),

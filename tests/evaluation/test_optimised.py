@@ -362,3 +362,27 @@ def test_the_doctor_says_that_a_slower_form_is_run(make, said: bool) -> None:
     model, images = trained(make)
     found = diagnose(model, images, LINF, classes=4)
     assert ("slower-form" in [finding.check for finding in found]) is said
+
+
+class Itself(Net):
+    def __deepcopy__(self, memory):
+        return self
+
+
+class PartlyItself(Net):
+    def __deepcopy__(self, memory):
+        made = PartlyItself()
+        made.layers = self.layers
+        return made.eval()
+
+
+@pytest.mark.parametrize("make", [Itself, PartlyItself])
+def test_a_copy_that_is_none_is_neither_changed_nor_believed(make) -> None:
+    model, images = trained(make)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = Evaluator(model, images, LINF, precision="exact").run({"mine": PGD(5)})
+    expected = Evaluator(model, images, LINF).run({"mine": PGD(5)})
+    assert found.form == ITSELF
+    assert torch.equal(found.outcome("mine").correct, expected.outcome("mine").correct)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any("forward" in vars(module) for module in model.modules())

@@ -18,7 +18,7 @@ from sparring.data import Images
 from sparring.errors import BadInput
 from sparring.evaluation import Evaluation, evaluate
 from sparring.evaluation.records import listed
-from sparring.models import create
+from sparring.models import Normalised, create
 from sparring.threat import Threat
 
 THREAT = Threat("Linf", "0.02")
@@ -137,6 +137,52 @@ def test_a_file_of_something_else_is_left_alone(content: str, tmp_path: Path) ->
     with pytest.raises(BadInput, match="holds something that is no record of an evaluation"):
         asked(file, "clean")
     assert file.read_text() == content
+
+
+@pytest.mark.parametrize("key", ["searched", "attacks", "findings", "correct"])
+def test_a_record_that_lacks_something_is_answered_before_the_work_begins(key: str, tmp_path: Path) -> None:
+    file = asked(tmp_path, "clean").file
+    content = json.loads(file.read_text())
+    del (content["attacks"][0] if key == "correct" else content)[key]
+    file.write_text(json.dumps(content))
+
+    def never(*_):
+        raise AssertionError("the work has begun")
+
+    with pytest.raises(BadInput, match="a record of this question that was damaged or changed: move it away"):
+        asked(tmp_path, {"never": never})
+
+
+class Scaled(nn.Module):
+    """Equal weights, and another answer."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.inner, self.factor = network(), factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x * self.factor)
+
+
+def test_networks_of_equal_weights_that_answer_otherwise_are_different_questions(tmp_path: Path) -> None:
+    files = {asked(tmp_path, "clean", model=Scaled(factor).eval()).file for factor in (1.0, 0.9, 1.0)}
+    assert len(files) == 2
+    quantised = create("smallconv", 4, channels=1, size=8, width=4).eval()
+    plain, rounded = Normalised(quantised, 1), Normalised(quantised, 1, levels=4)
+    assert asked(tmp_path, "clean", model=plain.eval()).file != asked(tmp_path, "clean", model=rounded.eval()).file
+
+
+def test_another_function_under_the_same_name_does_not_take_the_place_of_the_first(tmp_path: Path) -> None:
+    asked(tmp_path, {"mine": lambda model, x, y, threat: x})
+    again = asked(tmp_path, {"mine": lambda model, x, y, threat: (x + threat.eps).clamp(0, 1)})
+    assert names(again.file) == ["mine", "mine"]
+    assert names(asked(tmp_path, {"mine": lambda model, x, y, threat: x}).file) == ["mine", "mine"]
+
+
+@pytest.mark.filterwarnings("ignore:torch.")
+def test_quantised_networks_have_records(tmp_path: Path) -> None:
+    model = torch.ao.quantization.quantize_dynamic(network(), {nn.Linear}, dtype=torch.qint8)
+    assert names(asked(tmp_path, "clean,square", model=model).file) == ["clean", "square"]
 
 
 def test_a_record_of_a_version_that_knew_no_questions_is_left_alone_and_listed(tmp_path: Path) -> None:

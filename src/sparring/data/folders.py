@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ _PARTS = {
     "dev",
     "holdout",
     "unlabeled",
+    "unlabelled",
 }
 _IMAGES = {
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
@@ -70,7 +71,12 @@ def _flat(folder: Path) -> Source:
     """Return a folder of classes, of which the test images are still to be divided."""
     files, empty = _files_by_class(folder)
     parts = [name for name in files if name.lower() in _PARTS]
-    if len(parts) > 1 or any(_has_classes(folder / name) for name in parts):
+    if (
+        len(parts) > 1
+        or any(_has_classes(folder / name) for name in parts)
+        or _named_like_parts(files)
+        or _alike(folder)
+    ):
         raise BadInput(
             f"{folder} has the folders {', '.join(map(repr, files))}, which look like parts of a data set and not like "
             "classes: call the training images' folder train and the test images' folder test, each with a folder a class."
@@ -84,6 +90,22 @@ def _flat(folder: Path) -> Source:
                 f"{child} itself, or put the folders of classes into train and test."
             )
     return Source(_table(files, list(files)), None, tuple(files), _key(files), empty)
+
+
+def _named_like_parts(names: Iterable[str]) -> bool:
+    """Return whether one has train in its name and another one test or val, such as training_set and test_set."""
+    lower = [name.lower() for name in names]
+    train = {name for name in lower if "train" in name}
+    return bool(train) and any(word in name for word in ("test", "val") for name in lower if name not in train)
+
+
+def _alike(folder: Path) -> bool:
+    """Return whether all sub-folders hold the same two or more folders of images, which then are the classes."""
+    children = [child for child in folder.iterdir() if _counts(child)]
+    if not all(map(_has_classes, children)):
+        return False
+    inside = [{one.name for one in child.iterdir() if _counts(one)} for child in children]
+    return len(inside) > 1 and len(inside[0]) > 1 and all(names == inside[0] for names in inside)
 
 
 def _part(folder: Path, names: tuple[str, ...]) -> Path | None:

@@ -91,13 +91,21 @@ def _files(folder: Path, names: tuple[str, ...]) -> list[Path]:
 def _read(files: list[Path]) -> datasets.Dataset:
     """Return the image and label columns of parquet files, in memory, with the features that their schema declares."""
     parts = []
+    declared: list[list[str]] = []
     for file in files:
         try:
             with pq.ParquetFile(file) as content:
                 columns = _columns(content.schema_arrow.names, str(file))
                 parts.append(content.read(columns=list(columns)))
+                feature = datasets.Features.from_arrow_schema(content.schema_arrow)[columns[1]]
+                declared.append(list(feature.names) if isinstance(feature, datasets.ClassLabel) else [])
         except (pa.ArrowException, OSError) as error:
             raise BadInput(f"{file} cannot be read as parquet ({error}): replace it.") from error
+    for file, names in zip(files, declared, strict=True):
+        if names != declared[0]:
+            raise BadInput(
+                f"{file} declares other classes, or another order of them, than {files[0]}: write them alike."
+            )
     try:
         table = pa.concat_tables(parts, promote_options="permissive")  # such as labels of 32 bits and of 64
     except pa.ArrowException as error:

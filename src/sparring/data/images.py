@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from sparring.errors import BadInput, first_line, shown
 
@@ -88,9 +88,15 @@ def images_of(data: object) -> Images:
     if isinstance(data, tuple | list) and len(data) == 2:
         return Images(*data)
     if isinstance(data, DataLoader):
-        if isinstance(data.sampler, RandomSampler):
+        order = getattr(data.batch_sampler, "sampler", data.sampler)
+        if not isinstance(data.dataset, IterableDataset) and not isinstance(order, SequentialSampler):
             raise BadInput(
-                "The DataLoader shuffles, so the images would come in another order each time: set shuffle=False."
+                f"The DataLoader takes images by a {type(order).__name__}, not all in their order: make one with "
+                "shuffle=False and no sampler."
+            )
+        if data.drop_last or getattr(data.batch_sampler, "drop_last", False):
+            raise BadInput(
+                "The DataLoader drops its last, smaller batch, so images would be missing: set drop_last=False."
             )
         return Images(*map(_joined, _columns(data, "DataLoader's batches")))
     if isinstance(data, Dataset):

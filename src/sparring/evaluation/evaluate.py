@@ -159,7 +159,7 @@ def check_files(
     adversarial images are to be written to another file than .safetensors.
     """
     record_file, examples_file = (None if path is None else Path(path) for path in (output, examples))
-    if record_file and record_file.suffix not in ("", ".json", ".evaluations") and not record_file.is_dir():
+    if record_file and record_file.suffix.lower() not in ("", ".json", ".evaluations") and not record_file.is_dir():
         raise BadInput(
             f"{record_file} is neither a .json file nor a folder that exists: name the record so, or make the folder."
         )
@@ -167,7 +167,7 @@ def check_files(
     for file in (record_file, examples_file):
         if file is None:
             continue
-        check_writable(file if file is examples_file or file.suffix == ".json" else file / "record.json")
+        check_writable(file if file is examples_file or file.suffix.lower() == ".json" else file / "record.json")
         if file.resolve() in taken:
             raise BadInput(f"{file} would be overwritten: give record, adversarial images and weights a file each.")
         taken.append(file.resolve())

@@ -15,15 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import Attack, attackable
-from sparring.data import Images
+from sparring.data import Images, batches
 from sparring.errors import BadInput, shown
 from sparring.evaluation.naming import Attacks, NamedAttack, with_names
 from sparring.evaluation.network import Precision, check_precision
 from sparring.evaluation.outcome import CLEAN, OnProgress, Outcomes, silent
 from sparring.evaluation.progress import Checkpoint, fingerprint
 from sparring.evaluation.running import EvaluationRun
+from sparring.models.weights import tensor_bytes
 from sparring.precision import full_precision
+from sparring.randomness import repeatable
 from sparring.threat import Threat, check_threat
+
+_ASKED = 16  # images whose logits tell a network from others
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,16 @@ class Evaluator:
                 parts.append(self.model(part.to(self.device)).argmax(1).cpu())
         return torch.cat(parts)
 
+    def answers(self) -> str:
+        """Return hexadecimal digits that stand for the network's logits of some images.
+
+        They tell apart networks of the same weights that compute differently, by a constant in their code for instance.
+        """
+        x = next(batches(self.images, min(_ASKED, len(self.images)), self.device)).x
+        with attackable(self.model, "eval"), torch.no_grad(), repeatable(self.seed, x.device), full_precision():
+            logits: Tensor = self.model(x)
+        return hashlib.sha256(tensor_bytes(logits)).hexdigest()[:16]
+
     def checkpoint(self, path: Path, attacks: Attacks) -> Checkpoint | None:
         """Return where to keep this evaluation by these attacks while it runs, beside the file `path`.
 
@@ -99,4 +113,4 @@ class Evaluator:
         pixels = hashlib.sha256(self.images.pixels.numpy().tobytes()).hexdigest()
         said = [str(value) for value in (self.threat, self.seed, self.precision, self.keep, chosen)]
         labels = [str(value.tolist()) for value in (self.images.labels, self.images.index)]
-        return Checkpoint(path, fingerprint(self.model, pixels, *labels, *said))
+        return Checkpoint(path, fingerprint(self.model, pixels, *labels, *said, self.answers()))

@@ -7,7 +7,6 @@ each search ends with.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks.agreement import SEED, answer, same_gradients, same_logits
-from sparring.models import fold, foldable, may_be_channels_last
+from sparring.models import copied, fold, foldable, may_be_channels_last
 from sparring.randomness import repeatable
 from sparring.threat import Threat
 
@@ -43,14 +42,13 @@ def forms(model: nn.Module, sample: Tensor) -> Iterator[Form]:
     `sample` are some of its images (B, C, H, W).
     """
     folds = foldable(model, sample.shape[1:])
-    # Some modules cannot be copied: those that hold tensors with a graph, or locks.
     with suppress(RuntimeError, TypeError):
         if may_be_channels_last(model, sample.device):
-            nhwc = copy.deepcopy(model).to(memory_format=torch.channels_last)
+            nhwc = copied(model).to(memory_format=torch.channels_last)
             fold(nhwc, folds)
             yield Form("BatchNorm folded, NHWC" if folds else "a copy, NHWC", nhwc, torch.channels_last)
         if folds:
-            nchw = copy.deepcopy(model)
+            nchw = copied(model)
             fold(nchw, folds)
             yield Form("BatchNorm folded, NCHW", nchw)
     yield Form(ITSELF, model)

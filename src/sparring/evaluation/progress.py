@@ -127,7 +127,9 @@ def fingerprint(model: nn.Module, *parts: str) -> str:
     digest = hashlib.sha256(repr(model).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor_bytes(value))
+        # Quantised layers and `get_extra_state` put other things beside tensors.
+        whole = isinstance(value, Tensor) and not value.is_quantized
+        digest.update(tensor_bytes(value) if whole else repr(value).encode())
     for part in parts:
         digest.update(f"\0{part}".encode())
     return digest.hexdigest()

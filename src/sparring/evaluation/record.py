@@ -55,7 +55,7 @@ def question(source: ModelSource, data: Splits | Images, evaluator: Evaluator, w
         "seed": evaluator.seed,
         "precision": evaluator.precision,
     }
-    parts = [asked["subject"]["fingerprint"], images_fingerprint(evaluator.images)]
+    parts = [asked["subject"]["fingerprint"], evaluator.answers(), images_fingerprint(evaluator.images)]
     parts += [asked[name] for name in ("threat", "seed", "precision")]
     return asked | {"question": hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}
 

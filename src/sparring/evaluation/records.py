@@ -15,7 +15,7 @@ from sparring.errors import BadInput
 
 _SUFFIX = ".json"
 # What an attack's entry says besides what it was: two entries that differ in nothing else are of the same measurement.
-_FOUND = ("accuracy", "n", "seconds", "forwards", "backwards", "stages", "failures", "correct", "measured")
+_FOUND = ("accuracy", "n", "seconds", "forwards", "backwards", "stages", "failures", "correct", "measured", "outside")
 _PROVENANCE = ("environment", "device", "dtype", "batch_size", "processes", "searched")
 
 
@@ -25,14 +25,19 @@ def file_of(output: Path, asked: dict[str, Any]) -> Path:
     Raises BadInput where that file holds something else than earlier answers to the same question.
     """
     path = output
-    if output.suffix != _SUFFIX:
+    if output.suffix.lower() != _SUFFIX:
         threat = f"{asked['threat']['norm']}-{asked['threat']['eps']}".replace("/", "_")
         path = output / f"{threat}-{asked['n']}-{asked['question']}{_SUFFIX}"
-    if path.exists() and (held := _read(path)).get("question") != asked["question"]:
+    if not path.exists():
+        return path
+    held = _read(path)
+    if held.get("question") == asked["question"] and not _is_whole(held):
+        raise BadInput(f"{path} is a record of this question that was damaged or changed: move it away.")
+    if held.get("question") != asked["question"]:
         what = _line(held) or "something that is no record of an evaluation"
         raise BadInput(
-            f"{path} holds {what}, not this network on these images under this threat, and would be lost: choose another "
-            "--output, or a folder, in which every question has its own file."
+            f"{path} holds {what}, not this network on these images under this threat, and would be lost: move it away, or "
+            "choose another --output, such as a folder, in which every question has its own file."
         )
     return path
 
@@ -84,6 +89,16 @@ def _line(held: dict[str, Any]) -> str:
         return f"{held['threat']['norm']} eps {held['threat']['eps']} on {held['n']} images: {accuracies}"
     except (KeyError, TypeError, ValueError):
         return ""
+
+
+def _is_whole(held: dict[str, Any]) -> bool:
+    """Return whether a record has all that `merged` needs."""
+    entries = held.get("attacks")
+    return (
+        isinstance(entries, list)
+        and all(isinstance(entry, dict) and {"attack", "accuracy", "correct"} <= entry.keys() for entry in entries)
+        and {*_PROVENANCE, "findings"} <= held.keys()
+    )
 
 
 def _identity(entry: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -228,6 +229,8 @@ class EvaluationRun:
             (stage,) = stages
             rounding = self._evaluator.threat.geometry.rounding(self._evaluator.images.pixels.shape[1:].numel())
             settings = attack.describe(self._total(stage.settings["outside"]), rounding)
+            if named.identity:
+                settings["code"] = hashlib.sha256(named.identity.encode()).hexdigest()[:8]
             return Outcome(named.name, self._together(stage.correct), stage.seconds, settings, (), images)
         together = tuple(
             replace(

@@ -1,7 +1,7 @@
 """Image classifiers that take pixels in [0, 1], normalise inside and return logits."""
 
 from sparring.models.description import ModelDescription
-from sparring.models.folding import Fold, fold, foldable, folded
+from sparring.models.folding import Fold, copied, fold, foldable, folded
 from sparring.models.foreign import adopt
 from sparring.models.imported import imported, is_reference
 from sparring.models.layout import may_be_channels_last
@@ -14,6 +14,7 @@ __all__ = [
     "ModelDescription",
     "Normalised",
     "adopt",
+    "copied",
     "create",
     "create_from",
     "fold",

@@ -28,8 +28,8 @@ def foldable(network: nn.Module, shape: Sequence[int]) -> tuple[Fold, ...]:
     Tried on a copy, on the CPU, with random statistics and weights of the norms: new ones' 0 and 1 would hide a mistake.
     """
     try:
-        plain = copy.deepcopy(network).cpu().eval().requires_grad_(False)
-    except (RuntimeError, TypeError):  # some modules refuse: those that hold tensors with a graph, or locks
+        plain = copied(network).cpu().eval().requires_grad_(False)
+    except (RuntimeError, TypeError):
         return ()
     generator = torch.Generator().manual_seed(0)
     names = dict(plain.named_modules())  # of a module with several, the first alone
@@ -41,6 +41,20 @@ def foldable(network: nn.Module, shape: Sequence[int]) -> tuple[Fold, ...]:
     dtype = next((weight.dtype for weight in plain.parameters()), torch.float32)
     sample = torch.rand(1, *shape, generator=generator).to(dtype)
     return found if _agree(plain, found, sample) else ()
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """Return a copy that shares nothing with the network.
+
+    Raises RuntimeError or TypeError where there is none: modules that hold tensors with a graph, or locks, refuse, and
+    others return themselves.
+    """
+    made = copy.deepcopy(network)
+    # Lists, as scripted modules make these objects when they are asked for, and two of them may have one address in turn.
+    parts, again = ([*one.modules(), *one.parameters(), *one.buffers()] for one in (network, made))
+    if {id(part) for part in parts} & {id(part) for part in again}:
+        raise TypeError(f"A copy of {type(network).__name__} shares modules or tensors with it.")
+    return made
 
 
 @contextmanager
