@@ -14,8 +14,7 @@ from sparring.norms import NormName, by_norm
 
 
 def way_to_hyperplane(x: Tensor, w: Tensor, excess: Tensor, norm: NormName) -> Tensor:
-    """Return the smallest moves (N, d) from points x (N, d) in [0, 1]^d to their hyperplanes {z:
-    <w, z> = b} inside the box.
+    """Return the smallest moves (N, d) inside the box from points x (N, d) in [0, 1]^d to their hyperplanes <w, z> = b.
 
     The projection of Croce and Hein (ICML 2020, eq. 4), less x itself. Where the plane misses the box, the moves lead to
     the corner nearest to it. In L2 and L1, components of w up to 1e-8 do not move, as in the authors' code.

@@ -77,9 +77,8 @@ def _print_records(file: Path | None) -> None:
     """Say where the record is, and what else is on record beside it."""
     assert file is not None
     _OUT.print(f"Record: {file}", soft_wrap=True)
-    for line in listed(file.parent):
-        if not line.startswith(f"{file.name}:"):
-            _OUT.print(f"Also on record: {line}", soft_wrap=True)
+    for line in listed(file.parent, without=file):
+        _OUT.print(f"Also on record: {line}", soft_wrap=True)
 
 
 def _source(model: nn.Module, chosen: argparse.Namespace) -> ModelSource:

@@ -114,7 +114,7 @@ class Reader:
         """Return what to say of an option that is none: those whose last word it is, or the one spelled most like it."""
         last = option.rpartition(".")[2].lstrip("-").replace("-", "_").lower()
         meant = _COMMON.get(last, last)
-        same = sorted((path for path in fitting if path == meant or path.endswith(f".{meant}")), key=_depth_first)
+        same = sorted((path for path in fitting if path == meant or path.endswith(f".{meant}")), key=_shallowest)
         # Keys of a class that might have been chosen are no answer: another one may have been.
         classes = tuple(name for name, hint in keys(self.whole).items() if inspect.isabstract(without_none(hint)))
         if not option.lstrip("-").startswith(classes):
@@ -148,11 +148,12 @@ class Reader:
             raise self._unknown_option(setting.option, fitting)
         elsewhere = [path for path in fitting if path.rpartition(".")[2] == key]
         if elsewhere and prefix + key not in every:  # else it is of another class for this place
-            nearest = min(elsewhere, key=lambda path: (path.count("."), path))
+            nearest = min(elsewhere, key=_shallowest)
             where = " outside all sections" if nearest == key else ""
             raise BadInput(f"Unknown key {key!r}: did you mean {nearest!r}{where}?")
         raise unknown("key", key, known) if known else BadInput(f"Unknown key {key!r}: {place} has no keys.")
 
 
-def _depth_first(path: str) -> tuple[int, str]:
+def _shallowest(path: str) -> tuple[int, str]:
+    """Return what sorts the keys of fewer sections first."""
     return path.count("."), path

@@ -4,7 +4,8 @@ from sparring.data.augment import Augment, View
 from sparring.data.batch import Batch
 from sparring.data.images import Images, Labelled, images_of
 from sparring.data.resident import Resident, batches
-from sparring.data.sources import KNOWN, Data, Splits, load
+from sparring.data.sources import KNOWN, Data, load
+from sparring.data.splits import Splits
 from sparring.data.training_data import Draw, TrainingData
 
 __all__ = [

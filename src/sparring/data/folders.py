@@ -49,12 +49,12 @@ def image_folder(folder: Path, test_names: tuple[str, ...], *, needs_train: bool
     and for folders that seem to be parts of a data set rather than classes.
     """
     train_folder, test_folder = _part(folder, TRAIN_NAMES), _part(folder, test_names)
-    if train_folder is None and (needs_train or test_folder is None):
-        return _flat(folder)
     if test_folder is None:
-        raise BadInput(
-            f"{folder} has a folder {_name(train_folder)}, but no test images: add a folder {test_names[0]}."
-        )
+        if train_folder is None:
+            return _flat(folder)
+        raise BadInput(f"{folder} has a folder {train_folder.name}, but no test images: add a folder {test_names[0]}.")
+    if train_folder is None and needs_train:
+        return _flat(folder)
     test, empty = _files_by_class(test_folder)
     if train_folder is None:
         return Source(_table({}, []), _table(test, list(test)), tuple(test), _key(test), empty)
@@ -168,10 +168,6 @@ def _images(folder: Path) -> Iterator[Path]:
         for name in files:
             if not name.startswith(".") and Path(name).suffix.lower() in _IMAGES:
                 yield here / name
-
-
-def _name(folder: Path | None) -> str:
-    return folder.name if folder else ""
 
 
 def _table(files: dict[str, list[Path]], classes: list[str]) -> Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -18,13 +17,13 @@ from sparring.data.cache import cached, digest
 from sparring.data.decode import decode
 from sparring.data.folders import image_folder
 from sparring.data.images import Images
+from sparring.data.splits import Splits, few_coloured, images_fingerprint, missing
 from sparring.data.tables import Source, Table, digits
 from sparring.errors import BadInput, unknown
 from sparring.randomness import seed_from
 
 _TRAIN_LIMIT, _TEST_LIMIT, _TEST, _VALIDATION = range(4)  # what a seed is for
 _TEST_NAMES = ("test", "testing", "valid", "validation", "val")
-_FEW = 20  # one image in so many, or fewer, is an exception
 
 
 @dataclass(frozen=True)
@@ -75,43 +74,6 @@ class Data:
     seed: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class Splits:
-    """A data set, decoded: training, validation and test images have no sample in common."""
-
-    train: Images
-    validation: Images
-    test: Images
-    classes: tuple[str, ...]
-    name: str
-    fingerprint: str  # 16 hexadecimal digits that change with any pixel or label
-    mean: tuple[float, ...]  # of the training pixels in [0, 1], per channel
-    std: tuple[float, ...]
-    notes: tuple[str, ...] = ()  # sentences about what was found, such as classes without images
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Return how many images of each class there are, by split and by the class's name."""
-        return {
-            name: dict(zip(self.classes, images.labels.bincount(minlength=len(self.classes)).tolist(), strict=True))
-            for name, images in (("train", self.train), ("validation", self.validation), ("test", self.test))
-        }
-
-    def __str__(self) -> str:
-        """Return the numbers of images, classes and pixels, in a sentence."""
-        channels, height, width = self.shape
-        held_out = f", {len(self.validation):,} held out" if len(self.validation) else ""
-        return (
-            f"{self.name}: {len(self.train):,} training images{held_out}, {len(self.test):,} test images, "
-            f"{len(self.classes)} classes, {channels} x {height} x {width} pixels."
-        )
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image."""
-        channels, height, width = self.test.pixels.shape[1:]
-        return channels, height, width
-
-
 def load(data: Data, *, needs_train: bool = True) -> Splits:
     """Return the data set that `data` describes; the same configuration gives the same images in the same order.
 
@@ -136,37 +98,7 @@ def load(data: Data, *, needs_train: bool = True) -> Splits:
     fingerprint = images_fingerprint(train, validation, test)
     found = Splits(train, validation, test, source.classes, data.name, fingerprint, mean, std)
     tables = ((source.train, train_rows, pixels), (source.test or source.train, test_rows, test_pixels))
-    return replace(found, notes=(*source.notes, *_missing(found), *_few_coloured(tables)))
-
-
-def _missing(found: Splits) -> Iterator[str]:
-    """Yield which classes have no training images, and which no test images."""
-    counts = found.counts()
-    for split, words in (("train", "training"), ("test", "test")):
-        lacking = [name for name, count in counts[split].items() if not count]
-        if lacking and len(lacking) < len(found.classes):
-            names = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
-            yield f"No {words} images of {len(lacking)} of the {len(found.classes)} classes: {names}."
-
-
-def _few_coloured(tables: Sequence[tuple[Table, Tensor, Tensor]]) -> Iterator[str]:
-    """Yield which images make a gray data set a coloured one, if they are few: (table, rows, pixels) of each split."""
-    exceptions: list[tuple[Table, int]] = []
-    total = 0
-    for table, rows, pixels in tables:
-        if pixels.shape[1] == 1:
-            return
-        coloured = rows[(pixels != pixels[:, :1]).flatten(1).any(1)].tolist()
-        if len(coloured) * _FEW > len(rows):
-            return
-        exceptions += [(table, row) for row in coloured]
-        total += len(rows)
-    if exceptions:
-        table, row = exceptions[0]
-        yield (
-            f"{len(exceptions)} of {total} images have colours, such as {table.read([row])[0].name}, so all are given three "
-            "channels: convert them to gray if they should be."
-        )
+    return replace(found, notes=(*source.notes, *missing(found), *few_coloured(tables)))
 
 
 def _check(data: Data) -> None:
@@ -307,13 +239,3 @@ def _moments(pixels: UInt8[Tensor, "N C H W"]) -> tuple[tuple[float, ...], tuple
         means.append(mean.item())
         deviations.append((share * (levels - mean) ** 2).sum().sqrt().item())
     return tuple(means), tuple(deviations)
-
-
-def images_fingerprint(*splits: Images) -> str:
-    """Return 16 hexadecimal digits that change with any pixel or label."""
-    summary = hashlib.sha256()
-    for images in splits:
-        summary.update(str(tuple(images.pixels.shape)).encode())
-        summary.update(images.pixels.contiguous().numpy().data)
-        summary.update(images.labels.numpy().data)
-    return summary.hexdigest()[:16]

@@ -14,7 +14,7 @@ from torch import nn
 
 from sparring import ranks
 from sparring.data import Images, Splits, batches
-from sparring.data.sources import images_fingerprint
+from sparring.data.splits import images_fingerprint
 from sparring.environment import environment
 from sparring.evaluation.evaluator import Evaluator
 from sparring.evaluation.outcome import Outcome, Outcomes, Stage

@@ -75,10 +75,10 @@ def figures(content: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def listed(folder: Path) -> Iterator[str]:
-    """Yield a line for each record in a folder, by name: what was asked, and the accuracies."""
+def listed(folder: Path, without: Path | None = None) -> Iterator[str]:
+    """Yield a line for each record in a folder but one, by name: what was asked, and the accuracies."""
     for path in sorted(folder.glob(f"*{_SUFFIX}")):
-        if line := _line(_read(path)):
+        if path != without and (line := _line(_read(path))):
             yield f"{path.name}: {line}"
 
 

@@ -1,0 +1,91 @@
+"""A data set, decoded: its splits, and what is worth saying of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sparring.data.images import Images
+from sparring.data.tables import Table
+
+_FEW = 20  # one image in so many, or fewer, is an exception
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """A data set, decoded: training, validation and test images have no sample in common."""
+
+    train: Images
+    validation: Images
+    test: Images
+    classes: tuple[str, ...]
+    name: str
+    fingerprint: str  # 16 hexadecimal digits that change with any pixel or label
+    mean: tuple[float, ...]  # of the training pixels in [0, 1], per channel
+    std: tuple[float, ...]
+    notes: tuple[str, ...] = ()  # sentences about what was found, such as classes without images
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return how many images of each class there are, by split and by the class's name."""
+        return {
+            name: dict(zip(self.classes, images.labels.bincount(minlength=len(self.classes)).tolist(), strict=True))
+            for name, images in (("train", self.train), ("validation", self.validation), ("test", self.test))
+        }
+
+    def __str__(self) -> str:
+        """Return the numbers of images, classes and pixels, in a sentence."""
+        channels, height, width = self.shape
+        held_out = f", {len(self.validation):,} held out" if len(self.validation) else ""
+        return (
+            f"{self.name}: {len(self.train):,} training images{held_out}, {len(self.test):,} test images, "
+            f"{len(self.classes)} classes, {channels} x {height} x {width} pixels."
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        channels, height, width = self.test.pixels.shape[1:]
+        return channels, height, width
+
+
+def missing(found: Splits) -> Iterator[str]:
+    """Yield which classes have no training images, and which no test images."""
+    counts = found.counts()
+    for split, words in (("train", "training"), ("test", "test")):
+        lacking = [name for name, count in counts[split].items() if not count]
+        if lacking and len(lacking) < len(found.classes):
+            names = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+            yield f"No {words} images of {len(lacking)} of the {len(found.classes)} classes: {names}."
+
+
+def few_coloured(tables: Sequence[tuple[Table, Tensor, Tensor]]) -> Iterator[str]:
+    """Yield which images make a gray data set a coloured one, if they are few: (table, rows, pixels) of each split."""
+    exceptions: list[tuple[Table, int]] = []
+    total = 0
+    for table, rows, pixels in tables:
+        if pixels.shape[1] == 1:
+            return
+        coloured = rows[(pixels != pixels[:, :1]).flatten(1).any(1)].tolist()
+        if len(coloured) * _FEW > len(rows):
+            return
+        exceptions += [(table, row) for row in coloured]
+        total += len(rows)
+    if exceptions:
+        table, row = exceptions[0]
+        yield (
+            f"{len(exceptions)} of {total} images have colours, such as {table.read([row])[0].name}, so all are given three "
+            "channels: convert them to gray if they should be."
+        )
+
+
+def images_fingerprint(*splits: Images) -> str:
+    """Return 16 hexadecimal digits that change with any pixel or label."""
+    summary = hashlib.sha256()
+    for images in splits:
+        summary.update(str(tuple(images.pixels.shape)).encode())
+        summary.update(images.pixels.contiguous().numpy().data)
+        summary.update(images.labels.numpy().data)
+    return summary.hexdigest()[:16]
