@@ -78,6 +78,7 @@ def load(path: Path) -> Normalised:
         model = create_from(description)
     check_fit(state, model.state_dict(), description, str(weights))
     model.load_state_dict(state)
+    model.class_names = description.class_names
     return model.eval()
 
 
