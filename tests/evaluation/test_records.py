@@ -16,8 +16,8 @@ from sparring import cli
 from sparring.attacks import PGD
 from sparring.data import Images
 from sparring.errors import BadInput
-from sparring.evaluation import Evaluation, evaluate
-from sparring.evaluation.records import listed
+from sparring.evaluation import Evaluation, evaluate, write_record
+from sparring.evaluation.records import checksum, listed, whole_records
 from sparring.models import Normalised, create
 from sparring.threat import Threat
 
@@ -58,7 +58,9 @@ def test_further_attacks_join_the_record_of_the_same_question(tmp_path: Path) ->
     assert first.file == second.file
     assert [path.name for path in tmp_path.iterdir()] == [first.file.name]
     assert names(first.file) == ["square", "clean", "pgd-5"]
-    assert json.loads(first.file.read_text()) == second.record
+    held = json.loads(first.file.read_text())
+    assert held.pop("sha256") == checksum(held)
+    assert held == second.record
 
 
 def test_the_worst_of_a_record_is_over_all_its_attacks_image_by_image(tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_what_was_measured_elsewhere_says_where(tmp_path: Path) -> None:
     file = asked(tmp_path, "square").file
     content = json.loads(file.read_text())
     content["environment"] |= {"torch": "1.0"}
-    file.write_text(json.dumps(content))
+    write_record(content, file)
     square, clean = asked(tmp_path, "clean").record["attacks"]
     assert square["measured"]["environment"]["torch"] == "1.0"
     assert square["measured"]["device"] == "cpu"
@@ -139,10 +141,26 @@ def test_a_file_of_something_else_is_left_alone(content: str, tmp_path: Path) ->
     assert file.read_text() == content
 
 
+def test_a_figure_that_was_changed_by_hand_is_noticed(tmp_path: Path) -> None:
+    file = asked(tmp_path, "clean").file
+    text = file.read_text()
+    assert list(whole_records(tmp_path)) == [json.loads(text)]
+    content = json.loads(text)
+    content["attacks"][0]["accuracy"] += 0.01
+    file.write_text(json.dumps(content))
+    with pytest.raises(BadInput, match="damaged or changed: move it away"):
+        asked(tmp_path, "pgd-2")
+    with pytest.raises(BadInput, match="is not as an evaluation wrote it"):
+        list(whole_records(tmp_path))
+    file.write_text(json.dumps(json.loads(text)))  # in other words
+    assert list(whole_records(tmp_path)) == [json.loads(text)]
+
+
 @pytest.mark.parametrize("key", ["searched", "attacks", "findings", "correct"])
 def test_a_record_that_lacks_something_is_answered_before_the_work_begins(key: str, tmp_path: Path) -> None:
     file = asked(tmp_path, "clean").file
     content = json.loads(file.read_text())
+    del content["sha256"]  # early records have none
     del (content["attacks"][0] if key == "correct" else content)[key]
     file.write_text(json.dumps(content))
 

@@ -1,4 +1,4 @@
-"""The command line: demo, train, evaluate, doctor, recipes. Bad input is one sentence on standard error, exit status 2."""
+"""The command line. Bad input is one sentence on standard error, exit status 2."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sparring import api, recipes
-from sparring.cli import evaluation
+from sparring.cli import comparison, evaluation
 from sparring.configuration import to_yaml
 from sparring.environment import installed_version
 from sparring.errors import BadInput, unknown
 from sparring.experiment import train
 from sparring.results.markdown import behind_recipe
-from sparring.results.tables import recipe_table
+from sparring.results.tables import listing
 from sparring.terminal import console
 from sparring.training import Interrupted, Run
 
@@ -55,7 +55,7 @@ def _train(chosen: argparse.Namespace, overrides: list[str]) -> None:
 
 def _recipes(chosen: argparse.Namespace, overrides: list[str]) -> None:
     if chosen.action == "list":
-        _OUT.print(recipe_table({name: recipes.title(name) for name in _listed(chosen.name)}))
+        _OUT.print(listing("recipe", {name: recipes.title(name) for name in _listed(chosen.name)}))
     elif not chosen.name:
         raise BadInput(f"recipes {chosen.action} needs the name of a recipe: sparring recipes list shows them.")
     elif chosen.action == "show":
@@ -119,11 +119,10 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluation.add_evaluate(command)
     evaluation.add_doctor(command)
+    comparison.add_compare(command)
 
-    listing = command("recipes", _recipes, "List, show or copy the recipes.")
-    listing.add_argument("action", choices=["list", "show", "copy"])
-    listing.add_argument(
-        "name", nargs="?", default="", help="a recipe's name; for list, a data set or a part of a name"
-    )
-    listing.add_argument("file", nargs="?", help="where to copy to (default: METHOD.yaml here)")
+    names = command("recipes", _recipes, "List, show or copy the recipes.")
+    names.add_argument("action", choices=["list", "show", "copy"])
+    names.add_argument("name", nargs="?", default="", help="a recipe's name; for list, a data set or a part of a name")
+    names.add_argument("file", nargs="?", help="where to copy to (default: METHOD.yaml here)")
     return parser

@@ -18,6 +18,7 @@ from sparring.data.splits import images_fingerprint
 from sparring.environment import environment
 from sparring.evaluation.evaluator import Evaluator
 from sparring.evaluation.outcome import Outcome, Outcomes, Stage
+from sparring.evaluation.records import CHECKSUM, checksum
 from sparring.files import replacing
 from sparring.models import Normalised
 
@@ -117,9 +118,9 @@ def _stage(stage: Stage) -> dict[str, Any]:
 
 
 def write_record(content: dict[str, Any], path: Path) -> None:
-    """Replace the file by the record."""
+    """Replace the file by the record, with a checksum, by which `records` knows one that was changed."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content | {CHECKSUM: checksum(content)}, indent=2) + "\n", encoding="utf-8")
 
 
 def save_examples(evaluation: Outcomes, evaluator: Evaluator, path: Path) -> None:

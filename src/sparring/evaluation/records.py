@@ -6,6 +6,7 @@ its record; another question, or another network under the same name, has a file
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from sparring.errors import BadInput
 
+CHECKSUM = "sha256"  # the key in a record
 _SUFFIX = ".json"
 # What an attack's entry says besides what it was: two entries that differ in nothing else are of the same measurement.
 _FOUND = ("accuracy", "n", "seconds", "forwards", "backwards", "stages", "failures", "correct", "measured", "outside")
@@ -82,6 +84,21 @@ def listed(folder: Path, without: Path | None = None) -> Iterator[str]:
             yield f"{path.name}: {line}"
 
 
+def whole_records(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records in a folder, by name; raises BadInput for one that is not as it was written."""
+    for path in sorted(folder.glob(f"*{_SUFFIX}")):
+        held = _read(path)
+        if CHECKSUM not in held or not _is_whole(held):
+            raise BadInput(f"{path} is not as an evaluation wrote it: restore it, or remove it and measure again.")
+        yield held
+
+
+def checksum(content: dict[str, Any]) -> str:
+    """Return hexadecimal digits of a record without its checksum (SHA-256)."""
+    bare = {name: value for name, value in content.items() if name != CHECKSUM}
+    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
+
+
 def _line(held: dict[str, Any]) -> str:
     """Return a record in a line; nothing for what is none."""
     try:
@@ -92,10 +109,11 @@ def _line(held: dict[str, Any]) -> str:
 
 
 def _is_whole(held: dict[str, Any]) -> bool:
-    """Return whether a record has all that `merged` needs."""
+    """Return whether a record has all that `merged` needs, and is as it was written; early ones have no checksum."""
     entries = held.get("attacks")
     return (
-        isinstance(entries, list)
+        held.get(CHECKSUM) in (None, checksum(held))
+        and isinstance(entries, list)
         and all(isinstance(entry, dict) and {"attack", "accuracy", "correct"} <= entry.keys() for entry in entries)
         and {*_PROVENANCE, "findings"} <= held.keys()
     )

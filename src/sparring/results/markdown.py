@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from sparring.results.published import BrokenDefence, Published
 from sparring.results.talk import Row, TalkTable, rows_of
 
-_TITLES = {
+TITLES = {
     "clean": "clean",
     "fgsm": "FGSM",
     "pgd-10": "PGD-10",
@@ -36,7 +36,7 @@ def table(talk: TalkTable) -> str:
     titles = [
         "method",
         *differing,
-        *(_TITLES[attack] for attack in talk.attacks),
+        *(TITLES[attack] for attack in talk.attacks),
         *(["minutes"] if timed else []),
         "recipe",
     ]
@@ -70,7 +70,7 @@ def behind_recipe(recipe: str) -> Iterator[str]:
     for talk, row in found:
         yield f"# {talk.name} ({talk.source}){', with ' if row.settings else ''}{' '.join(row.settings)}:"
         for line in row.published:
-            figures = [f"{_TITLES[attack]} {accuracy}" for attack, accuracy in line.accuracies.items()]
+            figures = [f"{TITLES[attack]} {accuracy}" for attack, accuracy in line.accuracies.items()]
             minutes = [f"{line.minutes} minutes"] if line.minutes is not None else []
             yield f"#   {', '.join([_checkpoint(line), *figures, *minutes])}"
             if line.note:
@@ -104,6 +104,6 @@ def _recipe(row: Row) -> str:
 
 
 def _markdown(titles: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    numbers = [title in (*_TITLES.values(), "minutes", "accuracy") for title in titles]
+    numbers = [title in (*TITLES.values(), "minutes", "accuracy") for title in titles]
     rule = ["---:" if number else "---" for number in numbers]
     return [f"| {' | '.join(cells)} |" for cells in (titles, rule, *body)]

@@ -49,10 +49,10 @@ def comparison_table(title: str, evaluations: Mapping[str, Outcomes], seconds: M
     return table
 
 
-def recipe_table(titles: Mapping[str, str]) -> Table:
-    """Return a row a recipe: its name and what it is."""
+def listing(what: str, titles: Mapping[str, str]) -> Table:
+    """Return a row a recipe, or whatever they are: its name and what it is."""
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("recipe", no_wrap=True)
+    table.add_column(what, no_wrap=True)
     table.add_column("what it is")
     for name, title in titles.items():
         table.add_row(name, title)
