@@ -125,7 +125,11 @@ def calls(method, batch_size: int) -> Calls:
 
 
 @pytest.mark.parametrize("batch_size", [4, 16])
-@pytest.mark.parametrize("method", [MEP(), released_mep(), MEP(memory="int8")], ids=["printed", "released", "int8"])
+@pytest.mark.parametrize(
+    "method",
+    [MEP(momentum="sign"), MEP(), released_mep(), MEP(memory="int8")],
+    ids=["printed", "default", "released", "int8"],
+)
 def test_a_step_of_mep_calls_few_operators_besides_the_network_s_own(method, batch_size: int) -> None:
     """Batch, attack, loss, optimizer and memory; the released code calls 1043 at 128 images, 509 of them to crop."""
     counted = calls(method, batch_size)

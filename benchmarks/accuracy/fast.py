@@ -64,7 +64,6 @@ def _optimisation(**changes: object) -> tuple[str, ...]:
 
 
 _SMOOTHED = "--method.smoothing="
-_RELEASED_MOMENTUM = "--method.momentum=gradient"
 _FLAT = "[[0, 0], [0.1, 1], [0.7, 1], [1, 0]]"
 _SINGLE = ("--runtime.precision=32", "--runtime.channels_last=false")
 
@@ -87,9 +86,9 @@ VARIANTS = {
     # The method.
     "fgsm-rs": Variant("fgsm-rs"),
     "pgd2-at": Variant("pgd2-at"),
+    "fgsm-mep-printed": Variant("fgsm-mep-printed"),
     "fgsm-mep": Variant("fgsm-mep"),
-    "fgsm-mep, gradients": Variant("fgsm-mep", (_RELEASED_MOMENTUM,)),
-    "fgsm-mep, gradients, smoothing 0.3": Variant("fgsm-mep", (_RELEASED_MOMENTUM, f"{_SMOOTHED}0.3")),
+    "fgsm-mep, smoothing 0.3": Variant("fgsm-mep", (f"{_SMOOTHED}0.3",)),
     # The arithmetic. On a CPU some strided convolutions of eight channels break in NHWC and single precision.
     "single precision": Variant(changes=_SINGLE),
     "rate 0.1, single precision": Variant(changes=(*_optimisation(lr=0.1), *_SINGLE)),

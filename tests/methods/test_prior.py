@@ -171,7 +171,7 @@ def test_ep_trains_as_its_card_says(aligned: bool) -> None:
 @pytest.mark.parametrize("which", ["none", "all"])
 def test_mep_trains_as_the_paper_says_aligned_under_augmentation(which) -> None:
     """g_c = sign grad; g <- mu g + g_c; train at clip_e(eta + alpha g_c); eta <- clip_e(eta + alpha sign g)."""
-    method = set_up(MEP(alpha=ALPHA, weight=0.7, decay=0.3, box=which))
+    method = set_up(MEP(alpha=ALPHA, weight=0.7, decay=0.3, momentum="sign", box=which))
     subject, plain = learner(), Plain()
     eta, momenta = Canvases(method.perturbations.rows), Canvases(torch.zeros(SAMPLES, 1, 10, 10))
 
@@ -595,7 +595,8 @@ def test_the_first_epoch_s_momentum_is_its_gradient() -> None:
     for batch in batches():
         perturbation = method.perturb(network(), batch)
         method.commit(batch, perturbation, NO_LOSS)
-        assert torch.equal(batch.view.show(method.momenta.read(batch.index)), perturbation.gradient.sign())
+        gradient = perturbation.gradient
+        assert torch.equal(batch.view.show(method.momenta.read(batch.index)), gradient / gradient.abs().sum())
         torch.testing.assert_close(batch.view.show(method.perturbations.read(batch.index)), perturbation.delta)
 
 
@@ -713,7 +714,12 @@ def test_the_threat_s_norm_is_respected() -> None:
 
 @pytest.mark.parametrize(
     ("switches", "same"),
-    [({"decay": 0.3}, True), ({"decay": 0.49}, True), ({"decay": 0.9}, False), ({"momentum": "gradient"}, False)],
+    [
+        ({"momentum": "sign", "decay": 0.3}, True),
+        ({"momentum": "sign", "decay": 0.49}, True),
+        ({"momentum": "sign", "decay": 0.9}, False),
+        ({}, False),
+    ],
 )
 def test_a_momentum_of_signs_below_a_half_is_no_momentum(switches: dict, same: bool) -> None:
     """A finding (docs/methods/equations.md): |decay m| < 1 when decay < 1/2, so MEP as printed, at the only known decay

@@ -246,14 +246,14 @@ class EP(_PriorGuided):
 class MEP(_PriorGuided):
     """FGSM-MEP: the start is the sample's own perturbation of the previous epoch, moved along a momentum of gradients.
 
-    m <- decay m + sign(g); next start = clip(start + alpha sign(m)). The first epoch's momentum is its gradient. With signs
-    and a decay below 1/2 the past never outweighs the present, sign(m) = sign(g), and this is FGSM-EP: what differs from it
-    is `momentum: gradient`, or a larger decay.
+    m <- decay m + g / ||g||_1; next start = clip(start + alpha sign(m)). The first epoch's momentum is its gradient. That is
+    the released code's; the talk prints sign(g) for g / ||g||_1. With signs and a decay below 1/2, such as the released 0.3,
+    the past never outweighs the present, sign(m) = sign(g), and this is FGSM-EP to the bit.
 
     Args:
         decay: mu, the momentum's weight, in [0, 1].
-        momentum: what it accumulates: sign of the gradient (the paper) or gradient over the L1 norm of the whole batch's
-            gradient (the released code; with several ranks, of all their batches).
+        momentum: what it accumulates: gradient over the L1 norm of the whole batch's gradient (the released code; with
+            several ranks, of all their batches) or sign of the gradient (as printed).
         aligned: see `EP`.
         memory: see `EP`; the momenta are fp32 with fp32, else fp16, where `gradient` loses what is under 1e-7 of its mean.
 
@@ -262,7 +262,7 @@ class MEP(_PriorGuided):
     """
 
     decay: float = 0.3
-    momentum: Literal["sign", "gradient"] = "sign"
+    momentum: Literal["gradient", "sign"] = "gradient"
     aligned: bool = True
     memory: Kind = "fp32"
     perturbations: SampleMemory = state()
