@@ -1,9 +1,10 @@
-"""Files that are whole or absent: written under a temporary name in the same folder, then renamed."""
+"""Files that are whole or absent: written under a temporary name in the same folder, then renamed; and damage found."""
 
 from __future__ import annotations
 
 import errno
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,6 +55,21 @@ def read_text(path: Path) -> str:
         raise BadInput(f"{path} is not UTF-8 text: byte {error.start} cannot be read. Save it as UTF-8.") from error
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def zip_is_whole(path: Path) -> bool | None:
+    """Return whether a zip, such as `torch.save` writes, holds what was written, by the CRC-32 of each record.
+
+    `torch.load` does not compare them. None where there are none: after `torch.serialization.set_crc32_options(False)`
+    PyTorch writes zeros.
+    """
+    try:
+        with zipfile.ZipFile(path) as records:
+            if not any(record.CRC for record in records.infolist()):
+                return None
+            return records.testzip() is None
+    except Exception:  # damaged headers make zipfile stumble in many ways
+        return False
 
 
 def check_writable(path: Path) -> None:

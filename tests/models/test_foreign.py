@@ -222,6 +222,32 @@ def test_a_class_in_the_file_is_refused_and_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_weights_of_which_a_bit_was_flipped_are_refused(tmp_path: Path, suffix: str) -> None:
+    """In `.safetensors` those that have a checksum, as ours have."""
+    file = tmp_path / f"model{suffix}"
+    if suffix == ".pt":
+        torch.save(weights(WIDE), file)
+    else:
+        save(create_from(WIDE), file, WIDE)
+    adopt(file, WIDE)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(BadInput, match=rf"model\{suffix} is damaged"):
+        adopt(file, WIDE)
+
+
+def test_torch_files_without_checksums_are_read(tmp_path: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(weights(WIDE), tmp_path / "a.pt")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    adopt(tmp_path / "a.pt", WIDE)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"hello world\n", b"# a text\n", b"<!DOCTYPE html>", b"PK\x03\x04 broken", bytes(range(256))]
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import signal
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -157,7 +158,7 @@ def test_a_run_is_not_resumed_on_other_images(tmp_path) -> None:
 def test_a_corrupt_checkpoint_is_refused(tmp_path) -> None:
     run = train(experiment(Standard(), epochs=1), tmp_path, report=Silent())
     run.last.write_bytes(run.last.read_bytes()[:1000])
-    with pytest.raises(BadInput, match="not a readable checkpoint"):
+    with pytest.raises(BadInput, match="last.ckpt is damaged, or no checkpoint"):
         train(experiment(Standard(), epochs=1), tmp_path, resume=True, report=Silent())
 
 
@@ -217,6 +218,37 @@ def test_a_checkpoint_without_a_part_is_refused(key: str, tmp_path) -> None:
     if key == "learner":
         with pytest.raises(BadInput, match="lacks 'learner'"):
             sparring.load(tmp_path, "last")
+
+
+def test_a_checkpoint_of_which_a_bit_was_flipped_is_refused(tmp_path) -> None:
+    """Most bits are of tensors, which torch.load takes as they are."""
+    train(experiment(Standard(), epochs=1), tmp_path, report=Silent())
+    last = Run(tmp_path).last
+    content = bytearray(last.read_bytes())
+    with zipfile.ZipFile(last) as records:
+        largest = max(records.infolist(), key=lambda record: record.file_size)
+        content[content.index(records.read(largest)) + largest.file_size // 2] ^= 1
+    last.write_bytes(content)
+    torch.load(last, weights_only=True)
+    with pytest.raises(BadInput, match=r"last.ckpt is damaged, or no checkpoint: restore it, or start a new run"):
+        train(experiment(Standard(), epochs=1), tmp_path, resume=True, report=Silent())
+    with pytest.raises(BadInput, match="last.ckpt is damaged"):
+        sparring.load(tmp_path, "last")
+
+
+def test_a_checkpoint_without_checksums_is_read_with_a_note(tmp_path, caplog) -> None:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        checkpoint.save({"a": torch.ones(3)}, tmp_path / "last.ckpt")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert torch.equal(checkpoint.load(tmp_path / "last.ckpt")["a"], torch.ones(3))
+    assert "last.ckpt was written without checksums" in caplog.text
+    caplog.clear()
+    checkpoint.save({"a": torch.ones(3)}, tmp_path / "last.ckpt")
+    checkpoint.load(tmp_path / "last.ckpt")
+    assert not caplog.text
 
 
 def test_a_checkpoint_never_runs_code(tmp_path) -> None:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import logging
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from sparring.data import Images
 from sparring.errors import BadInput
+from sparring.files import zip_is_whole
 from sparring.models.description import ModelDescription
 from sparring.models.normalise import Normalised
 from sparring.models.registry import named_architectures
 from sparring.models.stated import check_accuracy
-from sparring.models.weights import check_fit, create_from, with_counters
+from sparring.models.weights import check_fit, create_from, read, with_counters
 
 _LOG = logging.getLogger(__name__)
 
@@ -151,10 +151,9 @@ def _read(path: Path) -> object:
     if not path.is_file():
         raise BadInput(f"There is no {path}, which should hold weights.")
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise BadInput(f"{path} is not a valid safetensors file: {error}") from error
+        return read(path)[0]
+    if zipfile.is_zipfile(path) and zip_is_whole(path) is False:  # files of PyTorch before 1.6 are none
+        raise BadInput(f"{path} is damaged: its content is not what was written. Download or copy it again.")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # for bytes that are no torch file its reader raises whatever it stumbles over
