@@ -19,7 +19,7 @@ from sparring.evaluation import CLEAN, evaluate
 from sparring.evaluation.network import check_device
 from sparring.experiment import Experiment
 from sparring.norms import NormName
-from sparring.results.robustbench import entry, write_entry
+from sparring.results.robustbench import entry, entry_file, write_entry
 from sparring.threat import Ratio, Threat
 from sparring.training import Run, checkpoint
 
@@ -116,9 +116,10 @@ def benchmark(
     first = splits.test.subset(torch.arange(min(n_examples, len(splits.test))))
     splits = replace(splits, test=first)
     threat = Threat(threat_model, Ratio(eps))
+    file = entry_file(splits.name, threat_model, model_name, Path("model_info")) if to_disk and model_name else None
     found = evaluate(
         model, splits, threat, (CLEAN, "aa"), batch_size=batch_size, device=device, seed=seed, doctor=doctor
     )
-    if to_disk and model_name:
-        write_entry(entry(found, splits, threat), model_name, threat_model, Path("model_info"))
+    if file:
+        write_entry(entry(found, splits, threat), file)
     return found.accuracy(CLEAN), found.accuracy("aa")

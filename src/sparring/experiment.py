@@ -119,7 +119,8 @@ def train(experiment: Experiment, folder: str | Path, *, resume: bool = False, r
         report: where progress goes; None is the terminal.
 
     Raises:
-        BadInput: something in the experiment cannot be, the folder holds another run, or torchrun started several processes.
+        BadInput: something in the experiment cannot be, the folder holds another run or files of none, or torchrun started
+            several processes.
         Interrupted: Ctrl-C; the state is saved.
     """
     if (processes := ranks.started()) > 1:

@@ -123,6 +123,33 @@ def test_a_run_is_not_overwritten_and_not_resumed_as_another(tmp_path) -> None:
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "model.yaml", "model.safetensors", "metrics.csv", "data.json", "checkpoints/last.ckpt"]
+)
+@pytest.mark.parametrize("resume", [False, True])
+def test_files_of_no_run_are_not_overwritten(name: str, resume: bool, tmp_path) -> None:
+    file = tmp_path / "run" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("lr: 0.1\n")
+    with pytest.raises(BadInput, match=rf"{name} is of no run of Sparring's and would be overwritten: choose another"):
+        train(experiment(MEP(), epochs=1), tmp_path / "run", resume=resume, report=Silent())
+    assert file.read_text() == "lr: 0.1\n"
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [file]
+
+
+def test_a_folder_with_other_files_takes_a_run(tmp_path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    train(experiment(Standard(), epochs=1), tmp_path, report=Silent())
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_images_are_loaded(tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(Experiment, "trainer", lambda *_: pytest.fail("began"))
+    with pytest.raises(BadInput, match="cannot be written: choose a folder"):
+        train(experiment(Standard(), epochs=1), tmp_path / "file" / "run", report=Silent())
+
+
 def test_the_checkpoint_of_another_method_is_refused(tmp_path) -> None:
     train(experiment(MEP(), epochs=1), tmp_path / "mep", report=Silent())
     run = train(experiment(Standard(), epochs=1), tmp_path / "standard", report=Silent())

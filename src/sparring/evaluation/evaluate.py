@@ -29,7 +29,15 @@ from sparring.evaluation.network import (
 )
 from sparring.evaluation.outcome import OnProgress, Outcomes, silent
 from sparring.evaluation.progress import Checkpoint, fingerprint
-from sparring.evaluation.record import ModelSource, name_of, question, record, save_examples, write_record
+from sparring.evaluation.record import (
+    ModelSource,
+    may_hold_examples,
+    name_of,
+    question,
+    record,
+    save_examples,
+    write_record,
+)
 from sparring.evaluation.records import figures, file_of, merged
 from sparring.files import check_writable
 from sparring.threat import Threat, check_threat
@@ -156,7 +164,7 @@ def check_files(
     """Return the record's file or folder and the images' file as paths.
 
     Raises BadInput where one cannot be written, is the other one, or is the network's own file of weights, and where
-    adversarial images are to be written to another file than .safetensors.
+    adversarial images are to be written to another file than .safetensors, or over one with anything else.
     """
     record_file, examples_file = (None if path is None else Path(path) for path in (output, examples))
     if record_file and record_file.suffix.lower() not in ("", ".json", ".evaluations") and not record_file.is_dir():
@@ -173,6 +181,8 @@ def check_files(
         taken.append(file.resolve())
     if examples_file and examples_file.suffix != ".safetensors":
         raise BadInput(f"Adversarial images are written as .safetensors: name the file so, not {examples_file}.")
+    if examples_file and not may_hold_examples(examples_file):
+        raise BadInput(f"{examples_file} holds no adversarial images and would be overwritten: name another file.")
     return record_file, examples_file
 
 
