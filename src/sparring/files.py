@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from sparring.errors import BadInput
+from sparring.errors import BadInput, shown
 
 
 @contextmanager
@@ -45,6 +45,13 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def path_of(name: str, value: object) -> Path:
+    """Return a path that may be given as a text; raises BadInput, naming it `name`, for what is none."""
+    if isinstance(value, Path) or (isinstance(value, str) and value and "\0" not in value):
+        return Path(value)
+    raise BadInput(f"{name} must be a path, as a text or a pathlib.Path, not {shown(value)}.")
 
 
 def read_text(path: Path) -> str:

@@ -196,7 +196,7 @@ def test_autoattack_may_find_far_more_than_pgd_in_l1(model) -> None:
 
 def test_an_attack_is_called_by_its_repr_or_by_a_name_of_one_s_choice(model) -> None:
     attack = PGD(steps=5)
-    found = evaluate(model, DATA, EPS, ["clean", attack, attack, "pgd-5"])
+    found = evaluate(model, DATA, EPS, ["clean", attack, "pgd-5"])
     assert [outcome.attack for outcome in found.outcomes] == ["clean", repr(attack), "pgd-5"]
     assert found.record["attacks"][1]["steps"] == 5
     assert "definition" not in found.record["attacks"][1]

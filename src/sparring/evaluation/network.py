@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import attackable, input_gradient
+from sparring.attacks import Capacity, attackable, input_gradient
+from sparring.choices import check_kind
 from sparring.data import Images, batches
 from sparring.errors import BadInput, unknown
 
@@ -20,6 +21,13 @@ def check_precision(precision: str | None) -> None:
     """Raise BadInput for what is no precision; None, the network as it is, is one."""
     if precision is not None and precision not in get_args(Precision):
         raise unknown("precision", str(precision), get_args(Precision))
+
+
+def check_batch_size(size: object) -> None:
+    """Raise BadInput for what is no number of images; None, as many as fit, is one."""
+    check_kind("batch_size", size, int | None)
+    if size is not None:
+        Capacity(cast(int, size))
 
 
 def check_device(device: torch.device | str) -> None:

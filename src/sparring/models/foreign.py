@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sparring.choices import check_kind
 from sparring.data import Images
 from sparring.errors import BadInput
-from sparring.files import zip_is_whole
+from sparring.files import path_of, zip_is_whole
 from sparring.models.description import ModelDescription
 from sparring.models.normalise import Normalised
 from sparring.models.registry import named_architectures
@@ -72,7 +73,13 @@ def adopt(
         BadInput: the file is missing, unreadable or would have to be unpickled, or does not fit the description; its
             normalisation is not known, or given twice; the accuracy is another one.
     """
-    path = Path(path)
+    path = path_of("The file of weights", path)
+    for what, value, kind in (
+        *(("The description", description, ModelDescription), ("accuracy", accuracy, float | None)),
+        *(("images", images, Images | None), ("mean", mean, tuple[float, ...] | None)),
+        *(("std", std, tuple[float, ...] | None),),
+    ):
+        check_kind(what, value, kind)
     content = _weights(_read(path), path)
     model = _adopted(content, path, description, mean, std)
     others = [replace(description, name=name) for name in _fitting(content, path, description)]

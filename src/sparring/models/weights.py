@@ -12,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sparring.choices import check_kind
 from sparring.errors import BadInput
-from sparring.files import read_text, replacing
+from sparring.files import path_of, read_text, replacing
 from sparring.models.description import ModelDescription, from_yaml, to_yaml
 from sparring.models.normalise import Normalised
 from sparring.models.registry import create
@@ -34,7 +35,7 @@ def create_from(description: ModelDescription) -> Normalised:
     )
 
 
-def save(model: nn.Module, path: Path, description: ModelDescription) -> None:
+def save(model: nn.Module, path: str | Path, description: ModelDescription) -> None:
     """Write the weights and buffers of `model`, and what is needed to rebuild it.
 
     Args:
@@ -45,6 +46,8 @@ def save(model: nn.Module, path: Path, description: ModelDescription) -> None:
     Raises:
         BadInput: the description is of another network, so that the file could never be loaded; or the disk is full.
     """
+    check_kind("The model", model, nn.Module)
+    check_kind("The description", description, ModelDescription)
     weights, sidecar = _files(path)
     # A clone of each tensor: safetensors refuses channels-last layouts and tensors that share memory.
     state = {
@@ -63,7 +66,7 @@ def save(model: nn.Module, path: Path, description: ModelDescription) -> None:
         save_file(state, temporary, metadata={_CHECKSUM: checksums})  # one entry, as several have no fixed order
 
 
-def load(path: Path) -> Normalised:
+def load(path: str | Path) -> Normalised:
     """Return the network that `save` wrote to `path`, on the CPU and in evaluation mode; nothing is downloaded.
 
     Raises:
@@ -134,7 +137,8 @@ def with_counters(state: Mapping[str, Tensor], expected: Iterable[str]) -> dict[
     return {**{name: torch.zeros((), dtype=torch.int64) for name in counters}, **state}
 
 
-def _files(path: Path) -> tuple[Path, Path]:
+def _files(path: str | Path) -> tuple[Path, Path]:
+    path = path_of("The path of the weights", path)
     weights = path if path.suffix == ".safetensors" else path / "model.safetensors"
     return weights, weights.with_suffix(".yaml")
 

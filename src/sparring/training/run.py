@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sparring import models
 from sparring.environment import environment
 from sparring.errors import BadInput
-from sparring.files import check_writable, read_text, replacing
+from sparring.files import check_writable, path_of, read_text, replacing
 from sparring.models import ModelDescription
 from sparring.training import checkpoint
 
@@ -42,7 +42,7 @@ class Run:
     folder: Path
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))
+        object.__setattr__(self, "folder", path_of("A run's folder", self.folder))
 
     @property
     def config(self) -> Path:
