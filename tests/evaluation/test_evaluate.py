@@ -350,7 +350,14 @@ def doubles(network: Batchwise) -> None:
     network(torch.rand(4, 1, 8, 8).double()).sum().backward()
 
 
-@pytest.mark.parametrize("tampering", [moves_statistics, zeroes_weights, replaces_a_layer, hooks, doubles])
+def patches_methods(network: Batchwise) -> None:
+    network.forward = lambda x: torch.zeros(len(x), 10)  # as one does for BPDA
+    network.layers[1].forward = torch.zeros_like
+
+
+@pytest.mark.parametrize(
+    "tampering", [moves_statistics, zeroes_weights, replaces_a_layer, hooks, doubles, patches_methods]
+)
 def test_a_function_cannot_change_the_network(tampering: Callable[[Batchwise], None]) -> None:
     def attack(network: Batchwise, x: Images, y: Tensor, threat: Threat) -> Images:
         tampering(network)

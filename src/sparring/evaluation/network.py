@@ -86,11 +86,12 @@ def rows_within(memory: float, taken: float) -> int:
 def untouched(model: nn.Module) -> Iterator[None]:
     """Put the network back on leaving, whatever was done to it inside.
 
-    That is: the values of its parameters and buffers, gradients and who needs them, submodules, hooks and modes. What a
-    module keeps in other attributes is out of reach.
+    That is: the values of its parameters and buffers, gradients and who needs them, submodules, hooks, modes, and methods
+    that were set on a module itself, as `forward` often is. What a module keeps in other attributes is out of reach.
     """
     modules = list(model.modules())
     modes = [module.training for module in modules]
+    methods = [_own_methods(module) for module in modules]
     contents = [(each, dict(each)) for module in modules for each in _dictionaries(module)]
     tensors = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
     gradients = [
@@ -101,6 +102,10 @@ def untouched(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
+        for module, own in zip(modules, methods, strict=True):
+            for name in _own_methods(module).keys() - own.keys():
+                del vars(module)[name]
+            vars(module).update(own)
         for now, before in contents:
             if list(now) != list(before) or any(now[name] is not value for name, value in before.items()):
                 now.clear()
@@ -119,6 +124,11 @@ def _dictionaries(module: nn.Module) -> list[dict[str, Any]]:
     """Return those that every module has, of parameters, buffers, submodules, and hooks; TorchScript keeps its own."""
     own = [vars(module).get(name) for name, value in vars(nn.Module()).items() if isinstance(value, dict)]
     return [each for each in own if isinstance(each, dict)]
+
+
+def _own_methods(module: nn.Module) -> dict[str, Any]:
+    """Return the attributes that take the place of a method of the module's class."""
+    return {name: value for name, value in vars(module).items() if callable(getattr(type(module), name, None))}
 
 
 def _put_back(tensor: Tensor, value: Tensor) -> None:
