@@ -20,7 +20,7 @@ from sparring.attacks.apgd import SparseAPGD
 from sparring.averaging import Average
 from sparring.choices import check_choices
 from sparring.configuration.classes import choices
-from sparring.data import Images
+from sparring.data import Augment, Images, Resident
 from sparring.errors import BadInput
 from sparring.evaluation import Evaluator
 from sparring.evaluation.doctor import diagnose
@@ -31,7 +31,7 @@ from sparring.models import ModelDescription, create
 from sparring.optimisation import Optimisation
 from sparring.schedule import MultiStep, Schedule
 from sparring.threat import Ratio, Threat
-from sparring.training import Diagnostics, Runtime, Selection
+from sparring.training import Diagnostics, Runtime, Selection, Session
 
 OTHERS = [  # Augment's types are checked in tests anyway
     *(
@@ -210,6 +210,11 @@ def test_annotations_that_are_not_known_take_anything() -> None:
         check_choices(Own(several=(1, None)))  # type: ignore[arg-type]
 
 
+def resident() -> Resident:
+    some = images()
+    return Resident(Images(some.pixels.round(), some.labels), Augment(), 4, 0, "cpu")
+
+
 SEEDS = [(value, "seed must be a whole number") for value in (1.5, "a", 2**70, True, None)]
 BATCHES = [(2.5, "batch_size must be a whole number"), ("a", "a whole number"), (True, "not True"), (0, "at least 1")]
 PATHS = [(value, "must be a path, as a text or a pathlib.Path") for value in (5, b"x", "", "a\0b", ["a"])]
@@ -246,6 +251,8 @@ def test_arguments_of_evaluate_are_of_their_kinds(name: str, value: object, said
         *((lambda value=value: sparring.benchmark(network(), 8, "none", seed=value), said) for value, said in SEEDS),
         *((lambda value=v: sparring.benchmark(network(), 8, "none", batch_size=value), said) for v, said in BATCHES),
         *((lambda value=value: Evaluator(network(), images(), Threat(), seed=value), said) for value, said in SEEDS),
+        (lambda: Resident(images(), Augment(), 4, 2**70, "cpu"), "seed must be a whole number of 64 bits"),
+        (lambda: Session(TRADES(), network(), resident(), Threat(), Optimisation(), seed="a"), "seed must be a whole"),
         (lambda: Evaluator(network(), images(), Threat(), device="gpu"), "There is no device 'gpu'"),
         (lambda: sparring.recipe("digits/trades", "--seed 3"), "overrides must be a list, not '--seed 3'"),
         (lambda: sparring.recipe("digits/trades", ["--seed", 3]), "overrides must be a text, not 3"),

@@ -43,12 +43,12 @@ def load(path: str | Path, checkpoint_name: Literal["best", "last"] = "best") ->
     your own that returns a network. Nothing is unpickled. `checkpoint_name` is for the folder of a run: last is the network
     after its last epoch. Raises BadInput for what is missing or does not fit.
     """
-    path = path_of("The network's path", path)
+    reference, path = str(path), path_of("The network's path", path)
     check_choice("checkpoint_name", checkpoint_name, ("best", "last"))
     if checkpoint_name == "last" and not path.is_dir():
         raise BadInput(f"Only the folder of a run has a last checkpoint: leave it out for {path}.")
-    if not path.exists() and models.is_reference(str(path)):
-        return models.imported(str(path))
+    if not path.exists() and models.is_reference(reference):
+        return models.imported(reference)
     if not path.exists():
         raise BadInput(
             f"There is no {path}: give the folder of a run, a .safetensors file, timm:NAME, or package.module:function."
