@@ -639,6 +639,11 @@ def test_a_method_of_the_users_own_can_be_named(tmp_path: Path, monkeypatch: pyt
             "    def __post_init__(self):\n        raise ValueError('not today')",
             "method: not today.",
         ),
+        (
+            "from sparring.methods import Standard\n@dataclass\nclass Mine(Standard):\n"
+            "    def __post_init__(self):\n        {}['table']",
+            "method my_own_method.Mine cannot be made: ",
+        ),
     ],
 )
 def test_a_class_of_the_users_own_that_cannot_be_is_named(

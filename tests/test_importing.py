@@ -43,6 +43,9 @@ def test_an_attribute_of_a_module_in_the_working_folder(here: Path) -> None:
         ("def network(:", "mine_here.py, line 1: SyntaxError: invalid syntax."),
         ("import sys\nsys.exit(2)", "mine_here.py, line 2: SystemExit: 2."),
         ("raise KeyError('weights')", "mine_here.py, line 1: KeyError: 'weights'."),
+        ("class Skipped(BaseException):\n    pass\nraise Skipped('no GPU')", "mine_here.py, line 3: Skipped: no GPU."),
+        ("import asyncio\nraise asyncio.CancelledError", "mine_here.py, line 2: CancelledError: CancelledError."),
+        ("def __getattr__(name):\n    raise OSError(name)", "mine_here.py, line 2: OSError: network."),
     ],
 )
 def test_what_a_module_raises_is_said_with_file_and_line(here: Path, text: str, said: str) -> None:
@@ -51,6 +54,12 @@ def test_what_a_module_raises_is_said_with_file_and_line(here: Path, text: str, 
         attribute("mine_here", "network", "it")
     assert str(caught.value).startswith(f"it: {here}/{said}")
     assert "\n" not in str(caught.value)
+
+
+def test_ctrl_c_goes_through(here: Path) -> None:
+    (here / "mine_here.py").write_text("raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        attribute("mine_here", "network", "it")
 
 
 def test_what_is_not_there_is_named(here: Path) -> None:

@@ -149,7 +149,7 @@ def test_cyclic_starts_peaks_and_ends() -> None:
     assert [schedule.momentum(step, 10) for step in (0, 4, 10)] == pytest.approx([0.95, 0.85, 0.95])
 
 
-@pytest.mark.parametrize("peak", [0, 1, -0.5, 1.5, math.nan])
+@pytest.mark.parametrize("peak", [0, 1, -0.5, 1.5, math.inf])
 def test_a_peak_outside_the_run_is_refused(peak: float) -> None:
     with pytest.raises(BadInput, match="peak of a cyclic schedule must lie inside the run"):
         Cyclic(peak=peak)

@@ -11,22 +11,29 @@ import torch
 from torch import nn
 
 from sparring import configuration, models, recipes
-from sparring.choices import check_choice
+from sparring.choices import check_choice, check_kind
 from sparring.data import Data, Splits
 from sparring.data import load as load_data
 from sparring.errors import BadInput
 from sparring.evaluation import CLEAN, evaluate
-from sparring.evaluation.network import check_device
+from sparring.evaluation.network import check_batch_size, check_device
 from sparring.experiment import Experiment
+from sparring.files import path_of
 from sparring.norms import NormName
-from sparring.results.robustbench import entry, write_entry
+from sparring.randomness import check_seed
+from sparring.results.robustbench import entry, entry_file, write_entry
 from sparring.threat import Ratio, Threat
 from sparring.training import Run, checkpoint
 
 
-def recipe(name: str, overrides: Sequence[str] = ()) -> Experiment:
-    """Return the experiment of a recipe such as cifar10/fgsm-mep, or of a YAML file, with the command line's overrides."""
-    return configuration.read(Experiment, recipes.find(name), overrides)
+def recipe(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Return the experiment of a recipe such as cifar10/fgsm-mep, or of a YAML file, with the command line's overrides.
+
+    Overrides are a list of texts such as "--optimisation.epochs", "30". Raises BadInput for a name, a key or a value that
+    cannot be.
+    """
+    check_kind("overrides", overrides, tuple[str, ...])
+    return configuration.read(Experiment, recipes.find(str(path_of("A recipe's name", name))), overrides)
 
 
 def load(path: str | Path, checkpoint_name: Literal["best", "last"] = "best") -> nn.Module:
@@ -36,12 +43,12 @@ def load(path: str | Path, checkpoint_name: Literal["best", "last"] = "best") ->
     your own that returns a network. Nothing is unpickled. `checkpoint_name` is for the folder of a run: last is the network
     after its last epoch. Raises BadInput for what is missing or does not fit.
     """
+    reference, path = str(path), path_of("The network's path", path)
     check_choice("checkpoint_name", checkpoint_name, ("best", "last"))
-    if checkpoint_name == "last" and not Path(path).is_dir():
+    if checkpoint_name == "last" and not path.is_dir():
         raise BadInput(f"Only the folder of a run has a last checkpoint: leave it out for {path}.")
-    if not Path(path).exists() and models.is_reference(str(path)):
-        return models.imported(str(path))
-    path = Path(path)
+    if not path.exists() and models.is_reference(reference):
+        return models.imported(reference)
     if not path.exists():
         raise BadInput(
             f"There is no {path}: give the folder of a run, a .safetensors file, timm:NAME, or package.module:function."
@@ -106,6 +113,10 @@ def benchmark(
     for name, value in (others | {"corruptions_data_dir": corruptions_data_dir}).items():
         if value is not None:
             raise BadInput(f"benchmark has no {name} here: {_INSTEAD[name]}.")
+    for name, value, kind in (("to_disk", to_disk, bool), ("model_name", model_name, str | None)):
+        check_kind(name, value, kind)
+    check_seed(seed)
+    check_batch_size(batch_size)
     if type(n_examples) is not int or n_examples < 1:
         raise BadInput(f"n_examples must be a whole number of at least 1, not {n_examples!r}.")
     device = "cpu" if device is None else device
@@ -116,9 +127,10 @@ def benchmark(
     first = splits.test.subset(torch.arange(min(n_examples, len(splits.test))))
     splits = replace(splits, test=first)
     threat = Threat(threat_model, Ratio(eps))
+    file = entry_file(splits.name, threat_model, model_name, Path("model_info")) if to_disk and model_name else None
     found = evaluate(
         model, splits, threat, (CLEAN, "aa"), batch_size=batch_size, device=device, seed=seed, doctor=doctor
     )
-    if to_disk and model_name:
-        write_entry(entry(found, splits, threat), model_name, threat_model, Path("model_info"))
+    if file:
+        write_entry(entry(found, splits, threat), file)
     return found.accuracy(CLEAN), found.accuracy("aa")

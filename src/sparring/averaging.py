@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from sparring.choices import check_choices
 from sparring.errors import BadInput
 from sparring.threat import Ratio
 
@@ -18,6 +19,10 @@ from sparring.threat import Ratio
 @dataclass(frozen=True)
 class Average(ABC):
     """average <- (1 - share) average + share weights, after every optimizer step; BatchNorm's statistics likewise."""
+
+    def __post_init__(self) -> None:
+        """Raise BadInput where a setting is of the wrong kind; an average with checks of its own calls this, too."""
+        check_choices(self)
 
     @abstractmethod
     def share(self, step: int, total: int) -> float:
@@ -36,6 +41,7 @@ class EMA(Average):
     warmup: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.decay < 1:
             raise BadInput(
                 f"The decay of EMA must lie between 0 and 1, not at {self.decay}: write, for example, 0.995."
@@ -58,6 +64,7 @@ class SWA(Average):
     start: Ratio = Ratio("100/110")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "start", Ratio(self.start))
         if not 0 <= self.start < 1:
             raise BadInput(

@@ -8,11 +8,14 @@ from pathlib import Path
 import torch
 
 from sparring import configuration, ranks
+from sparring.choices import check_choices, check_kind
 from sparring.data import Data, Splits, load
 from sparring.errors import BadInput
+from sparring.files import path_of
 from sparring.methods import Method
 from sparring.models import ModelDescription, create
 from sparring.optimisation import Optimisation
+from sparring.randomness import check_seed
 from sparring.terminal import console
 from sparring.threat import Threat
 from sparring.training.diagnostics import Diagnostics
@@ -43,6 +46,9 @@ class Model:
     pretrained: bool = False
     levels: int | None = None
 
+    def __post_init__(self) -> None:
+        check_choices(self)
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -59,8 +65,8 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not -(2**63) <= self.seed < 2**64:
-            raise BadInput(f"seed must be a whole number of 64 bits, from -2^63 to 2^64 - 1, not {self.seed}.")
+        check_choices(self)
+        check_seed(self.seed)
 
     def trainer(self, run: Run, report: Reporter) -> Trainer:
         """Return the parts put together, on the device; raises BadInput for parts that cannot be or do not fit."""
@@ -119,15 +125,19 @@ def train(experiment: Experiment, folder: str | Path, *, resume: bool = False, r
         report: where progress goes; None is the terminal.
 
     Raises:
-        BadInput: something in the experiment cannot be, the folder holds another run, or torchrun started several processes.
+        BadInput: something in the experiment cannot be, the folder holds another run or files of none, or torchrun started
+            several processes.
         Interrupted: Ctrl-C; the state is saved.
     """
+    check_kind("The experiment", experiment, Experiment)
+    check_kind("resume", resume, bool)
+    check_kind("report", report, Reporter | None)
+    run = Run(path_of("The folder", folder))
     if (processes := ranks.started()) > 1:
         raise BadInput(
             f"Training on several processes is not built yet, and torchrun started {processes}, which would all write into "
             f"{folder}: start it without torchrun."
         )
-    run = Run(Path(folder))
     run.refuse(configuration.to_yaml(experiment), resume=resume, rewritten=_rewritten)
     trainer = experiment.trainer(run, report or reporter(console(stderr=True)))
     splits = trainer.splits

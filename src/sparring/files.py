@@ -1,16 +1,17 @@
-"""Files that are whole or absent: written under a temporary name in the same folder, then renamed."""
+"""Files that are whole or absent: written under a temporary name in the same folder, then renamed; and damage found."""
 
 from __future__ import annotations
 
 import errno
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from sparring.errors import BadInput
+from sparring.errors import BadInput, shown
 
 
 @contextmanager
@@ -46,6 +47,13 @@ def _umask() -> int:
     return mask
 
 
+def path_of(name: str, value: object) -> Path:
+    """Return a path that may be given as a text; raises BadInput, naming it `name`, for what is none."""
+    if isinstance(value, Path) or (isinstance(value, str) and value and "\0" not in value):
+        return Path(value)
+    raise BadInput(f"{name} must be a path, as a text or a pathlib.Path, not {shown(value)}.")
+
+
 def read_text(path: Path) -> str:
     """Return the content of a text file, without a byte order mark; raises BadInput if it is not UTF-8 or not readable."""
     try:
@@ -54,6 +62,21 @@ def read_text(path: Path) -> str:
         raise BadInput(f"{path} is not UTF-8 text: byte {error.start} cannot be read. Save it as UTF-8.") from error
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def zip_is_whole(path: Path) -> bool | None:
+    """Return whether a zip, such as `torch.save` writes, holds what was written, by the CRC-32 of each record.
+
+    `torch.load` does not compare them. None where there are none: after `torch.serialization.set_crc32_options(False)`
+    PyTorch writes zeros.
+    """
+    try:
+        with zipfile.ZipFile(path) as records:
+            if not any(record.CRC for record in records.infolist()):
+                return None
+            return records.testzip() is None
+    except Exception:  # damaged headers make zipfile stumble in many ways
+        return False
 
 
 def check_writable(path: Path) -> None:

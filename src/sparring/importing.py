@@ -30,12 +30,18 @@ def attribute(module: str, name: str, what: str) -> object:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):  # another that the module imports
             raise BadInput(f"{what}: {located(error)}.") from error
         raise BadInput(f"{what}: there is no module {error.name!r} here or where Python looks.") from error
-    except (Exception, SystemExit) as error:  # it is not ours: it may fail in any way, or end the program
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # it is not ours: it may fail in any way, or end the program
         raise BadInput(f"{what}: {located(error)}.") from error
     try:
         found: object = getattr(imported, name)
     except AttributeError as error:
         raise BadInput(f"{what}: the module {module} has no {name!r} ({imported.__file__}).") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # of a `__getattr__` of the module's
+        raise BadInput(f"{what}: {located(error)}.") from error
     return found
 
 

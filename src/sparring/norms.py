@@ -203,7 +203,7 @@ _NORMS: dict[str, Norm] = {"Linf": _Linf(), "L2": _L2(), "L1": _L1()}
 
 def norm_named(name: str) -> Norm:
     """Return the norm of that name; raises BadInput for another."""
-    if name not in _NORMS:
+    if not isinstance(name, str) or name not in _NORMS:
         raise BadInput(f"Unknown norm {name!r}: write Linf, L2 or L1.")
     return _NORMS[name]
 

@@ -12,14 +12,24 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sparring.choices import check_kind
+from sparring.errors import BadInput
+
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio, as a signed 64-bit number
 _ODD = -3335678366873096957  # another odd number, which keeps a sample's turns apart from its elements
+
+
+def check_seed(seed: object) -> None:
+    """Raise BadInput for what is no whole number of 64 bits, which PyTorch's generators ask for."""
+    check_kind("seed", seed, int)
+    if not -(2**63) <= cast(int, seed) < 2**64:
+        raise BadInput(f"seed must be a whole number of 64 bits, from -2^63 to 2^64 - 1, not {seed}.")
 
 
 def seed_from(*parts: int) -> int:

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from typing_extensions import override
 
+from sparring.choices import check_choices
 from sparring.errors import BadInput
 from sparring.threat import Ratio
 
@@ -16,6 +17,10 @@ from sparring.threat import Ratio
 @dataclass(frozen=True)
 class Schedule(ABC):
     """Multiplies the learning rate; may also move the momentum."""
+
+    def __post_init__(self) -> None:
+        """Raise BadInput where a setting is of the wrong kind; a schedule with checks of its own calls this, too."""
+        check_choices(self)
 
     @abstractmethod
     def factor(self, step: int, total: int) -> float:
@@ -47,6 +52,7 @@ class MultiStep(Schedule):
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "milestones", tuple(Ratio(m) for m in self.milestones))
         for milestone in self.milestones:
             if not 0 < milestone < 1:
@@ -67,6 +73,7 @@ class InverseTime(Schedule):
     decay: float = 1e-4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.decay < math.inf:
             raise BadInput(f"The decay of the learning rate must be at least 0, not {self.decay}.")
 
@@ -89,6 +96,7 @@ class Piecewise(Schedule):
     points: tuple[tuple[Ratio, float], ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         points = tuple((Ratio(fraction), float(factor)) for fraction, factor in self.points)
         object.__setattr__(self, "points", points)
         fractions = [fraction for fraction, _ in points]
@@ -107,6 +115,7 @@ class Linear(Schedule):
     warmup: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_warmup(self.warmup)
 
     @override
@@ -121,6 +130,7 @@ class Cosine(Schedule):
     warmup: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_warmup(self.warmup)
 
     @override
@@ -142,6 +152,7 @@ class Cyclic(Schedule):
     highest_momentum: float = 0.9
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.peak < 1:
             raise BadInput(
                 f"The peak of a cyclic schedule must lie inside the run, between 0 and 1, not at {self.peak}."

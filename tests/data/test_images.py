@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomS
 
 from sparring.data import Augment, Images, Resident, batches, images_of
 from sparring.errors import BadInput
+from sparring.memory import SampleMemory
 
 BYTES = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(6) % 3
@@ -97,6 +98,10 @@ def test_the_caller_s_pixels_are_never_written_into() -> None:
         ([[1, 2], [3]], "no array of numbers"),
         ([FRACTIONS[0], FRACTIONS[0, :1]], "no array of numbers"),
         ([], "shape"),
+        (FRACTIONS.to_sparse(), r"pixels are sparse or nested tensors: give dense ones, such as by \.to_dense\(\)"),
+        ([image.to_sparse() for image in FRACTIONS], "pixels are sparse or nested tensors"),
+        (torch.nested.nested_tensor(list(FRACTIONS), layout=torch.jagged), "pixels are sparse or nested tensors"),
+        (torch.empty(6, 3, 8, 8, device="meta"), "no array of numbers"),
     ],
 )
 def test_other_pixels_are_refused_with_what_to_do(pixels, said: str) -> None:
@@ -134,6 +139,7 @@ def test_labels_of_any_whole_type_are_taken(labels) -> None:
         (LABELS > 0, r"labels are bool: .* labels\.long\(\)"),
         (LABELS[:5], "6 images and 5 labels"),
         (LABELS[0], "labels have shape"),
+        (LABELS.to_sparse(), "labels are sparse or nested tensors"),
         (["cat"] * 6, "labels are no array of numbers"),
     ],
 )
@@ -166,6 +172,29 @@ def test_training_refuses_fractions_between_levels() -> None:
         Resident(Images(FRACTIONS, LABELS), Augment(), 6, 0, "cpu")
 
 
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [([0, 7, 7, 3, 7, 1], "3 of them have the index 7: leave indices out"), ([-1, 0, 1, 2, 3, 4], "and one is -1")],
+)
+def test_training_refuses_indices_that_are_not_of_one_image(index: list[int], said: str) -> None:
+    with pytest.raises(BadInput, match=f"Training remembers images by their index, .*{said}"):
+        Resident(Images(BYTES, LABELS, index), Augment(), 6, 0, "cpu")
+
+
+def test_memories_have_room_for_the_indices_of_a_subset() -> None:
+    data = Resident(Images(BYTES, LABELS).subset(torch.tensor([4, 1])), Augment(), 2, 0, "cpu")
+    (batch,) = data.epoch(0)
+    memory = SampleMemory(data.samples, (1,))
+    memory.write(batch.index, torch.tensor([[1.0], [2.0]]))
+    assert memory.read(batch.index).flatten().tolist() == [1, 2]
+    assert sorted(batch.index.tolist()) == [1, 4]
+
+
+def test_evaluation_takes_an_image_several_times() -> None:
+    some = Images(BYTES, LABELS).subset(torch.tensor([2, 2, 0]))
+    assert some.index.tolist() == [2, 2, 0]
+
+
 @pytest.mark.parametrize(("labels", "said"), [(LABELS - 1, "from -1 to 1"), (LABELS + 8, "from 8 to 10")])
 def test_training_refuses_labels_that_are_no_classes(labels, said: str) -> None:
     with pytest.raises(BadInput, match=f"{said}, but there are the classes 0 to 9"):
@@ -188,6 +217,38 @@ class Pairs(Dataset):
 class Endless(Dataset):
     def __getitem__(self, row: int):
         return FRACTIONS[0], 0
+
+
+class Batches(IterableDataset):
+    """Whole batches, for a loader that makes none."""
+
+    def __iter__(self):
+        return iter([(FRACTIONS[:4], LABELS[:4]), (FRACTIONS[4:], LABELS[4:])])
+
+
+class Items(Dataset):
+    """What a function returns for each of four rows."""
+
+    def __init__(self, item) -> None:
+        self.item = item
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, row: int):
+        return self.item(row)
+
+
+def of_two_sizes(row: int):
+    return torch.rand(3, 8, 8 + row // 2), row
+
+
+def of_two_types(row: int):
+    return (FRACTIONS if row < 2 else BYTES)[row], row
+
+
+def failing(row: int):
+    raise KeyError("cat.png")
 
 
 class Stream(IterableDataset):
@@ -220,6 +281,9 @@ class Of(Dataset):
         DataLoader(TensorDataset(FRACTIONS, LABELS), batch_size=4),
         DataLoader(Pairs(), batch_size=4),
         DataLoader(Stream(), batch_size=5),
+        DataLoader(Pairs(), batch_size=None),
+        DataLoader(Stream(), batch_size=None),
+        DataLoader(Batches(), batch_size=None),
     ],
 )
 def test_pairs_data_sets_and_loaders_are_read_in_their_order(data) -> None:
@@ -243,6 +307,19 @@ def test_pairs_data_sets_and_loaders_are_read_in_their_order(data) -> None:
         (DataLoader(TensorDataset(FRACTIONS)), "they must be pairs"),
         (TensorDataset(FRACTIONS[:0], LABELS[:0]), "give at least one image"),
         (Endless(), "Endless has no length"),
+        (
+            Items(of_two_sizes),
+            r"items hold images that differ, float32 of shape \(3, 8, 8\) and .* \(3, 8, 9\): bring all",
+        ),
+        (DataLoader(Items(of_two_sizes), batch_size=2), "batches hold images that differ"),
+        (DataLoader(Items(of_two_sizes), batch_size=4), "batches cannot be read: .*collate.py, line .*equal size"),
+        (DataLoader(Items(of_two_sizes), batch_size=None), "batches hold images that differ"),
+        (DataLoader(Items(of_two_types), batch_size=2), "float32 of shape .* and uint8 of shape"),
+        (Items(of_two_types), "float32 of shape .* and uint8 of shape"),
+        (Items(failing), r"items cannot be read: .*test_images.py, line \d+: KeyError: 'cat.png'"),
+        (DataLoader(Items(failing)), r"batches cannot be read: .*test_images.py, line \d+: KeyError"),
+        (DataLoader(Items(lambda row: (FRACTIONS[row], "cat"))), "DataLoader's batches are no array of numbers"),
+        (DataLoader(Items(lambda row: (FRACTIONS[row], [0] * row)), batch_size=None), "labels"),
         (FRACTIONS, "The data are of type Tensor: .* a pair of pixels and labels, or a torch Dataset"),
         (None, "The data are None"),
     ],

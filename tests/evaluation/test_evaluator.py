@@ -184,9 +184,22 @@ def test_the_record_s_settings_are_the_attacks(evaluation: Outcomes) -> None:
     assert all(outcome.seconds >= 0 for outcome in evaluation.outcomes)
 
 
-def test_an_attack_that_is_named_twice_runs_once(model, images, evaluation) -> None:
-    found = Evaluator(model, images, LINF).run(["fgsm", "clean", "fgsm"])
-    assert [outcome.attack for outcome in found.outcomes] == ["fgsm", "clean"]
+def own_attack(model, x, y, threat):
+    return x
+
+
+@pytest.mark.parametrize(
+    ("attacks", "name"),
+    [
+        (["fgsm", "clean", "fgsm"], "fgsm"),
+        ("clean,pgd-20, clean", "clean"),
+        ([PGD(steps=3), PGD(steps=3)], r"PGD\(steps=3, .*\)"),
+        ([own_attack, own_attack], "own_attack"),
+    ],
+)
+def test_an_attack_that_is_given_twice_is_refused(model, images, attacks, name: str) -> None:
+    with pytest.raises(BadInput, match=rf"^{name} is given twice"):
+        Evaluator(model, images, LINF).run(attacks)
 
 
 def test_progress_is_told_in_growing_fractions_up_to_the_whole(model, images) -> None:

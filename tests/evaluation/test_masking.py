@@ -162,6 +162,17 @@ def test_the_figures_of_an_evaluation_are_those_of_its_attacks_and_of_their_sear
     assert checks(accuracies, 10) == ["square-finds-more"]
 
 
+def test_of_two_attacks_of_one_name_the_figures_of_the_stronger_one_count() -> None:
+    stages = [{"attack": "apgd-ce", "accuracy": 0.3}, {"attack": "square", "accuracy": 0.1}]
+    one = [{"attack": "aa", "accuracy": 0.1, "stages": stages}, {"attack": "pgd-20", "accuracy": 0.2}]
+    other = [{"attack": "aa", "accuracy": 0.4, "stages": []}, {"attack": "pgd-20", "accuracy": 0.3}]
+    expected = {"aa apgd-ce": 0.3, "aa square": 0.1, "aa": 0.1, "pgd-20": 0.2}
+    for entries in ([*one, *other], [*other, *one]):
+        accuracies = figures({"attacks": entries})
+        assert accuracies == expected
+        assert checks(accuracies, 1000) == ["square-finds-more"]
+
+
 def test_figures_that_are_none_are_refused() -> None:
     with pytest.raises(BadInput, match="of 0 images"):
         suspicions({"clean": 0.9}, 0)

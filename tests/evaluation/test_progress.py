@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sparring.evaluation import Outcomes, Stage, naming
@@ -167,6 +168,21 @@ def test_a_checkpoint_that_cannot_be_read_counts_as_none(tmp_path: Path, whole: 
     checkpoint.path.write_bytes(b"not safetensors")
     assert checkpoint.read() == Progress()
     assert same(evaluator().run(ATTACKS, checkpoint=checkpoint), whole)
+
+
+@pytest.mark.parametrize("what", [b"1.5", torch.full((2, 3), 0.25).numpy().tobytes()])
+def test_a_checkpoint_that_was_damaged_counts_as_none(tmp_path: Path, what: bytes) -> None:
+    """In the text or in a tensor: the file can be read as before."""
+    stage = Stage("aa", "square", torch.tensor([True, False]), 1.5, 10, 20)
+    progress = Progress(torch.full((2, 3), 0.25), 0.5, [stage])
+    checkpoint = Checkpoint(tmp_path / "evaluation.json", "0" * 64)
+    checkpoint.write(progress)
+    assert torch.equal(checkpoint.read().clean, progress.clean)
+    content = checkpoint.path.read_bytes()
+    place = content.index(what) + len(what) - 1
+    checkpoint.path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    load_file(checkpoint.path)
+    assert checkpoint.read() == Progress()
 
 
 def test_a_fingerprint_changes_with_any_weight() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sparring import cli
@@ -267,6 +267,18 @@ def test_examples_are_written_to_no_file_of_another_kind(tmp_path: Path) -> None
     with pytest.raises(BadInput, match=r"written as \.safetensors: name the file so, not .*ex\.png"):
         evaluate(network(), images(), THREAT, "pgd-2", examples=tmp_path / "ex.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_examples_replace_examples_and_nothing_else(tmp_path: Path) -> None:
+    file, weights = tmp_path / "examples.safetensors", tmp_path / "model.safetensors"
+    save_file({"fc.weight": torch.ones(2)}, weights)
+    before = weights.read_bytes()
+    with pytest.raises(BadInput, match=r"model.safetensors holds no adversarial images and would be overwritten"):
+        evaluate(network(), images(), THREAT, "pgd-2", doctor=False, examples=weights)
+    assert weights.read_bytes() == before
+    for attack in ("pgd-2", "pgd-3"):
+        evaluate(network(), images(), THREAT, attack, doctor=False, examples=file)
+    assert "images.pgd-3" in load_file(file)
 
 
 def test_files_are_readable_by_whom_the_umask_lets_read(tmp_path: Path) -> None:

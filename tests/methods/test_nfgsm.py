@@ -147,7 +147,7 @@ def test_the_running_statistics_see_the_attack_only_in_training_mode(bn, moved: 
     assert counts == [moved] * 4
 
 
-@pytest.mark.parametrize("noise", [-1.0, math.inf, math.nan])
+@pytest.mark.parametrize("noise", [-1.0, math.inf])
 def test_noise_that_makes_no_sense_is_refused(noise: float) -> None:
     with pytest.raises(BadInput, match=f"number of radii, at least 0, not {noise}: write 2"):
         NFGSM(noise=noise)

@@ -222,6 +222,34 @@ def test_a_class_in_the_file_is_refused_and_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_weights_of_which_a_bit_was_flipped_are_refused(tmp_path: Path, suffix: str) -> None:
+    """In `.safetensors` those that have a checksum, as ours have."""
+    file = tmp_path / f"model{suffix}"
+    network = create_from(WIDE)
+    if suffix == ".pt":
+        torch.save(network.network.state_dict(), file)
+    else:
+        save(network, file, WIDE)
+    adopt(file, WIDE)
+    content = bytearray(file.read_bytes())
+    largest = max(network.parameters(), key=Tensor.numel)
+    content[content.index(largest.detach().numpy().tobytes())] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(BadInput, match=rf"model\{suffix} is damaged"):
+        adopt(file, WIDE)
+
+
+def test_torch_files_without_checksums_are_read(tmp_path: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(weights(WIDE), tmp_path / "a.pt")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    adopt(tmp_path / "a.pt", WIDE)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"hello world\n", b"# a text\n", b"<!DOCTYPE html>", b"PK\x03\x04 broken", bytes(range(256))]
 )

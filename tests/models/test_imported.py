@@ -30,6 +30,15 @@ def wrong_inside():
 def ends():
     raise SystemExit("usage: mine")
 
+class Skipped(BaseException):
+    pass
+
+def skips():
+    raise Skipped("no GPU")
+
+def interrupted():
+    raise KeyboardInterrupt
+
 NETWORK = network()
 """
 
@@ -59,6 +68,7 @@ def test_a_function_of_a_module_in_the_working_folder_makes_the_network() -> Non
             r"failed: .*, line 15: AttributeError: module 'torch' has no attribute 'nosuch'",
         ),
         ("mine_for_tests:ends", r"failed: .*mine_for_tests\.py, line 18: SystemExit: usage: mine"),
+        ("mine_for_tests:skips", r"failed: .*mine_for_tests\.py, line 24: Skipped: no GPU"),
         ("mine_for_tests:NETWORK", "is of type Sequential: give a function that returns the network"),
         ("mine_for_tests.py:network", "give the module's name without .py, mine_for_tests"),
         ("mine_for_tests", "not of the form"),
@@ -67,6 +77,11 @@ def test_a_function_of_a_module_in_the_working_folder_makes_the_network() -> Non
 def test_what_is_not_there_or_not_a_network_is_said(reference: str, complaint: str) -> None:
     with pytest.raises(BadInput, match=complaint):
         imported(reference)
+
+
+def test_ctrl_c_goes_through() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        imported("mine_for_tests:interrupted")
 
 
 def test_what_looks_like_a_reference() -> None:

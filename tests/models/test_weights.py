@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -141,7 +142,44 @@ def test_weights_of_before_checksums_are_loaded_with_a_note(tmp_path: Path, capl
     save_file(load_file(tmp_path / "model.safetensors"), tmp_path / "model.safetensors", metadata={"format": "pt"})
     found = load(tmp_path)
     assert all(torch.equal(value, found.state_dict()[name]) for name, value in model.state_dict().items())
-    assert "has no checksum" in caplog.text
+    assert [each.split()[0] for each in caplog.messages] == [
+        str(tmp_path / name) for name in ("model.safetensors", "model.yaml")
+    ]
+    assert all("has no checksum" in each for each in caplog.messages)
+
+
+def test_a_description_of_before_its_checksum_is_used_with_a_note(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(trained(), tmp_path, DESCRIPTION)
+    file = tmp_path / "model.safetensors"
+    with safe_open(file, framework="pt") as content:
+        of_weights = content.metadata()["sha256"].split()[0]
+    save_file(load_file(file), file, metadata={"sha256": of_weights})
+    assert load(tmp_path).state_dict().keys() == trained().state_dict().keys()
+    assert [each.split()[0] for each in caplog.messages] == [str(tmp_path / "model.yaml")]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("levels: null", "levels: 16"), ("- cat", "- bat"), ("name: smallconv", "name: smallconv "), ("- 9", "- 8")],
+)
+def test_a_description_that_is_not_what_was_written_is_refused(tmp_path: Path, old: str, new: str) -> None:
+    """Names and shapes of the weights fit it all the same."""
+    save(trained(), tmp_path, DESCRIPTION)
+    sidecar = tmp_path / "model.yaml"
+    assert sidecar.read_text().count(old) == 1
+    sidecar.write_text(sidecar.read_text().replace(old, new))
+    with pytest.raises(BadInput, match=r"model.yaml is not what was written with model.safetensors: restore it"):
+        load(tmp_path)
+
+
+def test_a_description_copied_with_other_line_ends_is_the_same(tmp_path: Path) -> None:
+    save(trained(), tmp_path, DESCRIPTION)
+    sidecar = tmp_path / "model.yaml"
+    sidecar.write_bytes(sidecar.read_bytes().replace(b"\n", b"\r\n"))
+    assert b"\r\n" in sidecar.read_bytes()
+    load(tmp_path)
 
 
 def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:

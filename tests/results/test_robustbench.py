@@ -14,7 +14,7 @@ from sparring.data import Data, load
 from sparring.errors import BadInput
 from sparring.evaluation import Outcome, Outcomes, naming
 from sparring.models import create
-from sparring.results.robustbench import entry, write_entry
+from sparring.results.robustbench import entry, entry_file, write_entry
 from sparring.threat import Threat
 
 
@@ -36,13 +36,27 @@ def test_an_entry_without_autoattack_is_refused() -> None:
 
 def test_what_a_file_says_besides_is_kept(tmp_path: Path) -> None:
     known = entry(evaluation(), load(Data()), Threat())
-    path = write_entry(known, "Ours2026First", "Linf", tmp_path)
+    path = entry_file("digits", "Linf", "Ours2026First", tmp_path)
+    write_entry(known, path)
     assert path == tmp_path / "digits" / "Linf" / "Ours2026First.json"
     content = json.loads(path.read_text())
     assert content["authors"] is None
     path.write_text(json.dumps(content | {"authors": "Us", "clean_acc": "0.00"}))
-    write_entry(known, "Ours2026First", "Linf", tmp_path)
+    write_entry(known, path)
     assert json.loads(path.read_text()) == content | {"authors": "Us"}
+
+
+@pytest.mark.parametrize("content", [b"{broken", b"[1]", b"null", "é".encode("latin-1")])
+def test_a_file_that_is_no_entry_is_refused_before_the_attacks(content: bytes, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sparring.api.evaluate", lambda *_, **__: pytest.fail("began"))
+    file = tmp_path / "model_info/digits/Linf/Mine.json"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    model = create("smallconv", 10, channels=1, size=8, width=4).eval()
+    with pytest.raises(BadInput, match=r"model_info/digits/Linf/Mine.json is (no entry of RobustBench's|not UTF-8)"):
+        sparring.benchmark(model, 30, "digits", to_disk=True, model_name="Mine")
+    assert file.read_bytes() == content
 
 
 def test_the_call_returns_two_fractions_and_writes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import signal
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -122,6 +123,33 @@ def test_a_run_is_not_overwritten_and_not_resumed_as_another(tmp_path) -> None:
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "model.yaml", "model.safetensors", "metrics.csv", "data.json", "checkpoints/last.ckpt"]
+)
+@pytest.mark.parametrize("resume", [False, True])
+def test_files_of_no_run_are_not_overwritten(name: str, resume: bool, tmp_path) -> None:
+    file = tmp_path / "run" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("lr: 0.1\n")
+    with pytest.raises(BadInput, match=rf"{name} is of no run of Sparring's and would be overwritten: choose another"):
+        train(experiment(MEP(), epochs=1), tmp_path / "run", resume=resume, report=Silent())
+    assert file.read_text() == "lr: 0.1\n"
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [file]
+
+
+def test_a_folder_with_other_files_takes_a_run(tmp_path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    train(experiment(Standard(), epochs=1), tmp_path, report=Silent())
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_images_are_loaded(tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(Experiment, "trainer", lambda *_: pytest.fail("began"))
+    with pytest.raises(BadInput, match="cannot be written: choose a folder"):
+        train(experiment(Standard(), epochs=1), tmp_path / "file" / "run", report=Silent())
+
+
 def test_the_checkpoint_of_another_method_is_refused(tmp_path) -> None:
     train(experiment(MEP(), epochs=1), tmp_path / "mep", report=Silent())
     run = train(experiment(Standard(), epochs=1), tmp_path / "standard", report=Silent())
@@ -157,7 +185,7 @@ def test_a_run_is_not_resumed_on_other_images(tmp_path) -> None:
 def test_a_corrupt_checkpoint_is_refused(tmp_path) -> None:
     run = train(experiment(Standard(), epochs=1), tmp_path, report=Silent())
     run.last.write_bytes(run.last.read_bytes()[:1000])
-    with pytest.raises(BadInput, match="not a readable checkpoint"):
+    with pytest.raises(BadInput, match="last.ckpt is damaged, or no checkpoint"):
         train(experiment(Standard(), epochs=1), tmp_path, resume=True, report=Silent())
 
 
@@ -217,6 +245,37 @@ def test_a_checkpoint_without_a_part_is_refused(key: str, tmp_path) -> None:
     if key == "learner":
         with pytest.raises(BadInput, match="lacks 'learner'"):
             sparring.load(tmp_path, "last")
+
+
+def test_a_checkpoint_of_which_a_bit_was_flipped_is_refused(tmp_path) -> None:
+    """Most bits are of tensors, which torch.load takes as they are."""
+    train(experiment(Standard(), epochs=1), tmp_path, report=Silent())
+    last = Run(tmp_path).last
+    content = bytearray(last.read_bytes())
+    with zipfile.ZipFile(last) as records:
+        largest = max(records.infolist(), key=lambda record: record.file_size)
+        content[content.index(records.read(largest)) + largest.file_size // 2] ^= 1
+    last.write_bytes(content)
+    torch.load(last, weights_only=True)
+    with pytest.raises(BadInput, match=r"last.ckpt is damaged, or no checkpoint: restore it, or start a new run"):
+        train(experiment(Standard(), epochs=1), tmp_path, resume=True, report=Silent())
+    with pytest.raises(BadInput, match="last.ckpt is damaged"):
+        sparring.load(tmp_path, "last")
+
+
+def test_a_checkpoint_without_checksums_is_read_with_a_note(tmp_path, caplog) -> None:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        checkpoint.save({"a": torch.ones(3)}, tmp_path / "last.ckpt")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert torch.equal(checkpoint.load(tmp_path / "last.ckpt")["a"], torch.ones(3))
+    assert "last.ckpt was written without checksums" in caplog.text
+    caplog.clear()
+    checkpoint.save({"a": torch.ones(3)}, tmp_path / "last.ckpt")
+    checkpoint.load(tmp_path / "last.ckpt")
+    assert not caplog.text
 
 
 def test_a_checkpoint_never_runs_code(tmp_path) -> None:

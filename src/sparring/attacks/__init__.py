@@ -11,7 +11,7 @@ from sparring.attacks.capacity import Capacity
 from sparring.attacks.fab import FAB
 from sparring.attacks.gama import GAMA
 from sparring.attacks.gradient import CW, FGSM, IFGSM, PGD, Restarted, draw_start
-from sparring.attacks.modes import BatchNormMode, attackable, frozen_statistics
+from sparring.attacks.modes import BatchNormMode, attackable, check_model, frozen_statistics
 from sparring.attacks.multitargeted import MultiTargeted
 from sparring.attacks.named import named
 from sparring.attacks.pool import Pool, SearchInputs
@@ -47,6 +47,7 @@ __all__ = [
     "Square",
     "ascend",
     "attackable",
+    "check_model",
     "draw_start",
     "frozen_statistics",
     "initial_fields",

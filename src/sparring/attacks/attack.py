@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sparring.attacks.capacity import Capacity
-from sparring.attacks.modes import attackable
+from sparring.attacks.modes import attackable, check_model
 from sparring.attacks.pool import Pool, SearchInputs
 from sparring.attacks.search import CountedModel, Search
-from sparring.choices import check_choices
+from sparring.choices import check_choices, check_kind
 from sparring.errors import BadInput, shown
 from sparring.randomness import Generator, SampleStreams
 from sparring.threat import ImageBatch, Threat, check_threat
@@ -52,7 +52,9 @@ class Attack(ABC):
         model's classes, for arguments of other types, and for a model that writes into the images or gives no gradient where
         one is needed.
         """
+        check_model(model)
         check_threat(threat)
+        check_kind("generator", generator, Generator)
         _check_pixels(x)
         _check_labels(y, len(x))
         x, y = x.detach().clone(), y.clone()  # tensors made under inference_mode have no gradients
@@ -83,6 +85,7 @@ class SearchAttack(Search, Attack):
 
 
 def _check_pixels(x: object) -> None:
+    _check_dense("images", x)
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim != 4:
         kind = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else shown(x)
         raise BadInput(f"The images are {kind}: give a tensor of floats in [0, 1], (images, channels, height, width).")
@@ -93,7 +96,13 @@ def _check_pixels(x: object) -> None:
         raise BadInput(f"Images must lie in [0, 1], but these go from {least:g} to {most:g}: divide bytes by 255.")
 
 
+def _check_dense(name: str, tensor: object) -> None:
+    if isinstance(tensor, Tensor) and tensor.layout != torch.strided:
+        raise BadInput(f"The {name} are a sparse tensor: give a dense one, by .to_dense().")
+
+
 def _check_labels(y: object, count: int) -> None:
+    _check_dense("labels", y)
     if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != (count,):
         kind = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else shown(y)
         raise BadInput(f"The labels of {count} images are {kind}: give a tensor of int64, of shape ({count},).")

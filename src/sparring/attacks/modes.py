@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparring.choices import check_choice
-from sparring.errors import BadInput
+from sparring.errors import BadInput, shown
 
 BatchNormMode: TypeAlias = Literal["eval", "train", "train_frozen_stats"]
 
@@ -21,6 +21,12 @@ class Resting(Protocol):
 
     def at_rest(self) -> AbstractContextManager[None]:
         """Return the time in which that is so."""
+
+
+def check_model(model: object) -> None:
+    """Raise BadInput for what is no `nn.Module`."""
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"The model is {shown(model)}: give a torch.nn.Module, such as sparring.load('runs/mine').")
 
 
 @contextmanager

@@ -9,10 +9,11 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType
 from typing import Any, TypeVar, get_args
 
-from sparring.configuration.classes import find, former_keys, keys, listed, paths, positional, without_none
+from sparring.configuration.classes import class_path, find, former_keys, keys, listed, paths, positional, without_none
 from sparring.configuration.settings import Setting, from_short_form
 from sparring.configuration.values import converted
 from sparring.errors import BadInput, first_line, unknown
+from sparring.importing import located
 from sparring.threat import Ratio
 
 T = TypeVar("T")
@@ -55,6 +56,10 @@ class Reader:
             raise
         except ValueError as error:
             raise BadInput(f"{place or self.origin}: {first_line(error)}.") from error
+        except Exception as error:
+            if kind.__module__.partition(".")[0] == "sparring":
+                raise
+            raise BadInput(f"{place} {class_path(kind)} cannot be made: {located(error)}.") from error
 
     def _value(self, hint: Any, settings: list[Setting], place: str, default: object) -> object:
         """Return a field's value, `default` (or MISSING) where nothing is said of it."""

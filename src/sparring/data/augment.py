@@ -82,9 +82,9 @@ class Augment:
     fill: Literal["zero", "reflect"] = "zero"
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.pad < 0:
             raise BadInput(f"augment.pad is {self.pad}: give a number of pixels, 0 for no random crop.")
-        check_choices(self)
 
     def draw(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from sparring.errors import BadInput, first_line, shown
+from sparring.importing import located
 
 Array: TypeAlias = Tensor | npt.NDArray[Any] | Sequence[Any]
 
@@ -34,14 +35,18 @@ class Images:
     def __init__(self, pixels: Array, labels: Array, index: Array | None = None) -> None:
         """Take images as they are, and never write into them.
 
+        Nothing is copied that need not be: where pixels, labels and index have their types already, who writes into them
+        later changes the images, too.
+
         Args:
             pixels: (N, C, H, W), of whole numbers from 0 to 255 or of fractions in [0, 1]; the type tells which. Doubles
                 are rounded to single precision.
             labels: (N,) or (N, 1), whole numbers; classes count from 0.
-            index: (N,), whole numbers; None is 0 .. N-1.
+            index: (N,), whole numbers; None is 0 .. N-1. For training, no two are the same.
 
         Raises:
-            BadInput: pixels of another shape, type or range; labels that are no class numbers; unequal lengths.
+            BadInput: pixels of another shape, type or range; labels that are no class numbers; unequal lengths; sparse or
+                quantized tensors.
         """
         images = _checked_pixels(_tensor(pixels, "pixels"))
         classes = _checked_labels(_tensor(labels, "labels"))
@@ -81,7 +86,8 @@ def images_of(data: object) -> Images:
     """Return the images of a pair (pixels, labels), of a torch Dataset of pairs, or of a DataLoader of such batches.
 
     A Dataset and a DataLoader are read once, in their order, into host memory. Raises BadInput for a loader that shuffles,
-    for items that are no pairs, for anything else, and for what `Images` refuses.
+    for data that fail when they are read, for items that are no pairs or images of several sizes or types, for anything
+    else, and for what `Images` refuses.
     """
     if isinstance(data, Images):
         return data
@@ -98,7 +104,11 @@ def images_of(data: object) -> Images:
             raise BadInput(
                 "The DataLoader drops its last, smaller batch, so images would be missing: set drop_last=False."
             )
-        return Images(*map(_joined, _columns(data, "DataLoader's batches")))
+        name = "DataLoader's batches"
+        images, labels = _columns(data, name)
+        if data.batch_sampler is None and images[0].ndim == 3:  # batch_size=None: what the data set gives, one by one
+            return Images(images, labels)
+        return Images(_joined(images, name), _joined(labels, name))
     if isinstance(data, Dataset):
         items = data if isinstance(data, IterableDataset) else (data[i] for i in range(_length(data)))
         return Images(*_columns(items, "Dataset's items"))
@@ -111,7 +121,7 @@ def images_of(data: object) -> Images:
 def _columns(items: Iterable[Any], name: str) -> tuple[list[Any], list[Any]]:
     """Return the first and the second parts of all items."""
     images, labels = [], []
-    for item in items:
+    for item in _read(items, name):
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise BadInput(f"The {name} are of type {type(item).__name__}: they must be pairs (image, label).")
         if not isinstance(item[0], Tensor | np.ndarray):
@@ -121,13 +131,28 @@ def _columns(items: Iterable[Any], name: str) -> tuple[list[Any], list[Any]]:
             )
         images.append(item[0])
         labels.append(item[1])
+        kinds = [f"{_kind(image)} of shape {tuple(image.shape[-3:])}" for image in (images[0], item[0])]
+        if kinds[0] != kinds[1]:  # torch would make floats of bytes, without a division by 255
+            raise BadInput(
+                f"The {name} hold images that differ, {kinds[0]} and {kinds[1]}: bring all to one size and type."
+            )
     if not images:
         raise BadInput(f"There are none of the {name}: give at least one image.")
     return images, labels
 
 
-def _joined(batches: list[Any]) -> Tensor:
-    return torch.cat([_tensor(batch, "batches") for batch in batches])
+def _read(items: Iterable[Any], name: str) -> Iterator[Any]:
+    try:
+        yield from items
+    except Exception as error:  # of anybody's data set: it may fail in any way
+        raise BadInput(f"The {name} cannot be read: {located(error)}.") from error
+
+
+def _joined(batches: list[Any], name: str) -> Tensor:
+    try:
+        return torch.cat([_tensor(batch, name) for batch in batches])
+    except RuntimeError as error:
+        raise BadInput(f"The {name} cannot be put together: {first_line(error)}.") from error
 
 
 def _length(data: Dataset[Any]) -> int:
@@ -140,15 +165,26 @@ def _tensor(value: object, name: str) -> Tensor:
     """Return tensors, arrays and lists of them as one tensor on the host, which may share the caller's memory."""
     try:
         if isinstance(value, Tensor):
-            return value.detach().cpu()
+            return _dense(value, name)
         if isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
-            return torch.stack([torch.as_tensor(item).detach().cpu() for item in value])
+            return torch.stack([_dense(torch.as_tensor(item), name) for item in value])
         array = np.require(value, requirements=["C", "W"])  # what torch can share
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    except BadInput:
+        raise
     except (RuntimeError, TypeError, ValueError) as error:
         raise BadInput(
             f"The {name} are no array of numbers ({first_line(error)}): give a tensor or an array."
         ) from error
+
+
+def _dense(value: Tensor, name: str) -> Tensor:
+    """Return a tensor on the host; raises BadInput for what is no plain one."""
+    if value.layout != torch.strided or value.is_nested:
+        raise BadInput(f"The {name} are sparse or nested tensors: give dense ones, such as by .to_dense().")
+    if value.is_quantized:
+        raise BadInput(f"The {name} are quantized tensors: give .dequantize() of them.")
+    return value.detach().cpu()
 
 
 def _checked_pixels(pixels: Tensor) -> Tensor:
@@ -212,5 +248,5 @@ def _whole(values: Tensor, name: str) -> Tensor:
     return values.long()
 
 
-def _kind(values: Tensor) -> str:
+def _kind(values: Tensor | npt.NDArray[Any]) -> str:
     return str(values.dtype).removeprefix("torch.")

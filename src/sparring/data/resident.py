@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -10,12 +11,13 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 from typing_extensions import override
 
+from sparring.choices import check_kind
 from sparring.data.augment import Augment, View
 from sparring.data.batch import Batch
 from sparring.data.images import Images, Labelled, images_of
 from sparring.data.training_data import Draw, TrainingData
 from sparring.errors import BadInput
-from sparring.randomness import seed_from
+from sparring.randomness import check_seed, seed_from
 
 _ORDER, _VIEWS = 0, 1  # what a seed is for
 
@@ -43,16 +45,20 @@ class Resident(TrainingData):
         """Move the split to `device`; `batch_size` counts the samples of one rank, `classes` None is the largest label + 1.
 
         Raises BadInput where there is no whole batch, the padding does not fit the images, pixels are none of the 256
-        levels, or labels are none of the classes.
+        levels, labels are none of the classes, or two images have one index.
         """
         images = images_of(images)
+        check_seed(seed)
+        _check_index(images.index)
         self._share = math.ceil(len(images) / world_size)  # samples per rank and epoch
         _check_batch_size(batch_size, self._share if drop_last else None)
         self._augment, self._seed, self.batch_size = augment, seed, batch_size
         self.classes = int(images.labels.max()) + 1 if classes is None else classes
         _check_labels(images.labels, self.classes)
         self._rank, self._world_size = rank, world_size
-        self.samples, channels, *size = images.pixels.shape
+        # Not their number: some images of a larger set keep their indices.
+        self.samples = int(images.index.max()) + 1 if len(images) else 0
+        channels, *size = images.pixels.shape[1:]
         self._size = (size[0], size[1])
         self._pixels = augment.canvas(images.levels().to(device))
         self.shape, self.canvas = (channels, *self._size), (channels, self._pixels.shape[2], self._pixels.shape[3])
@@ -121,6 +127,7 @@ def _unit(pixels: UInt8[Tensor, "B C H W"] | Float32[Tensor, "B C H W"]) -> Floa
 
 
 def _check_batch_size(batch_size: int, available: int | None = None) -> None:
+    check_kind("batch_size", batch_size, int)
     if batch_size < 1:
         raise BadInput(f"The batch size is {batch_size}: give at least 1.")
     if available is not None and batch_size > available:
@@ -128,6 +135,18 @@ def _check_batch_size(batch_size: int, available: int | None = None) -> None:
             f"The batch size is {batch_size}, but there are only {available} training images (of each rank), and "
             "incomplete batches are dropped: lower it."
         )
+
+
+def _check_index(index: Tensor) -> None:
+    """Raise BadInput for indices by which methods cannot remember each image by itself."""
+    for key, count in Counter(index.tolist()).most_common(1):
+        if count > 1:
+            raise BadInput(
+                f"Training remembers images by their index, and {count} of them have the index {key}: leave indices out, as "
+                "in Images(pixels, labels)."
+            )
+        if (least := int(index.min())) < 0:
+            raise BadInput(f"Training remembers images by their index, and one is {least}: count from 0.")
 
 
 def _check_labels(labels: Tensor, classes: int) -> None:

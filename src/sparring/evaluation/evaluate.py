@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from sparring import ranks
+from sparring.attacks import check_model
+from sparring.choices import check_kind
 from sparring.data import Data, Images, Labelled, Splits, images_of
 from sparring.data import load as load_data
-from sparring.errors import BadInput, shown
+from sparring.errors import BadInput
 from sparring.evaluation.doctor import Finding, diagnose
 from sparring.evaluation.evaluator import Evaluator
 from sparring.evaluation.fit import check_fit
@@ -22,6 +24,7 @@ from sparring.evaluation.naming import Attacks, with_names
 from sparring.evaluation.network import (
     Precision,
     auto_batch_size,
+    check_batch_size,
     check_device,
     check_precision,
     pays_16_bits,
@@ -29,9 +32,18 @@ from sparring.evaluation.network import (
 )
 from sparring.evaluation.outcome import OnProgress, Outcomes, silent
 from sparring.evaluation.progress import Checkpoint, fingerprint
-from sparring.evaluation.record import ModelSource, name_of, question, record, save_examples, write_record
+from sparring.evaluation.record import (
+    ModelSource,
+    may_hold_examples,
+    name_of,
+    question,
+    record,
+    save_examples,
+    write_record,
+)
 from sparring.evaluation.records import figures, file_of, merged
-from sparring.files import check_writable
+from sparring.files import check_writable, path_of
+from sparring.randomness import check_seed
 from sparring.threat import Threat, check_threat
 
 _REGARDLESS = "(sparring doctor says more; --no-doctor, in Python doctor=False, goes on regardless.)"
@@ -55,7 +67,7 @@ class Evaluation(Outcomes):
 
     def save(self, path: str | Path) -> None:
         """Write the record to a JSON file."""
-        write_record(self.record, Path(path))
+        write_record(self.record, path_of("The record's file", path))
 
 
 @torch.inference_mode(False)  # which lets autograd record under no_grad, too
@@ -110,11 +122,17 @@ def evaluate(
         BadInput: a model and images that do not belong together, an error that the doctor finds, attacks that cannot be,
             files that cannot be written, and arguments of other types; all before the work begins.
     """
-    if not isinstance(model, nn.Module):
-        raise BadInput(f"The model is {shown(model)}: give a torch.nn.Module, such as sparring.load('runs/mine').")
+    check_model(model)
     check_threat(threat)
     check_precision(precision)
     check_device(device)
+    check_batch_size(batch_size)
+    check_seed(seed)
+    for name, value, kind in (
+        *(("doctor", doctor, bool), ("keep", keep, bool), ("source", source, ModelSource | None)),
+        *(("progress", progress, Callable), ("note", note, Callable)),
+    ):
+        check_kind(name, value, kind)
     chosen = with_names(attacks)
     source = source or ModelSource(name_of(model))
     record_path, examples_file = check_files(output, examples, source.weights)
@@ -156,9 +174,11 @@ def check_files(
     """Return the record's file or folder and the images' file as paths.
 
     Raises BadInput where one cannot be written, is the other one, or is the network's own file of weights, and where
-    adversarial images are to be written to another file than .safetensors.
+    adversarial images are to be written to another file than .safetensors, or over one with anything else.
     """
-    record_file, examples_file = (None if path is None else Path(path) for path in (output, examples))
+    record_file, examples_file = (
+        None if path is None else path_of(name, path) for name, path in (("output", output), ("examples", examples))
+    )
     if record_file and record_file.suffix.lower() not in ("", ".json", ".evaluations") and not record_file.is_dir():
         raise BadInput(
             f"{record_file} is neither a .json file nor a folder that exists: name the record so, or make the folder."
@@ -173,6 +193,8 @@ def check_files(
         taken.append(file.resolve())
     if examples_file and examples_file.suffix != ".safetensors":
         raise BadInput(f"Adversarial images are written as .safetensors: name the file so, not {examples_file}.")
+    if examples_file and not may_hold_examples(examples_file):
+        raise BadInput(f"{examples_file} holds no adversarial images and would be overwritten: name another file.")
     return record_file, examples_file
 
 

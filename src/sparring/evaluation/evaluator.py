@@ -15,16 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import Attack, attackable
+from sparring.choices import check_choices
 from sparring.data import Images, batches
 from sparring.errors import BadInput, shown
 from sparring.evaluation.naming import Attacks, NamedAttack, with_names
-from sparring.evaluation.network import Precision, check_precision
+from sparring.evaluation.network import Precision, check_batch_size, check_device, check_precision
 from sparring.evaluation.outcome import CLEAN, OnProgress, Outcomes, silent
 from sparring.evaluation.progress import Checkpoint, fingerprint
 from sparring.evaluation.running import EvaluationRun
 from sparring.models.weights import tensor_bytes
 from sparring.precision import full_precision
-from sparring.randomness import repeatable
+from sparring.randomness import check_seed, repeatable
 from sparring.threat import Threat, check_threat
 
 _ASKED = 16  # images whose logits tell a network from others
@@ -66,6 +67,10 @@ class Evaluator:
         if len(self.images) == 0:
             raise BadInput("There are no images to evaluate on: give at least one.")
         check_precision(self.precision)
+        check_choices(self)
+        check_batch_size(self.batch_size)
+        check_device(self.device)
+        check_seed(self.seed)
 
     def run(self, attacks: Attacks, progress: OnProgress = silent, checkpoint: Checkpoint | None = None) -> Outcomes:
         """Return the accuracy under each of the attacks, `clean` among them.

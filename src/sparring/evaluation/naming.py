@@ -40,20 +40,24 @@ Attacks: TypeAlias = _Unnamed | tuple[NamedAttack, ...]
 
 
 def with_names(attacks: Attacks) -> tuple[NamedAttack, ...]:
-    """Return the attacks with their names, each once: those of a mapping, or their own.
+    """Return the attacks with their names: those of a mapping, or their own.
 
     The own name of an attack is the one that it was chosen by (`clean` among them), of an `Attack` its repr, of a function
     its `__name__`; what this function returned keeps its names. A text may hold several names, between commas, and an attack
     by itself needs no list. Raises BadInput for an unknown name, for what is no attack or has no name of its own,
-    for names that are no text, and for a name that two attacks share, be the other one of Sparring's.
+    for names that are no text, for an attack that is given twice, and for a name that two attacks share, be the other one
+    of Sparring's.
     """
     if attacks and isinstance(attacks, tuple) and all(isinstance(attack, NamedAttack) for attack in attacks):
         return cast(tuple[NamedAttack, ...], attacks)
     found: dict[str, NamedAttack] = {}
     for name, attack in _pairs(cast(_Unnamed, attacks)):
         one = _named(name, attack)
-        if found.setdefault(name, one) != one:
+        if name in found and found[name] == one:
+            raise BadInput(f"{name} is given twice: it would find the same again, so name each attack once.")
+        if name in found:
             raise BadInput(f"Two attacks are called {name}: give them names, {{'one': ..., 'another': ...}}.")
+        found[name] = one
     if not found:
         raise BadInput("No attack was named: write, for example, --attacks clean,pgd-20.")
     return tuple(found.values())

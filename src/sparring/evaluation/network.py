@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import attackable, input_gradient
+from sparring.attacks import Capacity, attackable, input_gradient
+from sparring.choices import check_kind
 from sparring.data import Images, batches
 from sparring.errors import BadInput, unknown
 
@@ -20,6 +21,13 @@ def check_precision(precision: str | None) -> None:
     """Raise BadInput for what is no precision; None, the network as it is, is one."""
     if precision is not None and precision not in get_args(Precision):
         raise unknown("precision", str(precision), get_args(Precision))
+
+
+def check_batch_size(size: object) -> None:
+    """Raise BadInput for what is no number of images; None, as many as fit, is one."""
+    check_kind("batch_size", size, int | None)
+    if size is not None:
+        Capacity(cast(int, size))
 
 
 def check_device(device: torch.device | str) -> None:
@@ -78,11 +86,12 @@ def rows_within(memory: float, taken: float) -> int:
 def untouched(model: nn.Module) -> Iterator[None]:
     """Put the network back on leaving, whatever was done to it inside.
 
-    That is: the values of its parameters and buffers, gradients and who needs them, submodules, hooks and modes. What a
-    module keeps in other attributes is out of reach.
+    That is: the values of its parameters and buffers, gradients and who needs them, submodules, hooks, modes, and methods
+    that were set on a module itself, as `forward` often is. What a module keeps in other attributes is out of reach.
     """
     modules = list(model.modules())
     modes = [module.training for module in modules]
+    methods = [_own_methods(module) for module in modules]
     contents = [(each, dict(each)) for module in modules for each in _dictionaries(module)]
     tensors = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
     gradients = [
@@ -93,6 +102,10 @@ def untouched(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
+        for module, own in zip(modules, methods, strict=True):
+            for name in _own_methods(module).keys() - own.keys():
+                del vars(module)[name]
+            vars(module).update(own)
         for now, before in contents:
             if list(now) != list(before) or any(now[name] is not value for name, value in before.items()):
                 now.clear()
@@ -111,6 +124,11 @@ def _dictionaries(module: nn.Module) -> list[dict[str, Any]]:
     """Return those that every module has, of parameters, buffers, submodules, and hooks; TorchScript keeps its own."""
     own = [vars(module).get(name) for name, value in vars(nn.Module()).items() if isinstance(value, dict)]
     return [each for each in own if isinstance(each, dict)]
+
+
+def _own_methods(module: nn.Module) -> dict[str, Any]:
+    """Return the attributes that take the place of a method of the module's class."""
+    return {name: value for name, value in vars(module).items() if callable(getattr(type(module), name, None))}
 
 
 def _put_back(tensor: Tensor, value: Tensor) -> None:

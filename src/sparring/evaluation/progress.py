@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from sparring import ranks
 from sparring.evaluation.outcome import Stage
 from sparring.files import replacing
-from sparring.models.weights import tensor_bytes
+from sparring.models.weights import checksum, tensor_bytes
 
 _NOTES = "course"  # the key of what is no tensor; files of earlier versions have it
+_CHECKSUM = "sha256"  # the key of that of all the rest
 
 
 @dataclass
@@ -65,13 +66,17 @@ class Checkpoint:
         self._every, self._last = every, time.monotonic()
 
     def read(self) -> Progress:
-        """Return the progress so far, which is none where the file cannot be read."""
+        """Return the progress so far, which is none where the file cannot be read or was damaged."""
         try:
             with safe_open(self.path, framework="pt") as file:
-                notes = json.loads(file.metadata()[_NOTES])
+                metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         except (FileNotFoundError, SafetensorError):
             return Progress()
+        text = metadata.get(_NOTES, "")
+        if metadata.get(_CHECKSUM) not in (None, checksum(tensors, text)):  # earlier versions wrote none
+            return Progress()
+        notes = json.loads(text)
         return Progress(
             tensors["clean"],
             notes["clean_seconds"],
@@ -103,7 +108,7 @@ class Checkpoint:
             }
             for stage in progress.stages
         ]
-        notes = {"clean_seconds": progress.clean_seconds, "stages": stages, "spent": progress.spent}
+        text = json.dumps({"clean_seconds": progress.clean_seconds, "stages": stages, "spent": progress.spent})
         tensors = {"clean": progress.clean}
         tensors |= {f"correct.{place}": stage.correct for place, stage in enumerate(progress.stages)}
         tensors |= {f"running.{name}": value for name, value in progress.running.items()}
@@ -114,7 +119,7 @@ class Checkpoint:
             name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
         }
         with replacing(self.path) as temporary:
-            save_file(whole, temporary, metadata={_NOTES: json.dumps(notes)})
+            save_file(whole, temporary, metadata={_NOTES: text, _CHECKSUM: checksum(whole, text)})
         self._last = time.monotonic()
 
     def remove(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -146,3 +147,14 @@ def save_examples(evaluation: Outcomes, evaluator: Evaluator, path: Path) -> Non
             }
     with replacing(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+
+
+def may_hold_examples(path: Path) -> bool:
+    """Return whether a file is absent, or one of images as `save_examples` writes it."""
+    if not path.exists():
+        return True
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {"labels", "index"} <= set(file.keys())
+    except (OSError, SafetensorError):
+        return False

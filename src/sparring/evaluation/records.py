@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,15 @@ def merged(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def figures(content: dict[str, Any]) -> dict[str, float]:
-    """Return a record's accuracies by attack, and by attack and search where one has several, for `suspicions`."""
-    found: dict[str, float] = {}
+    """Return a record's accuracies by attack, and by attack and search where one has several, for `suspicions`.
+
+    Of several attacks of one name, such as functions that differ, the figures of the one that found most are returned.
+    """
+    strongest: dict[str, dict[str, Any]] = {}
     for entry in content["attacks"]:
+        strongest[entry["attack"]] = min(strongest.get(entry["attack"], entry), entry, key=itemgetter("accuracy"))
+    found: dict[str, float] = {}
+    for entry in strongest.values():
         found |= {f"{entry['attack']} {stage['attack']}": stage["accuracy"] for stage in entry.get("stages", ())}
         found[entry["attack"]] = entry["accuracy"]
     return found

@@ -46,9 +46,9 @@ class LBGAT(Diverging):
     optimizer: torch.optim.Optimizer = state()  # the teacher's
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.beta < 0:
             raise BadInput(f"LBGAT needs beta >= 0, not {self.beta}.")
-        super().__post_init__()
 
     @override
     def setup(self, task: Task) -> None:

@@ -42,6 +42,7 @@ class Actions:
     beta: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("eps", "alpha"):
             object.__setattr__(self, name, tuple(Ratio(value) for value in getattr(self, name)))
         for name in ("eps", "steps", "alpha"):

@@ -51,8 +51,8 @@ class Reward:
     restarts: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "terms", tuple(self.terms))
         check_choices(self)
+        object.__setattr__(self, "terms", tuple(self.terms))
         if not self.terms or len(set(self.terms)) < len(self.terms):
             raise BadInput(f"The terms of LAS's return are some of L1, L2 and L3, each once, not {list(self.terms)}.")
         for name, least in (("l2_weight", 0), ("l3_weight", 0), ("restarts", 1)):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 import yaml
 
+from sparring.choices import check_choices
 from sparring.errors import BadInput
 
 
@@ -16,7 +17,7 @@ class ModelDescription:
     Normalisation is absent on purpose: it is among the weights.
 
     Raises:
-        BadInput: there are names for another number of classes.
+        BadInput: a value of another kind; there are names for another number of classes.
     """
 
     name: str
@@ -28,6 +29,7 @@ class ModelDescription:
     levels: int | None = None  # values that a pixel is rounded to inside the network; None does not round
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.class_names and len(self.class_names) != self.classes:
             raise BadInput(f"{len(self.class_names)} class names were given for {self.classes} classes.")
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from sparring.choices import check_kind
 from sparring.data import Images
 from sparring.errors import BadInput
+from sparring.files import path_of, zip_is_whole
 from sparring.models.description import ModelDescription
 from sparring.models.normalise import Normalised
 from sparring.models.registry import named_architectures
 from sparring.models.stated import check_accuracy
-from sparring.models.weights import check_fit, create_from, with_counters
+from sparring.models.weights import check_fit, create_from, read, with_counters
 
 _LOG = logging.getLogger(__name__)
 
@@ -72,7 +73,13 @@ def adopt(
         BadInput: the file is missing, unreadable or would have to be unpickled, or does not fit the description; its
             normalisation is not known, or given twice; the accuracy is another one.
     """
-    path = Path(path)
+    path = path_of("The file of weights", path)
+    for what, value, kind in (
+        *(("The description", description, ModelDescription), ("accuracy", accuracy, float | None)),
+        *(("images", images, Images | None), ("mean", mean, tuple[float, ...] | None)),
+        *(("std", std, tuple[float, ...] | None),),
+    ):
+        check_kind(what, value, kind)
     content = _weights(_read(path), path)
     model = _adopted(content, path, description, mean, std)
     others = [replace(description, name=name) for name in _fitting(content, path, description)]
@@ -151,10 +158,9 @@ def _read(path: Path) -> object:
     if not path.is_file():
         raise BadInput(f"There is no {path}, which should hold weights.")
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise BadInput(f"{path} is not a valid safetensors file: {error}") from error
+        return read(path)[0]
+    if zipfile.is_zipfile(path) and zip_is_whole(path) is False:  # files of PyTorch before 1.6 are none
+        raise BadInput(f"{path} is damaged: its content is not what was written. Download or copy it again.")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # for bytes that are no torch file its reader raises whatever it stumbles over

@@ -31,7 +31,9 @@ def imported(reference: str) -> nn.Module:
         raise BadInput(f"{reference} is of type {type(make).__name__}: give a function that returns the network.")
     try:
         model = make()
-    except (Exception, SystemExit) as error:  # it is not ours: it may fail in any way
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # it is not ours: it may fail in any way, or end the program
         raise BadInput(f"{reference} failed: {located(error)}.") from error
     if not isinstance(model, nn.Module):
         raise BadInput(f"{reference} returned {type(model).__name__}, not a torch.nn.Module.")

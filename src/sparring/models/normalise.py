@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
+from sparring.choices import check_kind
 from sparring.errors import BadInput
 from sparring.models.quantise import check_levels, quantised
 
@@ -70,6 +71,7 @@ class Normalised(nn.Module):
 
 
 def _check(statistic: str, values: Sequence[float], channels: int) -> None:
+    check_kind(statistic, values, tuple[float, ...])
     if len(values) != channels:
         raise BadInput(f"{statistic} {tuple(values)} has length {len(values)}, but images have {channels} channel(s).")
     if not all(0 <= value <= 1 for value in values):  # also refuses nan

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from sparring.choices import check_kind
 from sparring.errors import BadInput
 
 
@@ -21,5 +22,6 @@ def quantised(x: Float[Tensor, "B C H W"], levels: int) -> Float[Tensor, "B C H 
 
 def check_levels(levels: int) -> None:
     """Raise BadInput for a number of values that rounds nothing or everything."""
+    check_kind("levels", levels, int)
     if not 2 <= levels <= 256:
         raise BadInput(f"levels must lie between 2 and 256, not {levels}: leave it out to not quantise the input.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from sparring.choices import check_kind
 from sparring.errors import BadInput, unknown
 from sparring.models import timm_bridge
 from sparring.models.normalise import Normalised
@@ -91,6 +92,11 @@ def create(
     Raises:
         BadInput: any of these is unknown or cannot be; the sentence says which and what to write.
     """
+    for what, value, kind in (
+        *(("The network's name", name, str), ("size", size, int | tuple[int, ...]), ("classes", classes, int)),
+        *(("channels", channels, int), ("width", width, int | None), ("pretrained", pretrained, bool)),
+    ):
+        check_kind(what, value, kind)
     sides = _sides(size)
     _check_at_least("classes", classes, 2)
     _check_at_least("channels", channels, 1)

@@ -12,13 +12,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sparring.choices import check_kind
 from sparring.errors import BadInput
-from sparring.files import read_text, replacing
+from sparring.files import path_of, read_text, replacing
 from sparring.models.description import ModelDescription, from_yaml, to_yaml
 from sparring.models.normalise import Normalised
 from sparring.models.registry import create
 
-_CHECKSUM = "sha256"  # the key in the file's metadata
+_CHECKSUM = "sha256"  # the key in the file's metadata: of the weights and, after a space, of the description's text
 _LOG = logging.getLogger(__name__)
 
 
@@ -34,7 +35,7 @@ def create_from(description: ModelDescription) -> Normalised:
     )
 
 
-def save(model: nn.Module, path: Path, description: ModelDescription) -> None:
+def save(model: nn.Module, path: str | Path, description: ModelDescription) -> None:
     """Write the weights and buffers of `model`, and what is needed to rebuild it.
 
     Args:
@@ -45,6 +46,8 @@ def save(model: nn.Module, path: Path, description: ModelDescription) -> None:
     Raises:
         BadInput: the description is of another network, so that the file could never be loaded; or the disk is full.
     """
+    check_kind("The model", model, nn.Module)
+    check_kind("The description", description, ModelDescription)
     weights, sidecar = _files(path)
     # A clone of each tensor: safetensors refuses channels-last layouts and tensors that share memory.
     state = {
@@ -55,48 +58,59 @@ def save(model: nn.Module, path: Path, description: ModelDescription) -> None:
         expected = create_from(description).state_dict()
     state = with_counters(state, expected)
     check_fit(state, expected, description, "The model")
+    text = to_yaml(description)
+    checksums = f"{checksum(state)} {checksum({}, text)}"
     with replacing(sidecar) as temporary:
-        temporary.write_text(to_yaml(description), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     with replacing(weights) as temporary:
-        save_file(state, temporary, metadata={_CHECKSUM: _checksum(state)})  # one entry, as several have no fixed order
+        save_file(state, temporary, metadata={_CHECKSUM: checksums})  # one entry, as several have no fixed order
 
 
-def load(path: Path) -> Normalised:
+def load(path: str | Path) -> Normalised:
     """Return the network that `save` wrote to `path`, on the CPU and in evaluation mode; nothing is downloaded.
 
     Raises:
-        BadInput: a file is missing or corrupt, the weights are not those that were written, or do not fit the description.
+        BadInput: a file is missing or corrupt; weights or description are not those that were written, or do not fit.
     """
     weights, sidecar = _files(path)
     described = "the description of the model, as save writes it (weights of other code: models.adopt)"
     for file, content in ((weights, "weights"), (sidecar, described)):
         if not file.is_file():
             raise BadInput(f"There is no {file}, which should hold {content}.")
-    description = from_yaml(read_text(sidecar), str(sidecar))
-    state = _read(weights)
+    text = read_text(sidecar)
+    description = from_yaml(text, str(sidecar))
+    state, checksums = read(weights)
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: leave the caller's random state be
         model = create_from(description)
     check_fit(state, model.state_dict(), description, str(weights))
+    if checksums[1:] not in ([], [checksum({}, text)]):
+        raise BadInput(
+            f"{sidecar} is not what was written with {weights.name}: restore it. (models.adopt reads the weights with "
+            "another description.)"
+        )
+    for lacking in (weights, sidecar)[len(checksums) :]:
+        _LOG.warning(
+            "%s has no checksum, as it was written before there were any: damage would not be noticed.", lacking
+        )
     model.load_state_dict(state)
     model.class_names = description.class_names
     return model.eval()
 
 
-def _read(weights: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file, after a comparison with the checksum in it."""
+def read(weights: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors of a safetensors file, and the checksums in it: of the weights, of the description, or none.
+
+    Raises BadInput if it is no such file, or the tensors are not those of the checksum.
+    """
     try:
         with safe_open(weights, framework="pt") as file:
-            written = (file.metadata() or {}).get(_CHECKSUM)
+            checksums = (file.metadata() or {}).get(_CHECKSUM, "").split()
         state = load_file(weights)
     except SafetensorError as error:
         raise BadInput(f"{weights} is not a valid safetensors file: {error}") from error
-    if written is None:
-        _LOG.warning(
-            "%s has no checksum, as it was written before there were any: damage would not be noticed.", weights
-        )
-    elif written != _checksum(state):
+    if checksums and checksums[0] != checksum(state):
         raise BadInput(f"{weights} is damaged: its weights are not those that were written. Restore or train it again.")
-    return state
+    return state, checksums
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
@@ -104,12 +118,14 @@ def tensor_bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
-def _checksum(state: Mapping[str, Tensor]) -> str:
-    """Return hexadecimal digits of all names, types, shapes and values (SHA-256)."""
+def checksum(state: Mapping[str, Tensor], *texts: str) -> str:
+    """Return hexadecimal digits of all names, types, shapes and values, and of some texts (SHA-256)."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(tensor_bytes(tensor))
+    for text in texts:
+        digest.update(f"{text}\0".encode())
     return digest.hexdigest()
 
 
@@ -122,7 +138,8 @@ def with_counters(state: Mapping[str, Tensor], expected: Iterable[str]) -> dict[
     return {**{name: torch.zeros((), dtype=torch.int64) for name in counters}, **state}
 
 
-def _files(path: Path) -> tuple[Path, Path]:
+def _files(path: str | Path) -> tuple[Path, Path]:
+    path = path_of("The path of the weights", path)
     weights = path if path.suffix == ".safetensors" else path / "model.safetensors"
     return weights, weights.with_suffix(".yaml")
 

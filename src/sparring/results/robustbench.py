@@ -9,7 +9,7 @@ from typing import Any
 from sparring.data import Splits
 from sparring.errors import BadInput
 from sparring.evaluation import CLEAN, Outcomes
-from sparring.files import replacing
+from sparring.files import check_writable, read_text, replacing
 from sparring.threat import Threat
 
 _FIELDS = (  # in the order of RobustBench's files
@@ -34,11 +34,29 @@ def entry(evaluation: Outcomes, splits: Splits, threat: Threat) -> dict[str, Any
     }
 
 
-def write_entry(known: dict[str, Any], name: str, norm: str, folder: Path) -> Path:
-    """Write the entry to folder/<dataset>/<norm>/<name>.json; what else the file says of the model is kept."""
-    path = folder / str(known["dataset"]) / norm / f"{name}.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    content = dict.fromkeys(_FIELDS) | before | known
+def entry_file(dataset: str, norm: str, name: str, folder: Path) -> Path:
+    """Return folder/<dataset>/<norm>/<name>.json; raises BadInput where an entry cannot be written there."""
+    path = folder / dataset / norm / f"{name}.json"
+    check_writable(path)
+    _held(path)
+    return path
+
+
+def write_entry(known: dict[str, Any], path: Path) -> None:
+    """Write the entry to a file; what else the file says of the model is kept."""
+    content = dict.fromkeys(_FIELDS) | _held(path) | known
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return path
+
+
+def _held(path: Path) -> dict[str, Any]:
+    """Return what a file says already; raises BadInput where that is no entry."""
+    if not path.exists():
+        return {}
+    try:
+        held = json.loads(read_text(path))
+    except ValueError:
+        held = None
+    if not isinstance(held, dict):
+        raise BadInput(f"{path} is no entry of RobustBench's, which is a JSON object: move it away.")
+    return held

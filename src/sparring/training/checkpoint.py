@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from collections import OrderedDict
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from sparring.errors import BadInput
-from sparring.files import replacing
+from sparring.files import replacing, zip_is_whole
+
+_LOG = logging.getLogger(__name__)
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -43,9 +46,14 @@ def _check(value: Any, place: str) -> None:
 
 
 def load(path: Path, device: torch.device | str = "cpu", needed: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a state; raises BadInput if the file is missing, not a checkpoint of ours, or lacks one of the needed parts."""
+    """Read a state; raises BadInput if the file is missing, damaged, not of ours, or lacks one of the needed parts."""
     if not path.is_file():
         raise BadInput(f"There is no checkpoint {path}.")
+    whole = zip_is_whole(path)
+    if whole is None:
+        _LOG.warning("%s was written without checksums: damage would not be noticed.", path)
+    elif not whole:
+        raise BadInput(f"{path} is damaged, or no checkpoint: restore it, or start a new run.")
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:

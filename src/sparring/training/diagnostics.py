@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sparring.attacks import frozen_statistics
+from sparring.choices import check_choices
 from sparring.data import Augment, Batch, Images, batches
 from sparring.errors import BadInput
 from sparring.learner import Learner
@@ -47,6 +48,7 @@ class Diagnostics:
     train_images: int = 0
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("every", "images", "train_images"):
             if getattr(self, name) < 0:
                 raise BadInput(f"diagnostics.{name} must be at least 0, not {getattr(self, name)}.")

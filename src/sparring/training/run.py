@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from sparring import models
 from sparring.environment import environment
 from sparring.errors import BadInput
-from sparring.files import read_text, replacing
+from sparring.files import check_writable, path_of, read_text, replacing
 from sparring.models import ModelDescription
 from sparring.training import checkpoint
 
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 Row = dict[str, float]
+
+_WRITTEN = (  # after the configuration
+    *("data.json", "environment.json", "metrics.csv", "model.yaml", "model.safetensors"),
+    *("checkpoints/last.ckpt", "checkpoints/best.ckpt"),
+)
+_METHOD = re.compile("^method:", re.MULTILINE)  # no configuration of a run is without one, of whatever version
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Run:
     folder: Path
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))
+        object.__setattr__(self, "folder", path_of("A run's folder", self.folder))
 
     @property
     def config(self) -> Path:
@@ -62,13 +69,18 @@ class Run:
         return self.folder / "diagnostics"
 
     def refuse(self, config: str, *, resume: bool, rewritten: Callable[[str], str] = str) -> None:
-        """Raise BadInput if the folder holds another run, or one that is not to be resumed; change nothing.
+        """Raise BadInput if the folder holds another run, one that is not to be resumed, or files of no run; change nothing.
 
         Args:
             config: the configuration to run.
             resume: whether the folder's run is to be resumed.
             rewritten: returns a configuration, of whatever version, as this version writes it.
         """
+        check_writable(self.config)
+        if (foreign := self._foreign()) is not None:
+            raise BadInput(
+                f"{foreign} is of no run of Sparring's and would be overwritten: choose another --run, or move it away."
+            )
         if not self.config.exists():
             return
         if not resume:
@@ -80,6 +92,12 @@ class Run:
                 f"{self.folder} was started with another configuration ({line}): resume it with its own, "
                 f"sparring train {self.config} --run {self.folder} --resume."
             )
+
+    def _foreign(self) -> Path | None:
+        """Return a file of somebody else's under a name that a run writes to; a run's first file is its configuration."""
+        if self.config.exists():
+            return None if _METHOD.search(read_text(self.config)) else self.config
+        return next((path for name in _WRITTEN if (path := self.folder / name).exists()), None)
 
     def begin(self, config: str, data: dict[str, Any]) -> None:
         """Write what is known before training: the configuration, what the data are, and where it runs."""

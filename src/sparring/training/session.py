@@ -20,7 +20,7 @@ from sparring.learner import Learner
 from sparring.methods import Method, Phase, Review, Task
 from sparring.models import foldable
 from sparring.optimisation import Optimisation
-from sparring.randomness import seed_from
+from sparring.randomness import check_seed, seed_from
 from sparring.threat import Threat
 from sparring.training.acceleration.cuda_graph import Capturer
 from sparring.training.acceleration.replay import Replayer
@@ -84,6 +84,7 @@ class Session:
                 instance since it remembers each image and the images have no stable index. That the network takes these
                 images is not checked: PyTorch's own error says so, here or in the first step.
         """
+        check_seed(seed)
         runtime = runtime or Runtime()
         fabric = fabric or runtime.fabric()
         self.method, self.data, self.threat, self.seed = method, data, threat, seed

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from sparring.attacks import check_model
+from sparring.choices import check_kind
 from sparring.data import Labelled
 from sparring.evaluation.doctor import accuracy, copies, gradients, inputs, normalisation, outputs, stability
 from sparring.evaluation.doctor.case import Case, examined
 from sparring.evaluation.doctor.finding import Finding, worst_first
 from sparring.evaluation.network import check_device
+from sparring.randomness import check_seed
 from sparring.threat import Threat
 
 # Each returns None where there is nothing to say.
@@ -64,9 +67,14 @@ def diagnose(
         count: at least 2.
 
     Raises:
-        BadInput: no images, images of a single class, too small a count, or a device that is not there.
+        BadInput: no images, images of a single class, too small a count, or a device that is not there; arguments
+            of other types.
     """
+    check_model(model)
     check_device(device)
+    check_seed(seed)
+    check_kind("classes", classes, int | None)
+    check_kind("count", count, int)
     with examined(model, images, threat, classes, device, seed, count) as case:
         return worst_first(_findings(case))
 
