@@ -73,7 +73,7 @@ def diagnose(
     check_model(model)
     check_device(device)
     check_seed(seed)
-    check_kind("classes", classes, int | None)
+    check_kind("classes", classes, int | tuple[str, ...] | None)
     check_kind("count", count, int)
     with examined(model, images, threat, classes, device, seed, count) as case:
         return worst_first(_findings(case))
