@@ -11,8 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from sparring import cli
@@ -221,6 +223,24 @@ def test_a_class_of_the_working_folder_is_trained_with(capsys, here, monkeypatch
     quick = ["--optimisation.epochs", "1", "--data.limit", "100", "--data.test_limit", "10", "--model.width", "4"]
     status, _, err = sparring(capsys, "train", "digits/standard", "--method", "method_for_cli.Mine", *quick)
     assert status == 0, err
+
+
+def test_images_whose_classes_have_other_numbers_are_refused(capsys, tmp_path) -> None:
+    for split, names in (("set/train", "abc"), ("set/test", "abc"), ("other/test", "bcd")):
+        for number, name in enumerate(names):
+            (tmp_path / split / name).mkdir(parents=True)
+            for index in range(12):
+                pixels = np.full((8, 8), 20 * number + index, dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{index}.png")
+    data = ["--data.name", "mine", "--data.path", tmp_path / "set"]
+    quick = ["--optimisation.epochs", "1", "--model.width", "4", "--optimisation.batch_size", "11"]
+    assert sparring(capsys, "train", "digits/fgsm-at", "--run", tmp_path / "run", *data, *quick)[0] == 0
+    assert sparring(capsys, "evaluate", tmp_path / "run", "--attacks", "clean")[0] == 0
+    status, _, err = sparring(
+        capsys, "evaluate", tmp_path / "run", "--attacks", "clean", "--data.path", tmp_path / "other"
+    )
+    assert status == 2
+    assert "The class 'b' is number 0 of the data, but number 1 of the model (2 such)." in err
 
 
 def test_the_doctor_s_errors_can_be_ignored(capsys, here) -> None:

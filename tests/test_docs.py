@@ -12,6 +12,7 @@ from statistics import median
 
 import pytest
 
+from benchmarks.accuracy import published
 from benchmarks.accuracy import tables as accuracy_tables
 from benchmarks.evaluation import tables
 from benchmarks.harness.pages import renewed
@@ -119,6 +120,8 @@ def with_tables_of_records(text: str) -> str:
     for names in re.findall(r"^<!-- evaluation: (.+) -->$", text, re.MULTILINE):
         records = {name: tables.read(RECORDS / f"{name}.json") for name in names.split()}
         text = renewed(text, "evaluation", records, tables.markdown)
+    if "<!-- published: " in text:
+        text = renewed(text, "published", published.tables(), "\n\n".join)
     return text
 
 
@@ -144,6 +147,13 @@ def test_a_wrong_digit_in_a_table_of_accuracies_is_noticed(tmp_path: Path, monke
     assert with_tables_of_records(wrong) == right
     with pytest.raises(BadInput, match=r"nowhere\.json"):
         with_tables_of_records("<!-- accuracy: nowhere -->\n<!-- end of accuracy -->\n")
+
+
+def test_a_wrong_digit_in_a_published_table_is_noticed() -> None:
+    page = (ROOT / "docs" / "published.md").read_text(encoding="utf-8")
+    assert page.count("| 49.00 | 73 | `cifar10/fgsm-mep` |") > 0
+    wrong = page.replace("| 49.00 | 73 | `cifar10/fgsm-mep` |", "| 49.01 | 73 | `cifar10/fgsm-mep` |", 1)
+    assert with_tables_of_records(wrong) == page
 
 
 @pytest.mark.parametrize(

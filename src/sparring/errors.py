@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+_LISTED = 5
 
 
 class BadInput(ValueError):
@@ -21,6 +23,11 @@ def first_line(error: BaseException) -> str:
 def shown(value: object) -> str:
     """Return a value as a sentence names it: short ones as they are written, others by their type."""
     return repr(value) if isinstance(value, str | int | float | None) else f"of type {type(value).__name__}"
+
+
+def some(names: Sequence[object]) -> str:
+    """Return the first few of many names, as a sentence lists them."""
+    return ", ".join(map(str, names[:_LISTED])) + (", ..." if len(names) > _LISTED else "")
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:

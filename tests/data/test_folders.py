@@ -93,16 +93,140 @@ def test_hidden_folders_and_packaging_are_left_out_at_every_level(tmp_path: Path
     assert len(found(tmp_path / "set").train) + len(found(tmp_path / "set").test) == 10
 
 
-def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+def test_links_to_folders_and_files_are_followed(tmp_path: Path) -> None:
     fill(tmp_path / "store", "one", "two")
     fill(tmp_path / "set", "dog")
     (tmp_path / "set" / "cat").mkdir()
     (tmp_path / "set" / "cat" / "one").symlink_to(tmp_path / "store" / "one")
-    (tmp_path / "set" / "cat" / "again").symlink_to(tmp_path / "set" / "cat")
     (tmp_path / "set" / "bird").symlink_to(tmp_path / "store" / "two")
+    (tmp_path / "set" / "dog" / "5.png").symlink_to(tmp_path / "elsewhere.png")
+    picture(tmp_path / "elsewhere.png")
     splits = found(tmp_path / "set")
     assert splits.classes == ("bird", "cat", "dog")
-    assert len(splits.train) + len(splits.test) == 15
+    assert len(splits.train) + len(splits.test) == 16
+
+
+def test_what_links_repeat_within_a_class_counts_once(tmp_path: Path) -> None:
+    fill(tmp_path / "set", "cat", "dog")
+    picture(tmp_path / "set" / "cat" / "more" / "5.png")
+    (tmp_path / "set" / "cat" / "again").symlink_to(tmp_path / "set" / "cat" / "more")
+    (tmp_path / "set" / "cat" / "twice.png").symlink_to("0.png")
+    splits = found(tmp_path / "set")
+    assert len(splits.train) + len(splits.test) == 11
+
+
+@pytest.mark.parametrize("place", ["cat/up", "cat/more/up", "up"])
+@pytest.mark.parametrize("above", [".", "..", "cat"])
+def test_links_to_a_folder_above_are_refused(place: str, above: str, tmp_path: Path) -> None:
+    fill(tmp_path / "set", "cat/more", "dog/more")
+    link = tmp_path / "set" / place
+    link.symlink_to(tmp_path / "set" / above)
+    said = (
+        "are the same file" if (place, above) == ("up", "cat") else f"{place} is a link to .*, a folder that it lies in"
+    )
+    with pytest.raises(BadInput, match=said):
+        found(tmp_path / "set")
+
+
+def test_links_that_lead_to_each_other_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "set", "cat/a", "cat/b", "dog")
+    (tmp_path / "set" / "cat" / "a" / "x").symlink_to(tmp_path / "set" / "cat" / "b")
+    (tmp_path / "set" / "cat" / "b" / "y").symlink_to(tmp_path / "set" / "cat" / "a")
+    with pytest.raises(BadInput, match="a folder that it lies in: remove the link"):
+        found(tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    ("link", "to", "pair"),
+    [
+        ("train/cat/d", "train/dog", "cat/d/0.png and .*dog/0.png"),
+        ("train/kitty", "train/cat", "cat/0.png and .*kitty/0.png"),
+        ("train/cat/9.png", "train/dog/3.png", "cat/9.png and .*dog/3.png"),
+        ("train/cat/t", "test/cat", "train/cat/t/0.png and .*test/cat/0.png"),
+        ("test/cat/9.png", "train/cat/1.png", "train/cat/1.png and .*test/cat/9.png"),
+        ("train/dog/s", "train/cat/sub", "cat/sub/0.png and .*dog/s/0.png"),
+    ],
+)
+def test_links_that_give_an_image_two_labels_or_splits_are_refused(
+    link: str, to: str, pair: str, tmp_path: Path
+) -> None:
+    fill(tmp_path / "set" / "train", "cat", "cat/sub", "dog")
+    fill(tmp_path / "set" / "test", "cat", "dog", count=2)
+    (tmp_path / "set" / link).symlink_to(tmp_path / "set" / to)
+    with pytest.raises(BadInput, match=f"{pair} are the same file, because of a link"):
+        found(tmp_path / "set")
+
+
+def test_links_that_lead_nowhere_are_damaged_images(tmp_path: Path) -> None:
+    fill(tmp_path / "set", "cat", "dog")
+    (tmp_path / "set" / "cat" / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "set" / "dog" / "self.png").symlink_to(tmp_path / "set" / "dog" / "self.png")
+    with pytest.raises(BadInput, match=r"2 images cannot be decoded \(.*(lost|self).png, .*(lost|self).png\)"):
+        found(tmp_path / "set")
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "set", "cat", "dog")
+    whole = Path.iterdir
+
+    def forbidden(folder: Path):
+        if folder.name == "dog":
+            raise PermissionError(13, "Permission denied")
+        return whole(folder)
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    with pytest.raises(BadInput, match=r"dog cannot be read \(Permission denied\): change its permissions"):
+        found(tmp_path / "set")
+
+
+def test_files_that_are_no_images_are_counted(tmp_path: Path) -> None:
+    fill(tmp_path / "set", "cat", "dog")
+    for name in ("a.heic", "b.npy", ".hidden.heic"):
+        (tmp_path / "set" / "cat" / name).write_bytes(b"")
+    assert found(tmp_path / "set").notes == (
+        f"2 files are no images that can be read, such as {tmp_path / 'set' / 'cat' / 'a.heic'}.",
+    )
+
+
+def test_classes_that_differ_in_case_only_are_named(tmp_path: Path) -> None:
+    fill(tmp_path / "set", "Cat", "cat", "dog")
+    assert found(tmp_path / "set").notes == (
+        "Different classes are called 'Cat' and 'cat': if that is one class, put its images together.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (("train", "Train", "test"), "has Train and train: put their images together"),
+        (("Training", "train", "test"), "has train and Training: put"),
+        (("train", "test", "Testing"), "has test and Testing"),
+        (("train", "valid", "val"), "has valid and val"),
+    ],
+)
+def test_two_folders_of_one_part_are_refused(folders: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    for folder in folders:
+        fill(tmp_path / "set" / folder, "cat", "dog")
+    with pytest.raises(BadInput, match=said):
+        found(tmp_path / "set")
+
+
+def test_validation_images_beside_test_images_are_said_to_be_unused(tmp_path: Path) -> None:
+    for folder in ("train", "val", "test"):
+        fill(tmp_path / "set" / folder, "cat", "dog")
+    assert found(tmp_path / "set").notes == (
+        f"Not used: {tmp_path / 'set' / 'val'}, beside {tmp_path / 'set' / 'test'}.",
+    )
+
+
+def test_an_image_beside_the_folders_of_classes_is_named(tmp_path: Path) -> None:
+    for folder in ("train", "test"):
+        fill(tmp_path / "set" / folder, "cat", "dog")
+    picture(tmp_path / "set" / "train" / "stray.png")
+    with pytest.raises(
+        BadInput, match=r"train/stray.png lies beside the folders of the classes: put it into one of them"
+    ):
+        found(tmp_path / "set")
 
 
 @pytest.mark.parametrize("suffix", [".jfif", ".JPG", ".jpe"])
@@ -145,7 +269,8 @@ def test_all_damaged_images_are_named_or_counted(tmp_path: Path) -> None:
         found(tmp_path / "set")
     for index in range(8):
         (tmp_path / "set" / "train" / "cat" / f"{index}.png").write_bytes(b"no image")
-    with pytest.raises(BadInput, match=r"8 images cannot be decoded \((.*png, ){5}\.\.\.\)"):
+    (tmp_path / "set" / "test" / "dog" / "1.png").write_bytes(b"no image")
+    with pytest.raises(BadInput, match=r"9 images cannot be decoded \((.*png, ){5}\.\.\.\)"):
         found(tmp_path / "set")
 
 
@@ -226,7 +351,7 @@ def test_a_parquet_file_of_test_images_alone_will_do_for_an_evaluation(tmp_path:
     pq.write_table(table(0, 1, 1), tmp_path / "val.parquet")
     splits = load(Data("mine", str(tmp_path)), needs_train=False)
     assert (len(splits.train), len(splits.test), splits.classes) == (0, 3, ("0", "1"))
-    with pytest.raises(BadInput, match=r"no train split: add train\.parquet"):
+    with pytest.raises(BadInput, match=r"no train split: call its file train\.parquet"):
         found(tmp_path)
 
 

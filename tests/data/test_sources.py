@@ -175,15 +175,85 @@ def test_the_fingerprint_notices_a_pixel_and_a_label(pack):
     assert all(len(text) == 16 for text in prints)
 
 
-def test_shards_are_joined_unless_there_is_a_whole_file(tmp_path):
+def test_shards_are_joined(tmp_path):
     images = pictures(9)
     for shard in range(3):
         part = slice(3 * shard, 3 * shard + 3)
         write_parquet(tmp_path / f"train-0000{shard}-of-00003.parquet", images[part], [0, 1, 0])
     write_parquet(tmp_path / "validation-0.parquet", images[:2], [0, 1])
+    write_parquet(tmp_path / "validation_1.parquet", images[:3], [0, 1, 1])
     assert torch.equal(custom(tmp_path).train.pixels, channels_first(images))
-    write_parquet(tmp_path / "train.parquet", images[:4], [0, 1, 0, 1])
-    assert len(custom(tmp_path).train) == 4
+    assert len(custom(tmp_path).test) == 5
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["train", "train-00000-of-00001"], r"has both train\.parquet and train-00000-of-00001\.parquet: leave one"),
+        (["Train", "train"], r"has both Train\.parquet and train\.parquet"),
+        (
+            ["train-00000-of-00002"],
+            r"The train split in .* is not whole, as its files are train-00000-of-00002\.parquet",
+        ),
+        (["train-00001-of-00002", "train-00000-of-00003"], "is not whole"),
+        (["train-00000-of-00001-ab", "train-00000-of-00001-cd"], "is not whole"),
+        (["train-00000-of-00001", "train_1"], "is not whole"),
+        (
+            ["trainset"],
+            r"has parquet files \(test\.parquet, trainset\.parquet\), but no train split: call its file train",
+        ),
+    ],
+)
+def test_splits_that_are_there_twice_or_in_part_are_refused(files, said, tmp_path):
+    for name in ("test", *files):
+        write_parquet(tmp_path / f"{name}.parquet", pictures(2), [0, 1])
+    with pytest.raises(BadInput, match=said):
+        custom(tmp_path)
+
+
+def test_files_beside_the_splits_are_not_used_and_named(tmp_path):
+    for name in ("Train", "test", "train_backup", "train_unlabeled", "validation"):
+        write_parquet(tmp_path / f"{name}.parquet", pictures(2), [0, 1])
+    data = custom(tmp_path)
+    assert (len(data.train), len(data.test)) == (2, 2)
+    assert data.notes == (
+        "Not used: train_backup.parquet, train_unlabeled.parquet, validation.parquet, beside Train.parquet, test.parquet.",
+    )
+
+
+def test_parquet_files_in_folders_of_splits_are_refused_with_the_way_out(tmp_path):
+    write_parquet(tmp_path / "train" / "0000.parquet", pictures(2), [0, 1])
+    with pytest.raises(BadInput, match=r"in its folders, such as .*train/0000\.parquet: move them to"):
+        custom(tmp_path)
+
+
+def test_labels_in_two_encodings_of_the_same_letters_are_one_class(tmp_path):
+    composed, decomposed = "B\u00e4r", "Ba\u0308r"
+    write_parquet(tmp_path / "train.parquet", pictures(3), [composed, "cat", decomposed])
+    write_parquet(tmp_path / "test.parquet", pictures(2), [decomposed, "cat"])
+    data = custom(tmp_path)
+    assert data.classes == (composed, "cat")
+    assert (data.train.labels.tolist(), data.test.labels.tolist()) == ([0, 1, 0], [0, 1])
+    for split, name in (("train", composed), ("test", decomposed)):
+        features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["cat", name]))
+        write_parquet(tmp_path / f"{split}.parquet", pictures(2), [0, 1], features=features)
+    assert custom(tmp_path).classes == ("cat", composed)
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=[composed, decomposed]))
+    for split in ("train", "test"):
+        write_parquet(tmp_path / f"{split}.parquet", pictures(2), [0, 1], features=features)
+    with pytest.raises(BadInput, match="declares two classes that both read 'B\u00e4r'"):
+        custom(tmp_path)
+
+
+def test_numbers_without_training_images_are_those_of_the_network(tmp_path):
+    write_parquet(tmp_path / "val.parquet", pictures(3), [0, 3, 1])
+    data = load(Data("mine", str(tmp_path)), needs_train=False)
+    assert data.classes == ("0", "1", "2", "3")
+    assert data.test.labels.tolist() == [0, 3, 1]
+    assert data.notes == ("No test images of 1 of the 4 classes: 2.",)
+    write_parquet(tmp_path / "val.parquet", pictures(2), [7_000_001, 7_000_002])
+    with pytest.raises(BadInput, match="has the label 7000002, and classes are counted from 0: number them so"):
+        load(Data("mine", str(tmp_path)), needs_train=False)
 
 
 def test_known_sets_look_for_their_own_test_split(tmp_path):
@@ -408,12 +478,12 @@ def _mixed(folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_no_test, "no test split: add test.parquet"),
-        (_no_train, "no train split: add train.parquet"),
+        (_no_test, "no test split: call its file test.parquet"),
+        (_no_train, "no train split: call its file train.parquet"),
         (_corrupt, r"test.parquet cannot be read as parquet"),
         (_columns, r"train.parquet has the columns photo, label: rename one to image or img"),
         (_empty, "train has no rows"),
-        (_null_label, "test, row 1 has the label None"),
+        (_null_label, "test, row 1 has the label None: give every image a whole number"),
         (_no_image, r"2 images cannot be decoded \(.*test, row 0, .*test, row 1\): replace them"),
         (_numbers, "test: the column image does not hold images"),
         (_damaged, "train, row 2 cannot be decoded"),

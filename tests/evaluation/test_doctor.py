@@ -175,6 +175,21 @@ def test_labels_that_count_from_one_are_found(standard, images) -> None:
     assert "from -1 to 8" in findings["label-range"].seen
 
 
+def test_classes_are_those_of_the_model(standard, images, monkeypatch) -> None:
+    names = tuple("abcdefghij")
+    monkeypatch.setattr(standard, "class_names", names, raising=False)
+    assert diagnose(standard, images, LINF, classes=names) == []
+    assert diagnose(standard, images, LINF, classes=10) == []
+    (moved,) = diagnose(standard, images, LINF, classes=("b", "a", *names[2:]))
+    assert (moved.check, moved.severity) == ("class-names", "error")
+    assert moved.seen == "The class 'b' is number 0 of the data, but number 1 of the model (2 such)."
+    (renamed,) = diagnose(standard, images, LINF, classes=("ape", *names[1:]))
+    assert (renamed.check, renamed.severity) == ("class-names", "note")
+    assert renamed.seen == "The model's class 'a' is called 'ape' by the data (1 such)."
+    monkeypatch.setattr(standard, "class_names", {"a": 0})  # what another's attribute of that name may be
+    assert diagnose(standard, images, LINF, classes=names) == []
+
+
 @pytest.mark.parametrize(
     ("threat", "said"),
     [

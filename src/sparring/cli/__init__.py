@@ -15,6 +15,7 @@ from sparring.configuration import to_yaml
 from sparring.environment import installed_version
 from sparring.errors import BadInput, unknown
 from sparring.experiment import train
+from sparring.results.markdown import behind_recipe
 from sparring.results.tables import recipe_table
 from sparring.terminal import console
 from sparring.training import Interrupted, Run
@@ -59,6 +60,7 @@ def _recipes(chosen: argparse.Namespace, overrides: list[str]) -> None:
         raise BadInput(f"recipes {chosen.action} needs the name of a recipe: sparring recipes list shows them.")
     elif chosen.action == "show":
         sys.stdout.write(recipes.text(chosen.name, to_yaml(api.recipe(chosen.name))))
+        sys.stdout.writelines(f"{line}\n" for line in behind_recipe(chosen.name))
     else:
         target = Path(chosen.file or f"{Path(chosen.name).name}.yaml")
         recipes.copy(chosen.name, target, to_yaml(api.recipe(chosen.name)))

@@ -109,7 +109,7 @@ def _loaded(chosen: argparse.Namespace, overrides: list[str], device: str) -> tu
 
 def _doctor(chosen: argparse.Namespace, overrides: list[str]) -> int:
     model, splits, threat = _loaded(chosen, overrides, chosen.device)
-    findings = diagnose(model, splits.test, threat, classes=len(splits.classes), device=chosen.device, seed=chosen.seed)
+    findings = diagnose(model, splits.test, threat, classes=splits.classes, device=chosen.device, seed=chosen.seed)
     if not chosen.quick and not any(finding.severity == "error" for finding in findings):
         findings += probe_masking(model, splits.test, threat, chosen.device, chosen.seed)
     _print_findings(findings)

@@ -37,11 +37,17 @@ def digest(*parts: str) -> str:
 
 
 def digest_files(files: Iterable[Path]) -> str:
-    """Return the SHA-256 of the contents of files in this order, read as a stream; their names do not matter."""
+    """Return the SHA-256 of the contents of files in this order, read as a stream; their names do not matter.
+
+    A file that cannot be read counts as one with other contents: who decodes it will say what is wrong with it.
+    """
     digests = []
     for file in files:
-        with file.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+        try:
+            with file.open("rb") as stream:
+                digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+        except OSError as error:
+            digests.append(f"{error.strerror}")
     return digest(*digests)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,9 +16,8 @@ from jaxtyping import Int64, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from sparring.errors import BadInput
+from sparring.errors import BadInput, some
 
-_NAMED = 5  # damaged images that are named; more are counted
 _CHUNK = 1024  # images that are held encoded at a time
 _LARGE = 128 * 128  # pixels; below, Python's lock makes several threads slower than one
 
@@ -46,13 +45,13 @@ def decode(
     wanted = rows.tolist()
     first = _first_shape(read, wanted, channels, size)
     pixels = np.empty((len(wanted), *first), dtype=np.uint8)  # (N, C, H, W)
-    broken: dict[int, Undecodable] = {}
+    broken: dict[int, tuple[str, str]] = {}
 
     def place(position: int, image: Encoded) -> None:
         try:
             decoded = _pixels(image, channels, size)
         except Undecodable as error:
-            broken[position] = error
+            (broken[position],) = error.images
             return
         if decoded.shape != first:
             raise BadInput(
@@ -69,43 +68,40 @@ def decode(
             for _ in each(place, range(start, start + len(chunk)), chunk):
                 pass
     if broken:
-        raise _together([broken[position] for position in sorted(broken)])
+        raise Undecodable([broken[position] for position in sorted(broken)])
     return torch.from_numpy(pixels)
 
 
 class Undecodable(BadInput):
-    """An image that cannot be decoded."""
+    """Images that cannot be decoded: the name of each, and why. The first few are named in the message."""
 
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name} cannot be decoded ({reason}): replace it, or leave it out.")
-        self.name = name
+    def __init__(self, images: Sequence[tuple[str, str]]) -> None:
+        if len(images) == 1:
+            ((name, reason),) = images
+            super().__init__(f"{name} cannot be decoded ({reason}): replace it, or leave it out.")
+        else:
+            names = some([name for name, _ in images])
+            super().__init__(f"{len(images)} images cannot be decoded ({names}): replace them, or leave them out.")
+        self.images = tuple(images)
 
 
 def _first_shape(read: Reader, rows: list[int], channels: Literal[1, 3], size: int | None) -> tuple[int, int, int]:
     """Return the shape (C, H, W) of the first image that can be decoded; raises BadInput where none can."""
-    broken = []
+    broken: list[tuple[str, str]] = []
     for row in rows:
         try:
             shape: tuple[int, int, int] = _pixels(read([row])[0], channels, size).shape
             return shape
         except Undecodable as error:
-            broken.append(error)
-    raise _together(broken)
-
-
-def _together(broken: list[Undecodable]) -> BadInput:
-    """Return one error for all: the only one, or the names of some and how many there are."""
-    if len(broken) == 1:
-        return broken[0]
-    names = ", ".join(error.name for error in broken[:_NAMED]) + (", ..." if len(broken) > _NAMED else "")
-    return BadInput(f"{len(broken)} images cannot be decoded ({names}): replace them, or leave them out.")
+            broken += error.images
+    raise Undecodable(broken)
 
 
 def _pixels(encoded: Encoded, channels: Literal[1, 3], size: int | None) -> npt.NDArray[np.uint8]:
     """Return one image, (C, H, W)."""
     content = encoded.content
     if content is None:
-        raise Undecodable(encoded.name, "nothing is stored")
+        raise Undecodable([(encoded.name, "nothing is stored")])
     try:
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as stored:
             stored.load()
@@ -118,7 +114,7 @@ def _pixels(encoded: Encoded, channels: Literal[1, 3], size: int | None) -> npt.
             pixels = np.asarray(image)
     # PIL's decoders raise all of these for damaged files.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Undecodable(encoded.name, str(error)) from error
+        raise Undecodable([(encoded.name, str(error))]) from error
     if not eight_bits:
         raise BadInput(f"{encoded.name} has more than 8 bits per channel: convert the images to 8 bits.")
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)

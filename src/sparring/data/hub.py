@@ -6,8 +6,9 @@ without `datasets`' own loader: nothing is copied and nobody is called.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +22,13 @@ from datasets.table import InMemoryTable
 
 from sparring.data.cache import digest_files
 from sparring.data.decode import Encoded, Reader
-from sparring.data.tables import Source, Table
-from sparring.errors import BadInput
+from sparring.data.tables import Source, Table, composed
+from sparring.errors import BadInput, some
 from sparring.terminal import errors_alone
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "fine_label")
+_MOST_CLASSES = 100_000  # larger numbers are identifiers of something
 
 
 def hub(repository: str, test_names: tuple[str, ...]) -> Source:
@@ -52,19 +54,49 @@ def hub(repository: str, test_names: tuple[str, ...]) -> Source:
 
 
 def parquet(folder: Path, test_names: tuple[str, ...], *, needs_train: bool = True) -> Source:
-    """Return the Parquet files in a folder: train.parquet or train*.parquet, and the same for the first of `test_names`.
+    """Return the Parquet files in a folder: those of the split train, and of the first of `test_names` that there is.
 
-    Without `needs_train` there may be none to train on. Raises BadInput where one of them is missing or cannot be read, or
-    has no columns of images and labels.
+    The files of a split are called train.parquet, or begin with its name and a number, such as
+    train-00000-of-00002.parquet. Without `needs_train` there may be none to train on. Raises BadInput where one of these
+    splits is missing, is not whole or cannot be read, or has no columns of images and labels.
     """
-    test_files = _files(folder, test_names)
-    if not needs_train and not any(folder.glob("train*.parquet")):
-        test = _read(test_files)
-        whole = _source(test, test, str(folder), key=digest_files(test_files))
-        return replace(whole, train=Table(whole.train.labels[:0], whole.train.read))
-    train_files = _files(folder, ("train",))
-    train, test = _read(train_files), _read(test_files)
-    return _source(train, test, str(folder), key=digest_files(train_files) + digest_files(test_files))
+    files = sorted(folder.glob("*.parquet"))
+    splits = {name: _of_split(name, files) for name in ("train", *test_names)}
+    test_name = next((name for name in test_names if splits[name]), None)
+    for name, needed in ((test_name or test_names[0], True), ("train", needs_train)):
+        if needed and not splits[name]:
+            raise BadInput(
+                f"{folder} has parquet files ({_named(files)}), but no {name} split: call its file {name}.parquet, or its "
+                f"files {name}-00000-of-00002.parquet and so on."
+            )
+    assert test_name is not None
+    test = _read(splits[test_name])
+    train = _read(splits["train"]) if splits["train"] else None
+    used = splits["train"] + splits[test_name]
+    unused = [file for file in files if file not in used]
+    notes = (f"Not used: {_named(unused)}, beside {_named(used)}.",) if unused else ()
+    return replace(_source(train, test, str(folder), key=digest_files(used)), notes=notes)
+
+
+def _of_split(name: str, files: list[Path]) -> list[Path]:
+    """Return those of the files that make up a split; raises BadInput where it is there twice, or not whole."""
+    found = [file for file in files if re.fullmatch(rf"{name}([-_.]?\d.*)?", file.stem, re.IGNORECASE)]
+    if len(found) > 1 and (whole := next((file for file in found if file.stem.lower() == name), None)):
+        other = next(file for file in found if file != whole)
+        raise BadInput(f"{whole.parent} has both {whole.name} and {other.name}: leave one of them there.")
+    shards = [match for file in found if (match := re.search(r"(\d+)-of-(\d+)", file.stem))]
+    numbers = sorted(int(shard[1]) for shard in shards)
+    for total in {int(shard[2]) for shard in shards}:
+        if len(shards) != len(found) or numbers != list(range(total)):
+            raise BadInput(
+                f"The {name} split in {found[0].parent} is not whole, as its files are {_named(found)}: add those that are "
+                "missing, and move others away."
+            )
+    return found
+
+
+def _named(files: list[Path]) -> str:
+    return some([file.name for file in files])
 
 
 @contextmanager
@@ -78,16 +110,6 @@ def _no_progress_bars() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _files(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    """Return the parquet files of the split with the first of `names` for which there are any."""
-    for name in names:
-        whole = folder / f"{name}.parquet"
-        files = [whole] if whole.is_file() else sorted(folder.glob(f"{name}*.parquet"))
-        if files:
-            return files
-    raise BadInput(f"{folder} has parquet files, but no {names[0]} split: add {names[0]}.parquet.")
-
-
 def _read(files: list[Path]) -> datasets.Dataset:
     """Return the image and label columns of parquet files, in memory, with the features that their schema declares."""
     parts = []
@@ -98,7 +120,7 @@ def _read(files: list[Path]) -> datasets.Dataset:
                 columns = _columns(content.schema_arrow.names, str(file))
                 parts.append(content.read(columns=list(columns)))
                 feature = datasets.Features.from_arrow_schema(content.schema_arrow)[columns[1]]
-                declared.append(list(feature.names) if isinstance(feature, datasets.ClassLabel) else [])
+                declared.append(_names_of(feature))
         except (pa.ArrowException, OSError) as error:
             raise BadInput(f"{file} cannot be read as parquet ({error}): replace it.") from error
     for file, names in zip(files, declared, strict=True):
@@ -123,38 +145,54 @@ def _columns(names: list[str], where: str) -> tuple[str, str]:
     return image, label
 
 
-def _source(train: datasets.Dataset, test: datasets.Dataset, where: str, key: str) -> Source:
-    declared, again = _class_names(train, where), _class_names(test, where)
-    if again and again != declared:
+def _source(train: datasets.Dataset | None, test: datasets.Dataset, where: str, key: str) -> Source:
+    """Return the tables of both splits; where there is nothing to train on, labels that are numbers stay as they are."""
+    splits = {"test": test} if train is None else {"train": train, "test": test}
+    declared = {split: _class_names(dataset, where) for split, dataset in splits.items()}
+    names = declared.get("train", declared["test"])
+    if declared["test"] and declared["test"] != names:
         raise BadInput(f"{where} declares other classes, or another order of them, for test than for train.")
-    labels = _labels(train, f"{where}, train"), _labels(test, f"{where}, test")
-    for found, split in zip(labels, ("train", "test"), strict=True):
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise BadInput(f"{where} declares two classes that both read {twice!r}: write the labels with one of them.")
+    labels = {split: _labels(dataset, f"{where}, {split}") for split, dataset in splits.items()}
+    for split, found in labels.items():
         if not found:
             raise BadInput(f"{where}, {split} has no rows: give some images.")
-    distinct = range(len(declared)) if declared else _distinct(*labels, where)
+    distinct = range(len(names)) if names else _distinct(labels, where)
     number = {label: position for position, label in enumerate(distinct)}
-    tables = []
-    for dataset, found, split in ((train, labels[0], f"{where}, train"), (test, labels[1], f"{where}, test")):
+    tables = {"train": Table(torch.zeros(0, dtype=torch.int64), lambda rows: [])}
+    for split, found in labels.items():
         for row, label in enumerate(found):
             if label not in number:
-                raise BadInput(f"{split}, row {row} has the label {label}, which is none of the {len(number)} classes.")
-        tables.append(Table(torch.tensor([number[label] for label in found]), _reader(dataset, split)))
-    return Source(tables[0], tables[1], tuple(declared or map(str, distinct)), key)
+                raise BadInput(
+                    f"{where}, {split}, row {row} has the label {label}, which is none of the {len(number)} classes."
+                )
+        read = _reader(splits[split], f"{where}, {split}")
+        tables[split] = Table(torch.tensor([number[label] for label in found]), read)
+    return Source(tables["train"], tables["test"], tuple(names or map(str, distinct)), key)
 
 
 def _class_names(dataset: datasets.Dataset, where: str) -> list[str]:
     """Return the classes that the label column declares, empty where it does not."""
-    feature = dataset.features[_columns(dataset.column_names, where)[1]]
-    return list(feature.names) if isinstance(feature, datasets.ClassLabel) else []
+    return _names_of(dataset.features[_columns(dataset.column_names, where)[1]])
 
 
-def _distinct(train: list[int | str], test: list[int | str], where: str) -> list[int | str]:
-    """Return the labels of the training images, sorted: all numbers or all texts, and all that the test images have."""
-    distinct = {*train}
-    if len({type(label) for label in (*distinct, *test)}) > 1:
+def _names_of(feature: object) -> list[str]:
+    return [composed(name) for name in feature.names] if isinstance(feature, datasets.ClassLabel) else []
+
+
+def _distinct(labels: dict[str, list[int | str]], where: str) -> Sequence[int | str]:
+    """Return the labels of the training images, sorted: all numbers or all texts, and all that the test images have.
+
+    Without training images they are those of the test images, and all numbers below the largest: what a network of other
+    origin means by its outputs.
+    """
+    distinct = {*labels.get("train", labels["test"])}
+    if len({type(label) for found in labels.values() for label in found}) > 1:
         raise BadInput(f"{where} has numbers as labels in one split and names in the other: write them alike.")
-    for split, labels in (("train", train), ("test", test)):
-        for label, count in Counter(labels).items():
+    for split, found in labels.items():
+        for label, count in Counter(found).items():
             if (isinstance(label, str) and not label.strip()) or (isinstance(label, int) and label < 0):
                 raise BadInput(
                     f"{where}, {split} has the label {label!r} in {count} rows, which names no class: remove them."
@@ -164,7 +202,13 @@ def _distinct(train: list[int | str], test: list[int | str], where: str) -> list
                     f"{where}, {split} has the label {label!r} in {count} rows, and no training image has it: correct or "
                     "remove them."
                 )
-    return sorted(distinct)
+    ordered = sorted(distinct)
+    largest = ordered[-1]
+    if "train" in labels or isinstance(largest, str):
+        return ordered
+    if largest >= _MOST_CLASSES:
+        raise BadInput(f"{where} has the label {largest}, and classes are counted from 0: number them so.")
+    return range(largest + 1)
 
 
 def _labels(dataset: datasets.Dataset, where: str) -> list[int | str]:
@@ -172,8 +216,8 @@ def _labels(dataset: datasets.Dataset, where: str) -> list[int | str]:
     labels: list[int | str] = dataset.select_columns(column).with_format("arrow")[:][column].to_pylist()
     for row, label in enumerate(labels):
         if not isinstance(label, int | str):
-            raise BadInput(f"{where}, row {row} has the label {label}: give every image a number or a name.")
-    return labels
+            raise BadInput(f"{where}, row {row} has the label {label}: give every image a whole number or a name.")
+    return [composed(label) if isinstance(label, str) else label for label in labels]
 
 
 def _reader(dataset: datasets.Dataset, where: str) -> Reader:

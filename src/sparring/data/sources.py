@@ -14,10 +14,10 @@ from torch import Tensor
 
 from sparring.data.augment import Augment
 from sparring.data.cache import cached, digest
-from sparring.data.decode import decode
+from sparring.data.decode import Undecodable, decode
 from sparring.data.folders import image_folder
 from sparring.data.images import Images
-from sparring.data.splits import Splits, few_coloured, images_fingerprint, missing
+from sparring.data.splits import Splits, confusable, few_coloured, images_fingerprint, missing
 from sparring.data.tables import Source, Table, digits
 from sparring.errors import BadInput, unknown
 from sparring.randomness import seed_from
@@ -52,9 +52,9 @@ class Data:
     """Which images to train and test on.
 
     name: `digits` (embedded), a name in `KNOWN`, a hub id (`owner/name`), or any name of your own together with `path`.
-    path: a folder with train*.parquet and test*.parquet (or valid*, validation*, val*), itself or in its folder data, or
-        with images in one sub-folder a class, either inside train/ and test/ or flat; of a flat one a fifth becomes the
-        test set.
+    path: a folder with train.parquet and test.parquet (or valid, validation, val), or their parts, such as
+        train-00000-of-00002.parquet, itself or in its folder data; or with images in one sub-folder a class, either inside
+        train/ and test/ or flat; of a flat one a fifth becomes the test set.
     limit: use that many training images, drawn at random; the validation images are among them.
     test_limit: use that many test images, drawn at random.
     validation: how many training images to hold out for choosing the best checkpoint, each class in proportion;
@@ -98,7 +98,7 @@ def load(data: Data, *, needs_train: bool = True) -> Splits:
     fingerprint = images_fingerprint(train, validation, test)
     found = Splits(train, validation, test, source.classes, data.name, fingerprint, mean, std)
     tables = ((source.train, train_rows, pixels), (source.test or source.train, test_rows, test_pixels))
-    return replace(found, notes=(*source.notes, *missing(found), *few_coloured(tables)))
+    return replace(found, notes=(*source.notes, *confusable(source.classes), *missing(found), *few_coloured(tables)))
 
 
 def _check(data: Data) -> None:
@@ -139,6 +139,11 @@ def _source(data: Data, known: Known | None, *, needs_train: bool) -> Source:
     folder = Path(data.path).expanduser() if data.path is not None else None
     if folder is not None and not any(folder.glob("*.parquet")):
         if not any(folder.glob("data/*.parquet")):  # as repositories of the hub are laid out
+            if inside := next(iter(sorted(folder.glob("*/*.parquet"))), None):
+                raise BadInput(
+                    f"{folder} has parquet files in its folders, such as {inside}: move them to {folder}, and call them "
+                    "train-00000-of-00001.parquet and test-00000-of-00001.parquet or so."
+                )
             return image_folder(folder, test_names, needs_train=needs_train)
         folder = folder / "data"
     from sparring.data.hub import hub, parquet  # here, because `datasets` takes a second to import
@@ -196,10 +201,19 @@ def _decoded(
 ) -> tuple[UInt8[Tensor, "N C H W"], UInt8[Tensor, "M C H W"]]:
     """Return the pixels of the chosen training and test images, alike in channels and size."""
     channels = known.channels if known else 3
-    train = _pixels(source, source.train, train_rows, channels, size) if len(train_rows) else None
-    test = _pixels(source, source.test or source.train, test_rows, channels, size)
-    if train is None:
-        train = test[:0]
+    parts = [(source.train, train_rows)] if len(train_rows) else []
+    parts.append((source.test or source.train, test_rows))
+    decoded: list[Tensor] = []
+    damaged: list[tuple[str, str]] = []
+    for table, rows in parts:
+        try:
+            decoded.append(_pixels(source, table, rows, channels, size))
+        except Undecodable as error:
+            damaged += error.images
+    if damaged:
+        raise Undecodable(damaged)
+    test = decoded[-1]
+    train = decoded[0] if len(train_rows) else test[:0]
     if train.shape[1:] != test.shape[1:]:
         raise BadInput(
             f"The training images have {tuple(train.shape[2:])} pixels, the test images {tuple(test.shape[2:])}: "

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparring.data.images import Images
 from sparring.data.tables import Table
+from sparring.errors import some
 
 _FEW = 20  # one image in so many, or fewer, is an exception
 
@@ -57,8 +58,17 @@ def missing(found: Splits) -> Iterator[str]:
     for split, words in (("train", "training"), ("test", "test")):
         lacking = [name for name, count in counts[split].items() if not count]
         if lacking and len(lacking) < len(found.classes):
-            names = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
-            yield f"No {words} images of {len(lacking)} of the {len(found.classes)} classes: {names}."
+            yield f"No {words} images of {len(lacking)} of the {len(found.classes)} classes: {some(lacking)}."
+
+
+def confusable(classes: Sequence[str]) -> Iterator[str]:
+    """Yield which classes have one name but for upper and lower case."""
+    by_letters: dict[str, list[str]] = {}
+    for name in classes:
+        by_letters.setdefault(name.casefold(), []).append(name)
+    if twins := [names for names in by_letters.values() if len(names) > 1]:
+        called = some([" and ".join(map(repr, names)) for names in twins])
+        yield f"Different classes are called {called}: if that is one class, put its images together."
 
 
 def few_coloured(tables: Sequence[tuple[Table, Tensor, Tensor]]) -> Iterator[str]:

@@ -6,6 +6,7 @@ Here are the embedded digits; `folders` has folders of images, `hub` what goes t
 from __future__ import annotations
 
 import io
+import unicodedata
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,11 @@ class Source:
     classes: tuple[str, ...]
     key: str | None  # changes with the encoded images; None: embedded, not worth a cache
     notes: tuple[str, ...] = ()  # sentences about what was found and left out
+
+
+def composed(name: str) -> str:
+    """Return a class's name with each accented letter in one form of the two that Unicode has (NFC), to be compared."""
+    return unicodedata.normalize("NFC", name)
 
 
 def digits() -> Source:

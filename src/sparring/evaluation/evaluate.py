@@ -209,8 +209,8 @@ def _examined(
     doctor: bool,
 ) -> list[Finding]:
     """Return what the doctor says before the work begins; BadInput where it would be in vain."""
-    classes, name = (len(data.classes), data.name) if isinstance(data, Splits) else (None, "the data")
-    check_fit(model, images, classes, name, device)
+    classes, name = (data.classes, data.name) if isinstance(data, Splits) else (None, "the data")
+    check_fit(model, images, None if classes is None else len(classes), name, device)
     if not doctor:
         return []
     try:

@@ -31,6 +31,7 @@ class Normalised(nn.Module):
 
     mean: Tensor  # (1, C, 1, 1)
     std: Tensor  # (1, C, 1, 1)
+    class_names: tuple[str, ...] = ()  # in the order of the logits, where `load` found them beside the weights
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,7 @@ class Case:
     y: Tensor  # (N,), on the model's device
     threat: Threat
     classes: int | None  # of the data, where known
+    class_names: tuple[str, ...]  # of the data, by label; empty where they are not known
     in_training: tuple[nn.Module, ...]  # the modules that were in training mode when the doctor came
 
     def logits(self, x: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ def examined(
     model: nn.Module,
     data: Labelled,
     threat: Threat,
-    classes: int | None,
+    classes: int | Sequence[str] | None,
     device: torch.device | str,
     seed: int,
     count: int,
@@ -75,7 +76,8 @@ def examined(
     in_training = tuple(module for module in model.modules() if module.training)
     with untouched(model), _uncompiled(), repeatable(seed, device), attackable(model, "eval"):
         batch = next(batches(some, len(some), device))
-        yield Case(model, some.pixels, batch.x, batch.y, threat, classes, in_training)
+        names, known = ((), classes) if isinstance(classes, int | None) else (tuple(classes), len(classes))
+        yield Case(model, some.pixels, batch.x, batch.y, threat, known, names, in_training)
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,12 @@ from sparring.randomness import check_seed
 from sparring.threat import Threat
 
 # Each returns None where there is nothing to say.
-BEFORE: tuple[Callable[[Case], Finding | None], ...] = (inputs.pixel_range, inputs.label_range, inputs.radius)
+BEFORE: tuple[Callable[[Case], Finding | None], ...] = (
+    inputs.pixel_range,
+    inputs.label_range,
+    inputs.class_names,
+    inputs.radius,
+)
 AFTER: tuple[Callable[[Case, Tensor], Finding | None], ...] = (  # of the case and the logits (N, K) of its images
     outputs.classes,
     outputs.probabilities,
@@ -42,7 +47,7 @@ def diagnose(
     images: Labelled,
     threat: Threat,
     *,
-    classes: int | None,
+    classes: int | Sequence[str] | None,
     device: torch.device | str = "cpu",
     seed: int = 0,
     count: int = 128,
@@ -55,7 +60,8 @@ def diagnose(
         model: returns logits (B, K) of images (B, C, H, W) in [0, 1]; it is on `device`.
         images: of which at most `count` are looked at, drawn at random.
         threat: what the adversary of the evaluation may do.
-        classes: how many the data have; None if that is not known.
+        classes: the names of the data's classes, or how many there are; None if that is not known. Names are compared with
+            those that the model has, as what `sparring.load` returns does.
         device: where the model is.
         seed: of the choice of images, and of the generators meanwhile.
         count: at least 2.
@@ -67,7 +73,7 @@ def diagnose(
     check_model(model)
     check_device(device)
     check_seed(seed)
-    check_kind("classes", classes, int | None)
+    check_kind("classes", classes, int | tuple[str, ...] | None)
     check_kind("count", count, int)
     with examined(model, images, threat, classes, device, seed, count) as case:
         return worst_first(_findings(case))

@@ -49,6 +49,35 @@ def label_range(case: Case) -> Finding | None:
     )
 
 
+def class_names(case: Case) -> Finding | None:
+    """Check whether the model's classes are called as the data's are; only a network of our own says their names."""
+    names = getattr(case.model, "class_names", ())
+    if not isinstance(names, tuple) or not names or not case.class_names or names == case.class_names:
+        return None
+    number = {name: position for position, name in enumerate(names)}
+    moved = [name for label, name in enumerate(case.class_names) if number.get(name, label) != label]
+    if moved:
+        here, there = case.class_names.index(moved[0]), number[moved[0]]
+        return Finding(
+            "class-names",
+            "error",
+            f"The class {moved[0]!r} is number {here} of the data, but number {there} of the model ({len(moved)} such).",
+            "Right answers would count as wrong ones, and an attack as a success before it began.",
+            "Give the data the classes that the model was trained on, in their order.",
+        )
+    if len(names) != len(case.class_names):
+        return None  # `outputs.classes` says more
+    renamed = [pair for pair in zip(names, case.class_names, strict=True) if pair[0] != pair[1]]
+    theirs, ours = renamed[0]
+    return Finding(
+        "class-names",
+        "note",
+        f"The model's class {theirs!r} is called {ours!r} by the data ({len(renamed)} such).",
+        "If they are other classes, accuracy means nothing.",
+        "Look whether both mean the same by the same number.",
+    )
+
+
 def radius(case: Case) -> Finding | None:
     """Check whether eps makes sense in units of the pixel range [0, 1]."""
     threat, numbers = case.threat, math.prod(case.x.shape[1:])
