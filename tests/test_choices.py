@@ -274,7 +274,10 @@ def test_arguments_of_evaluate_are_of_their_kinds(name: str, value: object, said
         (lambda: sparring.models.create("smallconv", "a"), "classes must be a whole number, not 'a'"),
         (lambda: sparring.models.create("smallconv", 4, mean=0.5), "mean must be a list, not 0.5"),
         (lambda: sparring.models.save(network(), "x", "smallconv"), "The description must be of type ModelDescription"),
-        (lambda: diagnose(network(), images(), Threat(), classes="4"), "classes must be a whole number, not '4'"),
+        (
+            lambda: diagnose(network(), images(), Threat(), classes="4"),
+            "classes must be a whole number or a list, not '4'",
+        ),
     ],
 )
 def test_arguments_of_other_functions_are_of_their_kinds(call, said: str, tmp_path, monkeypatch) -> None:
