@@ -102,6 +102,25 @@ def test_the_same_configuration_gives_the_same_images():
     assert (len(one.train), len(one.validation), len(one.test)) == (270, 30, 360)
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"limit": 2.5}, "Data's limit must be a whole number, not 2.5"),
+        ({"name": 5}, "Data's name must be a text, not 5"),
+        ({"augment": None}, "Data's augment must be of type Augment, not None"),
+        ({"path": 3}, "Data's path must be a text, not 3"),
+    ],
+)
+def test_settings_of_other_types_are_refused(setting, said):
+    with pytest.raises(BadInput, match=said):
+        Data(**setting)
+
+
+def test_a_path_may_be_given_as_one(pack):
+    folder, _, _ = pack
+    assert load(Data("mine", folder)).fingerprint == load(Data("mine", str(folder))).fingerprint
+
+
 def test_limits_draw_from_the_whole_table():
     whole, part = load(Data(validation=0)), load(Data(limit=200, test_limit=50, validation=0))
     for few, all_ in ((part.train, whole.train), (part.test, whole.test)):

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from sparring.choices import check_choices
 from sparring.data.augment import Augment
 from sparring.data.cache import cached, digest
 from sparring.data.decode import Undecodable, decode
@@ -72,6 +73,12 @@ class Data:
     augment: Augment = field(default_factory=Augment)
     size: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise BadInput for values of other types."""
+        if isinstance(self.path, Path):
+            self.path = str(self.path)
+        check_choices(self)
 
 
 def load(data: Data, *, needs_train: bool = True) -> Splits:
