@@ -75,9 +75,10 @@ class Data:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise BadInput for values of other types."""
-        if isinstance(self.path, Path):
-            self.path = str(self.path)
+        """Raise BadInput for values of other types; a Path will do for `path`."""
+        given: object = self.path
+        if isinstance(given, Path):
+            self.path = str(given)
         check_choices(self)
 
 
