@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.harness import timing
 from benchmarks.harness.methods import METHODS
-from benchmarks.harness.ours import Way
+from benchmarks.harness.ours import Ours, Way
 from benchmarks.harness.scene import Scene
-from benchmarks.speed import captured, ceilings, cost, gpu, passes, profiled
+from benchmarks.speed import captured, ceilings, cost, gpu, passes, profiled, race
 from benchmarks.speed.cost import Cost
+from sparring.training.acceleration.plan import Plan
+from sparring.training.acceleration.replay import Replayer
+from tests.training.acceleration.tape import TapeCapturer
 
 ROOT = Path(__file__).parents[1]
 
@@ -122,8 +126,8 @@ def test_on_a_gpu_images_leave_where_a_stage_says_so(tmp_path: Path, monkeypatch
 def test_whether_images_leave_is_counted() -> None:
     """A policy like the published ResNet-18 weighs much here: the strategies' 3 to 14 steps are in the difference."""
     scene = Scene(width=4, batch=8, size=16, accelerator="cpu")
-    masked, compact = (cost.measure("las", scene, 1, Way(compact=flag)) for flag in (False, True))
-    assert 4 < masked.units - compact.units < 2 * (14 - 3)
+    masked, compact = (cost._counted("las", scene, Way(compact=flag))["units"] for flag in (False, True))
+    assert 4 < masked - compact < 2 * (14 - 3)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +189,75 @@ def test_a_time_of_steps_that_were_not_captured_is_marked() -> None:
     costs = [Cost("mep", "graph", 7.0, 7, 1e9, 200, 0, 0, reason, [1.0]) for reason in ("", "it waits")]
     table = cost.cost_table(costs, "", 128, 1.0)
     assert list(table.columns[1].cells) == ["graph", "graph*"]
-    assert table.caption == "* live: it waits"
+    assert table.caption == "* it waits"
+
+
+def test_steps_that_learn_now_and_then_are_means_over_whole_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FGSM-SDI's step costs 7.145 forward passes and, every 20th, 4.4 more; a round is as many as are between two such."""
+    rounds, clock = [], timing.seconds
+
+    def counted(work, device):
+        before = len(steps)
+        seconds = clock(work, device)
+        rounds.append(steps[before:])
+        return seconds
+
+    steps = []
+    step = Ours.step
+    monkeypatch.setattr(Ours, "step", lambda side: (steps.append(side.learner.steps), step(side)))
+    monkeypatch.setattr(timing, "seconds", counted)
+    scene = Scene(width=64, batch=2, size=16, accelerator="cpu")
+    found = cost.measure("sdi", scene, 2, Way())
+    (timed,) = rounds
+    assert [number % 20 for number in timed].count(0) == 1
+    assert len(timed) == 20
+    assert len(found.seconds) == 1
+    assert found.units == pytest.approx(7.145 + 4.4 / 20, rel=0.01)
+    standard = cost.measure("standard", scene, 2, Way())
+    assert len(standard.seconds) == 2
+
+
+@pytest.mark.parametrize("measure", ["cost", "race", "passes"])
+def test_cudnn_may_try_algorithms_from_the_first_pass_on(measure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shape that was met before, by a step that was counted or by the check of equality, is not tried any more."""
+    seen, forward = set(), torch.nn.Conv2d.forward
+
+    def watched(module, x):
+        seen.add(torch.backends.cudnn.benchmark)
+        return forward(module, x)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
+    scene = Scene(width=4, batch=4, accelerator="cpu")
+    if measure == "cost":
+        cost.measure("mep", scene, 1, Way())
+    elif measure == "race":
+        race.race("mep", scene, 1, ("channels-last",))
+    else:
+        passes.measure(scene, "eager", 32, 1)
+    assert seen == {True}
+    assert not torch.backends.cudnn.benchmark
+
+
+def test_a_level_that_a_method_cannot_have_is_not_reported() -> None:
+    """GradAlign is not compiled, NuAT not captured: the level that they fall back to stands beside the reason."""
+    scene = Scene(width=4, batch=4, size=16, accelerator="cpu")
+    found = cost.measure("gradalign", scene, 1, Way(level="compile"))
+    assert found.level == "eager"
+    assert "differentiates the network twice" in found.refusal
+    (refused,) = race.race("gradalign", scene, 1, ("compile",)).refusals.items()
+    assert refused[0] == "compile"
+    assert refused[1].startswith("eager, as GradAlign differentiates")
+    assert not cost.measure("standard", scene, 1, Way()).refusal
+
+
+def test_a_capture_that_was_given_up_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    side = Ours(Scene(width=4, batch=4, accelerator="cpu"), METHODS["nuat"].make(), Way())
+    monkeypatch.setattr(side, "_wanted", "graph")
+    monkeypatch.setattr(side.session, "plan", Plan(captured=True, reason="as asked for"))
+    side.session.replayer = Replayer(side.method, side.learner, TapeCapturer())
+    assert (side.level, side.refusal) == ("graph", "")
+    side.session.replayer.refusal = "it waits"
+    assert (side.level, side.refusal) == ("eager", "it waits")
 
 
 def test_captured_steps_are_compared_with_live_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,6 +268,36 @@ def test_captured_steps_are_compared_with_live_ones(tmp_path: Path, capsys: pyte
     assert [one["method"] for one in found] == ["mep", "fgsm-rs"]
     assert all(one["live"] == one["captured"] == one["captures"] == 0 for one in found)  # without a GPU nothing is
     assert "not captured, as" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["standard", "sdi", "lbgat"])
+def test_live_steps_read_their_rate_where_captured_ones_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU an optimizer computes with a number otherwise than with a tensor: they would part with no fault at all."""
+    made = []
+
+    def kept(*arguments):
+        made.append(captured_ours(*arguments))
+        return made[-1]
+
+    captured_ours = captured.Ours
+    monkeypatch.setattr(captured, "Ours", kept)
+    captured.compare(name, Scene(width=4, batch=4, accelerator="cpu"), steps=2)
+    assert len(made) == 3
+    for side in made:
+        (group,) = side.learner.optimizer.param_groups
+        assert isinstance(group["lr"], torch.Tensor)
+        assert group["lr"] == pytest.approx(0.1)
+
+
+def test_captured_steps_agree_where_they_end_as_near_as_live_ones() -> None:
+    def comparison(live: float, other: float) -> captured.Comparison:
+        return captured.Comparison("mep", live, other, 1, "")
+
+    assert comparison(0.0, 0.0).agrees
+    assert comparison(1e-3, 2e-3).agrees
+    assert not comparison(0.0, 1e-9).agrees
+    assert not comparison(1e-3, 0.1).agrees
+    assert not comparison(0.0, float("nan")).agrees
 
 
 def test_a_captured_run_that_ends_elsewhere_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +315,8 @@ def test_a_captured_run_that_ends_elsewhere_is_seen(monkeypatch: pytest.MonkeyPa
     found = captured.compare("standard", Scene(width=4, batch=4, accelerator="cpu"))
     assert found.live == 0
     assert found.captured > 1
+    assert not found.agrees
+    assert list(captured.comparison_table([found]).columns[0].cells) == ["standard*"]
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from collections import Counter
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.harness.ours import WARM_UP, Way
+from benchmarks.harness.ours import Way
 from benchmarks.harness.scene import Scene
 from benchmarks.speed import cost
+from sparring.training.acceleration.cuda_graph import cudnn_benchmark
 
 STEPS = 5
 # Parts of kernels' names, by what they are; the first that fits counts.
@@ -24,10 +25,11 @@ KINDS = {
 }
 
 
+@cudnn_benchmark()
 def measure(name: str, scene: Scene, way: Way) -> dict[str, object]:
     """Return the milliseconds a step by kind of kernel, how many kernels a step has, and the longest ones."""
     side = cost.prepared(name, scene, way)
-    side.steps(WARM_UP)()
+    side.warm_up()
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         side.steps(STEPS)()
@@ -42,6 +44,7 @@ def measure(name: str, scene: Scene, way: Way) -> dict[str, object]:
             by_name[event.name] += milliseconds
             launched += 1
     return {
+        "level": side.level,
         "milliseconds_by_kind": dict(spent.most_common()),
         "kernels_a_step": launched / STEPS,
         "longest": dict(by_name.most_common(12)),
