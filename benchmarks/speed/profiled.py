@@ -1,4 +1,4 @@
-"""Which kernels a GPU spends a training step in: convolutions, or what lies between them."""
+"""Which kernels a GPU spends a training step in: convolutions, or what lies between them. (On a CPU, which operators.)"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.harness import timing
 from benchmarks.harness.ours import Way
 from benchmarks.harness.scene import Scene
 from benchmarks.speed import cost
@@ -30,15 +31,17 @@ def measure(name: str, scene: Scene, way: Way) -> dict[str, object]:
     """Return the milliseconds a step by kind of kernel, how many kernels a step has, and the longest ones."""
     side = cost.prepared(name, scene, way)
     side.warm_up()
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+    timing.wait(side.device)
+    on_gpu = side.device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
         side.steps(STEPS)()
-        torch.cuda.synchronize()
+        timing.wait(side.device)
+    place = torch.autograd.DeviceType.CUDA if on_gpu else torch.autograd.DeviceType.CPU
     spent: Counter[str] = Counter()
     by_name: Counter[str] = Counter()
     launched = 0
     for event in profiler.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
+        if event.device_type == place:
             milliseconds = event.time_range.elapsed_us() / 1e3 / STEPS
             spent[kind(event.name)] += milliseconds
             by_name[event.name] += milliseconds

@@ -82,7 +82,7 @@ class CudaCapturer:
             reason = str(error).splitlines()[0]
             raise BadInput(
                 f"A training step could not be captured as a CUDA graph ({reason}), and PyTorch cannot go on after that: "
-                "set runtime.level to eager or compile, and continue with --resume."
+                "set runtime.level to eager or compile, and begin a new run."
             ) from error
 
 

@@ -1,9 +1,8 @@
-"""What is owed of a GPU can be measured in one command: its dry run on the CPU goes through, and resumes."""
+"""What the benchmarks of speed measure, and that they report it as it was."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,114 +12,11 @@ from benchmarks.harness import timing
 from benchmarks.harness.methods import METHODS
 from benchmarks.harness.ours import Ours, Way
 from benchmarks.harness.scene import Scene
-from benchmarks.speed import captured, ceilings, cost, gpu, passes, profiled, race
+from benchmarks.speed import captured, ceilings, cost, passes, profiled, race
 from benchmarks.speed.cost import Cost
 from sparring.training.acceleration.plan import Plan
 from sparring.training.acceleration.replay import Replayer
 from tests.training.acceleration.tape import TapeCapturer
-
-ROOT = Path(__file__).parents[1]
-
-
-def test_the_dry_run_writes_every_stage_and_repeats_none(
-    cifar10: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["--data", str(cifar10), "--out", str(tmp_path), "--dry"]
-    assert gpu.main(words) == 0
-    records = {file.stem: json.loads(file.read_text()) for file in tmp_path.glob("*.json")}
-    assert not [name for name, record in records.items() if "failed" in record], records
-    steps = {"step-mep-eager", "step-las-eager", "step-las-compact"}
-    assert {"ceilings", "passes-8-eager", "race-mep", "epochs-fgsm-mep"} | steps < set(records)
-    assert records["step-mep-eager"]["step"]["units"] == pytest.approx(7, rel=0.05)
-    assert records["race-mep"]["race"]["difference"] < 1e-9
-    assert records["epochs-fgsm-mep"]["seconds_of_110_epochs"] > 0
-    whole = records["run-fgsm-mep-fast-quick-seed0"]
-    assert 0 <= whole["accuracy"]["pgd-20"] <= whole["accuracy"]["clean"] <= 1
-    assert all(record["environment"]["torch"] for record in records.values())
-    assert str(cifar10) not in "".join(file.read_text() for file in tmp_path.glob("*.json"))
-    capsys.readouterr()
-    monkeypatch.setattr(ceilings, "measure", None)  # from here on nothing may be measured
-    monkeypatch.setattr(gpu.sparring, "train", None)
-    assert gpu.main(words) == 0
-    assert capsys.readouterr().err.strip() == "All is measured."
-
-
-def _stage(name: str, seconds: float = 0.0, fails: bool = False) -> gpu.Stage:
-    def work() -> dict:
-        if fails:
-            raise RuntimeError("out of memory")
-        return {"value": 1}
-
-    return gpu.Stage(name, seconds, work)
-
-
-def test_a_stage_that_would_not_end_in_time_is_left_with_all_behind_it(tmp_path: Path) -> None:
-    """In the order of importance: a later, shorter one does not take its place."""
-    chosen = [_stage("one"), _stage("two", 1e9), _stage("three")]
-    assert gpu.run(chosen, tmp_path, gpu.time.monotonic() + 60) == 2
-    assert [file.stem for file in tmp_path.glob("*.json")] == ["one"]
-    assert gpu.run(chosen, tmp_path, gpu.time.monotonic() + 1e10) == 0
-    assert len(list(tmp_path.glob("*.json"))) == 3
-
-
-def test_a_stage_that_fails_says_so_and_stops_no_other(tmp_path: Path) -> None:
-    assert gpu.run([_stage("a(b)+c", fails=True), _stage("d")], tmp_path, gpu.time.monotonic() + 60) == 0
-    assert json.loads((tmp_path / "a-b-c.json").read_text())["failed"] == "RuntimeError: out of memory"
-    assert json.loads((tmp_path / "d.json").read_text())["value"] == 1
-
-
-def test_nothing_else_is_measured_in_a_process_whose_device_is_lost(tmp_path: Path) -> None:
-    def work() -> dict:
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    chosen = [gpu.Stage("one", 0.0, work), _stage("two")]
-    assert gpu.run(chosen, tmp_path, gpu.time.monotonic() + 60) == 2
-    assert not (tmp_path / "two.json").exists()
-    assert gpu.run(chosen, tmp_path, gpu.time.monotonic() + 60) == 0
-
-
-def test_on_a_gpu_all_that_is_owed_is_asked_for(tmp_path: Path) -> None:
-    """Names only: what the list holds, in which order, without a GPU."""
-    names = [stage.name for stage in gpu.stages(tmp_path, "cuda", gpu.Size())]
-    assert len(names) == len(set(names))
-    order = [
-        "ceilings",
-        "passes-128-graph",
-        "passes-1024-compile",
-        "captured-mep",
-        "captured-cat-7",
-        "step-mep-graph",
-        "step-mep-compile+graph",
-        "step-las-graph",
-        "step-las-compact",
-        "step-fat-10-graph",
-        "step-fat-10-compact",
-        "race-mep",
-        "profile-mep-graph",
-        "epochs-las-at",
-        "run-fgsm-mep-fast-quick-seed0",
-        "run-fgsm-mep-fast-fp32-eager-seed2",
-        "run-trades-awp-best-seed0",
-    ]
-    places = [names.index(name) for name in order]
-    assert places == sorted(places)
-    assert {f"step-{name}-graph" for name in METHODS} < set(names)
-    compact = {name for name in names if name.endswith("-compact")}
-    assert compact == {f"step-{name}-compact" for name in ("las", "fat-10", "sat-10", "dart-10")}
-
-
-def test_on_a_gpu_images_leave_where_a_stage_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def measure(name: str, scene: Scene, rounds: int, way: Way) -> Cost:
-        asked.append((way.level, way.compact))
-        return Cost(name, way.level, 1.0, 1.0, 1.0, 1, 0, 0, "", [1.0])
-
-    monkeypatch.setattr(cost, "measure", measure)
-    for stage in gpu.stages(tmp_path, "cuda", gpu.Size()):
-        if stage.name in ("step-las-graph", "step-las-compact"):
-            stage.work()
-    assert asked == [("graph", None), ("eager", True)]
 
 
 def test_whether_images_leave_is_counted() -> None:
@@ -128,36 +24,6 @@ def test_whether_images_leave_is_counted() -> None:
     scene = Scene(width=4, batch=8, size=16, accelerator="cpu")
     masked, compact = (cost._counted("las", scene, Way(compact=flag))["units"] for flag in (False, True))
     assert 4 < masked - compact < 2 * (14 - 3)
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (["--data", "nowhere", "--dry"], "There is no folder nowhere"),
-        pytest.param(
-            ["--data", "."],
-            "PyTorch sees no GPU here",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
-        ),
-    ],
-)
-def test_what_cannot_be_measured_is_refused(words, sentence, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu.main([*words, "--out", str(tmp_path / "out")]) == 2
-    assert sentence in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_script_hands_its_words_and_its_status_on() -> None:
-    done = subprocess.run(
-        ["bash", "benchmarks/gpu.sh", "--data", "nowhere", "--dry"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 2
-    assert "There is no folder nowhere" in done.stderr
 
 
 def test_the_scripts_for_ceilings_and_passes_print_and_record(
