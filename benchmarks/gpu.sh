@@ -22,7 +22,7 @@ if ! compgen -G "$data/train*.parquet" >/dev/null; then
 fi
 mkdir -p "$out" "$work/records" "$work/site"
 cp -n benchmarks/results/gpu/*.json "$work/records" 2>/dev/null # what is in the repository is not measured again
-exec > >(tee -a "$work/records/$part.log") 2>&1
+exec > >(trap '' TERM INT && exec tee -a "$work/records/$part.log") 2>&1
 archive() { tar czf "$out/.$part" -C "$work" records && mv "$out/.$part" "$out/$part.tgz"; }
 trap archive EXIT # whatever happens
 trap 'kill $(jobs -p) 2>/dev/null; exit 3' TERM INT
@@ -117,5 +117,6 @@ fourth() {
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null
 "$part"
+"$python" -m benchmarks.gpu.table "$work/records"
 say "$part: status $status"
 exit "$status"

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as program
-from benchmarks.gpu import runs
+from benchmarks.gpu import runs, table
 from benchmarks.gpu.runs import RUNS
 from benchmarks.gpu.setting import DRY, Setting, Size
 from benchmarks.gpu.stages import captured, ceilings, cost, stages
@@ -75,7 +75,10 @@ def test_every_kind_of_measurement_runs_and_none_is_repeated(few: Path, tmp_path
     assert set(found["pyautoattack-500"]["answers"]) == {"pyautoattack", "ours"}
     assert all(record["environment"]["torch"] for record in found.values())
     assert not [name for name, record in found.items() if str(few) in json.dumps(record)]
-    capfd.readouterr()
+    assert table.main([str(tmp_path / "records")]) == 0
+    shown = capfd.readouterr().out
+    for text in ("captured", "A step, resnet18, batch 8, float32", "batch 16", "research ms", RUN, "clean "):
+        assert text in shown
     monkeypatch.setattr(ceilings, "measure", None)  # from here on nothing may be measured
     monkeypatch.setattr(runs.sparring, "train", None)
     assert program.main(words) == 0
@@ -122,6 +125,16 @@ def test_a_run_writes_its_state_once_and_has_batches_of_one_size(name: str, few:
     if name in LENGTHS or name.startswith("talk-"):
         assert options.epochs == LENGTHS.get(name, 30)
     assert options.schedule.momentum(5, 10) is None  # a step of an own kind each could not be captured
+
+
+def test_images_are_decoded_once_for_all_runs(few: Path, tmp_path: Path, monkeypatch) -> None:
+    """Beside the first measurements, in a process of its own; what it decoded lies on disk."""
+    monkeypatch.setenv("SPARRING_CACHE", str(tmp_path / "images"))
+    setting = Setting("cpu", few, tmp_path, Size())
+    runs.decoded(setting)
+    monkeypatch.setattr("sparring.data.sources.decode", None)
+    for name in RUNS:
+        assert len(runs.sparring.data.load(runs._experiment(name, setting).data).train) == 360
 
 
 @pytest.mark.parametrize(

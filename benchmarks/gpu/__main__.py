@@ -38,14 +38,14 @@ def take(chosen: Mapping[str, Callable[[], dict[str, Any]]], setting: Setting) -
         if file.exists():
             continue
         timing.say(f"{name} ...")
-        began = time.monotonic()
+        began, facts = time.monotonic(), where()  # while the device answers
         try:
             found = work()
         except Interrupted:  # what it has is kept, and no failure
             raise
         except Exception as error:  # of one method or level, of whatever kind: the others are worth having all the same
             found = {"failed": f"{type(error).__name__}: {error}"}
-        write(file, {"stage": name, "environment": where(), **found})
+        write(file, {"stage": name, "environment": facts, **found})
         failed = "failed" in found
         timing.say(f"{name}: {time.monotonic() - began:.0f} s{'  FAILED: ' + found['failed'] if failed else ''}")
         failures += failed
@@ -60,10 +60,16 @@ def where() -> dict[str, str | int | None]:
     facts: dict[str, str | int | None] = {**environment()}
     facts["commit"] = facts["commit"] or os.environ.get("COMMIT", "")
     if torch.cuda.is_available():
-        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        driver = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
-        facts |= {"driver": driver, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+        facts |= {"driver": _driver(), "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     return facts
+
+
+def _driver() -> str:
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
 
 
 def _answers(device: str) -> bool:

@@ -73,7 +73,13 @@ def _captured(name: str, setting: Setting) -> Found:
 
 def _step(name: str, scene: Scene, setting: Setting, way: Way) -> Found:
     step = cost.measure(name, scene, setting.size.rounds, way)
-    return {"step": asdict(step), "seconds_of_110_epochs": EPOCHS * IMAGES / scene.batch * median(step.seconds)}
+    return {
+        "model": scene.model,
+        "batch": scene.batch,
+        "kind": "float32" if way.precision == 32 else "bfloat16",
+        "step": asdict(step),
+        "seconds_of_110_epochs": EPOCHS * IMAGES / scene.batch * median(step.seconds),
+    }
 
 
 def _compiled(name: str, setting: Setting) -> Found:
