@@ -52,14 +52,15 @@ begin() {
     fi
     timeout -k 20 $((left < limit ? left : limit)) \
         "$python" -m benchmarks.gpu "${names[@]}" --data "$data" --folder "$work" $dry &
-    jobs+=($!)
+    jobs+=("$! ${names[*]}")
 }
 finish() {
     local job code
     for job in ${jobs[@]+"${jobs[@]}"}; do
-        wait "$job"
+        wait "${job%% *}"
         code=$?
-        note $((code > 2 ? 3 : code))
+        ((code > 2)) && say "stopped before its end: one of ${job#* }" && code=3
+        note "$code"
     done
     jobs=()
     archive

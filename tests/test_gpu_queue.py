@@ -357,6 +357,7 @@ def test_a_measurement_that_hangs_ends_with_the_call(script: Script) -> None:
     assert script.run("first", BUDGET="21", HANGS="race-mep") == 3
     assert time.monotonic() - began < 40
     assert script.taken == ["race-mep"]
+    assert "stopped before its end: one of race-mep" in script.output
     assert script.archived("first") == set()
 
 
