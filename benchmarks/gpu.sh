@@ -107,7 +107,7 @@ third() {
 # Large networks and batches; the two longest runs, of which one call begins one and the next ends it; all other step times.
 fourth() {
     alone 120 step-pgd-10-wideresnet-34-10 step-mep-wideresnet-34-10
-    alone 60 step-mep-batch-512 step-pgd-10-batch-512 step-fgsm-rs-batch-512 step-sdi-batch-512 step-las-batch-512
+    alone 150 step-mep-batch-512 step-pgd-10-batch-512 step-fgsm-rs-batch-512 step-sdi-batch-512 step-las-batch-512
     alone 800 run-las-at-seed0
     alone 800 run-trades-awp-best-seed0
     local others="standard fgsm-at n-fgsm ckpt gradalign free-8 nuat gat bp ep awp-mep awp-pgd-10 awp-trades-10 mart-10"
