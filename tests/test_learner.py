@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Iterable
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -350,7 +351,8 @@ def test_numbers_that_only_fail_later_are_refused_too(options: dict[str, Any]) -
 
 def test_the_plain_network_shares_the_weights_and_is_never_compiled() -> None:
     fabric = Fabric(accelerator="cpu", devices=1)
-    subject = Learner(network(torch.float32), Optimisation(), fabric, TOTAL, compiler=torch.compile)
+    compiler = partial(torch.compile, backend="eager")
+    subject = Learner(network(torch.float32), Optimisation(), fabric, TOTAL, compiler=compiler)
     assert isinstance(subject.attack_model.network, torch._dynamo.OptimizedModule)
     assert subject.raw_model.network is subject.eval_model.network is subject.network
     x, _ = batch(0, torch.float32)

@@ -57,7 +57,8 @@ class Entry:
 
     Args:
         make: a new one, as published for CIFAR-10 and eps = 8/255.
-        minimum: forward passes of a step that its mathematics needs.
+        minimum: forward passes of a step that its mathematics needs; where a generator or a policy learns in every
+            so-many-th step, on average.
         recipes: what is trained with it, with its variants, on any data set.
     """
 
@@ -80,7 +81,7 @@ METHODS = {
     "ep": Entry(EP, 7, ("fgsm-ep",)),
     "mep": Entry(MEP, 7, ("fgsm-mep",)),
     "awp(mep)": Entry(lambda: AWP(MEP()), 8 + 6),
-    "sdi": Entry(SDI, 7.145, ("fgsm-sdi",)),
+    "sdi": Entry(SDI, 7.145 + 4.4 / 20, ("fgsm-sdi",)),
     "pgd-10": Entry(lambda: AdversarialTraining(PGD_10), 2 * 10 + 3, ("pgd2-at", "pgd4-at", "madry-at", "pgd-at")),
     "awp(pgd-10)": Entry(lambda: AWP(AdversarialTraining(PGD_10)), 2 * 10 + 3 + 3, ("awp",)),
     "trades-10": Entry(TRADES, 2 * 10 + 7, ("trades",)),
@@ -94,7 +95,7 @@ METHODS = {
     "dart-10": Entry(lambda: DART(AdversarialTraining(PGD_10_EVAL)), 2 * 10 + 3, ("dart",)),
     "las": Entry(
         lambda: LAS(AdversarialTraining(PGD(steps=14, bn="eval"))),
-        2 * 14 + 4,
+        2 * 14 + 4 + 57 / 40,
         ("las-at", "las-madry-at", "las-trades", "las-awp"),
     ),
 }

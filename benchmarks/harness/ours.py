@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal, TypeAlias
 from unittest import mock
@@ -16,14 +16,14 @@ from torch import nn
 
 from benchmarks.harness.scene import SEED, THREAT, Scene
 from sparring.learner import Learner
-from sparring.methods import Method
+from sparring.methods import LAS, SDI, Method
 from sparring.training import Runtime, Session
 from sparring.training import session as assembly
 from sparring.training.acceleration import plan as levels
 from sparring.training.acceleration.plan import LevelName
 from sparring.training.statistics import EpochStatistics
 
-WARM_UP = 5  # steps before a clock runs: two warm-ups of a captured step, the capture, and some more
+WARM_UP = 5  # steps of a kind before a clock runs: two warm-ups of a captured one, the capture, and some more
 
 Precision: TypeAlias = Literal[32, "bf16-mixed", 64]
 
@@ -88,6 +88,7 @@ class Ours:
                 held_out=scene.batch,  # CAT asks for some, and looks at them between epochs only
                 fabric=fabric,
             )
+        self._wanted = way.level
         self.session.begin_epoch()
         # The run stays in its first epoch, whatever it is shown.
         self._draws = (draw for epoch in count() for draw in data.draws(epoch))
@@ -114,14 +115,34 @@ class Ours:
         return self.session.replayer.captures if self.session.replayer else 0
 
     @property
+    def level(self) -> str:
+        """The level that steps are taken at, whatever was asked for."""
+        plan, replayer = self.session.plan, self.session.replayer
+        return replace(plan, captured=plan.captured and not (replayer and replayer.refusal)).name
+
+    @property
     def refusal(self) -> str:
-        """Why steps that were to be captured were not; empty where none was to be."""
-        return self.session.replayer.refusal if self.session.replayer else ""
+        """Why it is another level than was asked for; empty where it is that one."""
+        if self.level == self._wanted:
+            return ""
+        plan, replayer = self.session.plan, self.session.replayer
+        return "; ".join(
+            filter(None, (plan.reason * (plan.name != self._wanted), replayer.refusal if replayer else ""))
+        )
+
+    @property
+    def interval(self) -> int:
+        """From one step in which a generator or a policy learns to the next; 1 where all steps are alike."""
+        return self.method.interval if isinstance(self.method, SDI | LAS) else 1
 
     def step(self) -> None:
         """Gather and augment the next batch, train on it, count loss and accuracy."""
         step = self.session.step(next(self._draws))
         self._statistics.add(step.loss, step.batch.y)
+
+    def warm_up(self) -> None:
+        """Take steps until nothing happens for the first time any more: one if all are live, else some of each kind."""
+        self.steps(1 if self.level == "eager" else WARM_UP * self.interval)()
 
     def steps(self, number: int) -> Callable[[], None]:
         """Return a function that takes so many of them in a row."""
@@ -147,10 +168,15 @@ def _assembled(way: Way) -> Iterator[None]:
 def in_variants(scene: Scene, make: Callable[[], Method], variants: Iterable[str]) -> dict[str, Ours]:
     """Return our side by variant; fp32 is always among them."""
     sides = {name: Ours(scene, make(), VARIANTS[name]) for name in dict.fromkeys(["fp32", *variants])}
-    for name, side in sides.items():
-        if VARIANTS[name].level != "eager":
+    for side in sides.values():
+        if side.level != "eager":
             side.steps(WARM_UP)()
     return sides
+
+
+def refusals(sides: Mapping[str, Ours]) -> dict[str, str]:
+    """Return by variant why its steps are not taken at its level, for those that are not."""
+    return {name: f"{side.level}, as {side.refusal}" for name, side in sides.items() if side.refusal}
 
 
 @contextmanager

@@ -19,14 +19,15 @@ Work = Callable[[], None]
 
 def seconds(work: Work, device: torch.device) -> float:
     """Return the wall-clock time until the device has finished."""
-    _wait(device)
+    wait(device)
     began = time.perf_counter()
     work()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - began
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Wait until the device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

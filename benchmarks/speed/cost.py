@@ -11,11 +11,11 @@ second, the rate of operations and its share of the machine's best (`ceilings.py
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import median
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -24,13 +24,13 @@ from rich.table import Table
 from benchmarks.harness import timing
 from benchmarks.harness.command import add_names, read, status
 from benchmarks.harness.methods import METHODS
-from benchmarks.harness.ours import WARM_UP, Ours, Way
+from benchmarks.harness.ours import Ours, Way
 from benchmarks.harness.record import save
 from benchmarks.harness.scene import Scene, add_scene, scene_of
 from benchmarks.speed import ceilings
 from sparring.environment import environment
 from sparring.training import Runtime
-from sparring.training.acceleration.cuda_graph import noticed_waits
+from sparring.training.acceleration.cuda_graph import cudnn_benchmark, noticed_waits
 from sparring.training.cost import Calls, forward_operations, step_cost
 
 IN_A_ROW = {"cuda": 10, "cpu": 1}  # steps a round, as one is short for a GPU's clock
@@ -40,17 +40,20 @@ WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique")
 
 @dataclass(frozen=True)
 class Cost:
-    """One method's row: what was counted, and the seconds of a step by round."""
+    """One method's row: what was counted, and the seconds of a step by round.
+
+    Where a generator or a policy learns in some steps, all are means over whole intervals, and so is a round.
+    """
 
     method: str
-    level: str
+    level: str  # that steps were taken at
     units: float
     minimum: float
     operations: float  # floating-point, of a step
-    operators: int  # around the network
-    waits: int
+    operators: float  # around the network
+    waits: float
     peak_bytes: int  # of the GPU's memory; 0 on a CPU
-    refusal: str  # why steps that were to be captured were not
+    refusal: str  # why it is not the level that was asked for
     seconds: list[float]
 
     @property
@@ -64,36 +67,59 @@ def prepared(name: str, scene: Scene, way: Way) -> Ours:
     return Ours(scene, METHODS[name].make(), way)
 
 
+@cudnn_benchmark()
 def measure(name: str, scene: Scene, rounds: int, way: Way) -> Cost:
-    """Count a step where it can be seen, uncompiled, then time some at the level."""
+    """Count a step where it can be seen, uncompiled, then time some at the level.
+
+    They are as many as `rounds` have, rounded up to whole intervals.
+    """
     counted = _counted(name, scene, replace(way, level="eager", compiler=None))
     side = prepared(name, scene, way)
-    side.steps(1 if way.level == "eager" else WARM_UP)()
+    side.warm_up()
     if side.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(side.device)
-    number = IN_A_ROW[side.device.type]
-    times = [timing.seconds(side.steps(number), side.device) / number for _ in range(rounds)]
+    in_a_row = IN_A_ROW[side.device.type]
+    number = math.ceil(in_a_row / side.interval) * side.interval
+    times = [
+        timing.seconds(side.steps(number), side.device) / number for _ in range(math.ceil(rounds * in_a_row / number))
+    ]
     peak = torch.cuda.max_memory_allocated(side.device) if side.device.type == "cuda" else 0
     return Cost(
-        name, way.level, minimum=METHODS[name].minimum, peak_bytes=peak, refusal=side.refusal, seconds=times, **counted
+        name,
+        side.level,
+        minimum=METHODS[name].minimum,
+        peak_bytes=peak,
+        refusal=side.refusal,
+        seconds=times,
+        **counted,
     )
 
 
-def _counted(name: str, scene: Scene, way: Way) -> dict[str, Any]:
+def _counted(name: str, scene: Scene, way: Way) -> dict[str, float]:
     """Return what is the same at every level: `units`, `operations`, `operators` and `waits` of a step."""
     side = prepared(name, scene, way)
-    side.step()  # optimizers make their state; a policy or a generator that learns now and then has just done so
+    side.step()  # optimizers make their state
+    # A step in which a generator or a policy learns, and one of those until the next.
+    kinds = [(_counted_step(side, scene, side.interval), 1)]
+    if side.interval > 1:
+        kinds.append((_counted_step(side, scene, side.interval + 1), side.interval - 1))
+    means = {key: sum(number * found[key] for found, number in kinds) / side.interval for key in kinds[0][0]}
+    forward = scene.batch * forward_operations(side.learner.network, (3, scene.size, scene.size))
+    return means | {"operations": means["units"] * forward}
+
+
+def _counted_step(side: Ours, scene: Scene, number: int) -> dict[str, float]:
+    """Return `units`, `operators` and `waits` of the step with this number."""
+    learner = side.learner
+    learner.steps = number
     with Calls() as calls:
         side.step()
-    waits = sum(calls.by_name[operator] for operator in WAITS) + _waits_of_the_driver(side)
-    units = step_cost(side.method, side.learner, next(scene.batches(side.device)))
-    forward = scene.batch * forward_operations(side.learner.network, (3, scene.size, scene.size))
-    return {
-        "units": units,
-        "operations": units * forward,
-        "operators": calls.around_the_network,
-        "waits": waits,
-    }
+    waits = sum(calls.by_name[operator] for operator in WAITS)
+    learner.steps = number
+    waits += _waits_of_the_driver(side)
+    learner.steps = number
+    units = step_cost(side.method, learner, next(scene.batches(side.device)))
+    return {"units": units, "operators": calls.around_the_network, "waits": waits}
 
 
 def _waits_of_the_driver(side: Ours) -> int:
@@ -106,7 +132,10 @@ def _waits_of_the_driver(side: Ours) -> int:
 
 
 def cost_table(costs: Sequence[Cost], title: str, batch: int, best: float) -> Table:
-    """Return a row a method and level; `best` is the machine's rate of matrix products in TFLOP/s."""
+    """Return a row a method and level, a star where another was asked for.
+
+    `best` is the machine's rate of matrix products in TFLOP/s.
+    """
     numbers = ("forwards", "least", "calls", "waits", "ms", "least-most", "images/s", "of best")
     table = timing.table(title, ("method", "level"), numbers)
     for cost in costs:
@@ -115,14 +144,14 @@ def cost_table(costs: Sequence[Cost], title: str, batch: int, best: float) -> Ta
             cost.level + "*" * bool(cost.refusal),
             f"{cost.units:.2f}",
             f"{cost.minimum:g}",
-            str(cost.operators),
-            str(cost.waits),
+            f"{cost.operators:.0f}",
+            f"{cost.waits:g}",
             *timing.milliseconds(cost.seconds),
             f"{batch / median(cost.seconds):.1f}",
             f"{cost.tflops / best:.0%}",
         )
     refusals = {cost.refusal for cost in costs if cost.refusal}
-    table.caption = "\n".join(f"* live: {refusal}" for refusal in sorted(refusals)) or None
+    table.caption = "\n".join(f"* {refusal}" for refusal in sorted(refusals)) or None
     return table
 
 

@@ -21,11 +21,12 @@ from rich.table import Table
 
 from benchmarks.harness import timing
 from benchmarks.harness.command import add_names, status
-from benchmarks.harness.ours import in_variants
+from benchmarks.harness.ours import in_variants, refusals
 from benchmarks.harness.scene import Scene
 from benchmarks.opponents.loops import OPPONENTS, Opponent, each
 from benchmarks.opponents.match import Unequal, check
 from benchmarks.speed.in_turn import add_rows, contest_table, contests, read_contest
+from sparring.training.acceleration.cuda_graph import cudnn_benchmark
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,10 @@ class Bout:
     difference: float | None  # relative, after some steps of each in double precision
     theirs: list[float]
     ours: dict[str, list[float]]
+    refusals: dict[str, str]  # by variant: at which other level its steps were taken, and why
 
 
+@cudnn_benchmark()
 def bout(opponent: Opponent, scene: Scene, rounds: int, batches: int, variants: Sequence[str]) -> Bout:
     """Time theirs, ours, theirs, ours, ...: each round some batches of everybody. The first round is thrown away.
 
@@ -54,7 +57,7 @@ def bout(opponent: Opponent, scene: Scene, rounds: int, batches: int, variants: 
     theirs, mine = timing.in_turn(ready, work, ours["fp32"].device, rounds)
     times = {variant: [seconds / batches for seconds in rounds_] for variant, rounds_ in mine.items()}
     theirs = [seconds / batches for seconds in theirs]
-    return Bout(opponent.loop, opponent.method, opponent.unlike, found, theirs, times)
+    return Bout(opponent.loop, opponent.method, opponent.unlike, found, theirs, times, refusals(ours))
 
 
 def bout_table(bouts: Sequence[Bout]) -> Table:
@@ -63,6 +66,7 @@ def bout_table(bouts: Sequence[Bout]) -> Table:
     for result in bouts:
         add_rows(table, result.loop + "*" * bool(result.unlike), result.theirs, result.ours)
     notes = [f"{result.loop}: {result.unlike}" for result in bouts if result.unlike]
+    notes += [f"{result.loop}, ours in {name}: {why}" for result in bouts for name, why in result.refusals.items()]
     table.caption = "\n".join(["* not equal mathematics", *notes])
     return table
 

@@ -32,6 +32,7 @@ from sparring.learner import Learner
 from sparring.losses import cross_entropy
 from sparring.methods import Standard
 from sparring.training import Runtime
+from sparring.training.acceleration.cuda_graph import cudnn_benchmark
 from sparring.training.cost import Operations
 
 LEVELS = ("eager", "graph", "compile", "compile+graph")
@@ -56,6 +57,7 @@ class Pass:
         return self.operations / median(self.seconds) / 1e12
 
 
+@cudnn_benchmark()
 def measure(scene: Scene, level: Level, precision: Precision, rounds: int) -> list[Pass]:
     """Return the passes, warmed up; of several in a row on a GPU, where one is too short for a clock."""
     side = Ours(scene, Standard(), Way(precision, channels_last=True, level=level))

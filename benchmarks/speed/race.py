@@ -19,12 +19,13 @@ from rich.table import Table
 
 from benchmarks.harness import timing
 from benchmarks.harness.command import add_names, status
-from benchmarks.harness.ours import VARIANTS, in_variants
+from benchmarks.harness.ours import VARIANTS, in_variants, refusals
 from benchmarks.harness.scene import Scene
 from benchmarks.opponents.match import Rival, Unequal, check, difference
 from benchmarks.opponents.pairs import PAIRS
 from benchmarks.opponents.research.habits import Draws
 from benchmarks.speed.in_turn import add_rows, contest_table, contests, read_contest
+from sparring.training.acceleration.cuda_graph import cudnn_benchmark
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,10 @@ class Race:
     difference: float  # relative, after some steps of each
     research: list[float]
     ours: dict[str, list[float]]
+    refusals: dict[str, str]  # by variant: at which other level its steps were taken, and why
 
 
+@cudnn_benchmark()
 def race(name: str, scene: Scene, pairs: int, variants: Sequence[str]) -> Race:
     """Time research, ours, research, ours, ...: each round a step of everybody. The first round is thrown away.
 
@@ -48,7 +51,7 @@ def race(name: str, scene: Scene, pairs: int, variants: Sequence[str]) -> Race:
     ours = in_variants(scene, lambda: pair.ours(scene), variants)
     rival = Rival(pair, scene, ours["fp32"], Draws())
     work = {variant: side.step for variant, side in ours.items()}
-    return Race(name, found, *timing.in_turn(rival.ready, work, ours["fp32"].device, pairs))
+    return Race(name, found, *timing.in_turn(rival.ready, work, ours["fp32"].device, pairs), refusals(ours))
 
 
 def race_table(races: Sequence[Race]) -> Table:
@@ -60,7 +63,7 @@ def race_table(races: Sequence[Race]) -> Table:
     marked = any(VARIANTS[variant].mark for result in races for variant in result.ours)
     table.caption = (
         f"In double precision the weights differ by {worst:.0e} at most" + "\n* not equal mathematics" * marked
-    )
+    ) + "".join(f"\n{result.method} in {name}: {why}" for result in races for name, why in result.refusals.items())
     return table
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,10 +25,7 @@ from sparring.training.runtime import Runtime
 from tests.methods.harness import BATCH, L2, LINF, STEPS_PER_EPOCH, batches, data, network, task, train_on
 
 # Of the compiler's own code.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:Skipping serialization:UserWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:Skipping serialization:UserWarning")
 
 CONVOLUTIONS = 20  # of a ResNet-18
 
@@ -219,6 +218,21 @@ def test_pytorch_s_own_compiler_computes_the_same(double_precision: None) -> Non
     (eager, _), (compiled, _) = (trained(MEP(), network().double(), compiler) for compiler in (None, Compiler()))
     torch.testing.assert_close(compiled, eager, rtol=0, atol=1e-9)
     assert eager[-1] < eager[0]
+
+
+def test_what_pytorch_deprecates_of_its_own_ends_no_run_whose_warnings_are_errors(monkeypatch) -> None:
+    """As PyTorch 2.11 does when its compiler is imported."""
+    real = builtins.__import__
+
+    def warning(name: str, *more: Any) -> Any:
+        if name.startswith("torch._inductor"):
+            warnings.warn("`torch.jit.script_method` is deprecated.", DeprecationWarning, stacklevel=2)
+        return real(name, *more)
+
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx_inner", lambda graph, inputs, **_: graph)
+    monkeypatch.setattr(builtins, "__import__", warning)
+    graph = fx.GraphModule({}, fx.Graph())
+    assert inductor(graph, [], False, True) is graph
 
 
 def smooth() -> nn.Module:

@@ -97,7 +97,8 @@ def test_after_a_failed_recording_random_numbers_and_the_stream_are_as_before(mo
 def test_where_nothing_helps_the_user_is_told_what_will(monkeypatch) -> None:
     Played(monkeypatch, recoverable=False)
     with pytest.raises(
-        BadInput, match=r"could not be captured .*during capture.*set runtime.level to eager or compile"
+        BadInput,
+        match=r"could not be captured .*during capture.*set runtime.level to eager or compile, and begin a new run",
     ):
         CudaCapturer(torch.device("cpu")).capture(fails)
 

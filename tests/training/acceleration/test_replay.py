@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import sparring
 from sparring.averaging import EMA, SWA, Average
+from sparring.errors import BadInput
 from sparring.methods import AWP, CAT, MEP, SDI, AdversarialTraining, Free, Method, NuAT, Standard
 from sparring.methods.base import state
 from sparring.schedule import Cyclic, Schedule
 from sparring.training.acceleration.cuda_graph import Capturer
+from sparring.training.acceleration.plan import Plan
 from sparring.training.acceleration.replay import Replayer
+from sparring.training.progress import Silent
 from tests.methods.cases import CASES, Case
 from tests.methods.harness import BATCH, STEPS_PER_EPOCH, identical, network, session
 from tests.training.acceleration.tape import TapeCapturer
@@ -268,6 +272,28 @@ def test_a_step_that_cannot_be_captured_is_taken_all_the_same(method, caplog) ->
         captured = Run(method(), Refusing()).train()
     assert_same(captured, Run(method()).train())
     assert "cannot be captured (operation not permitted when stream is capturing)" in caplog.text
+
+
+class Broken(TapeCapturer):
+    """Fails so that PyTorch cannot go on, by when Python and memory have moved."""
+
+    def capture(self, work):
+        super().capture(work)
+        raise BadInput("A training step could not be captured as a CUDA graph")
+
+
+def test_where_nothing_can_go_on_the_run_ends_in_a_sentence_and_begins_anew_as_told(tmp_path, monkeypatch) -> None:
+    """Not as a run that goes on: its level is a part of it."""
+    short = ["--optimisation.epochs=2", "--data.limit=300", "--optimisation.batch_size=32", "--runtime.accelerator=cpu"]
+    experiment = sparring.recipe("digits/standard", short)
+    with monkeypatch.context() as patch:
+        patch.setattr(Plan, "capturer", lambda *_: Broken())
+        with pytest.raises(BadInput, match="could not be captured"):
+            sparring.train(experiment, tmp_path / "first", report=Silent())
+    eager = replace(experiment, runtime=replace(experiment.runtime, level="eager"))
+    with pytest.raises(BadInput, match="was started with another configuration"):
+        sparring.train(eager, tmp_path / "first", resume=True, report=Silent())
+    assert len(sparring.train(eager, tmp_path / "second", report=Silent()).metrics()) == 2
 
 
 @dataclass

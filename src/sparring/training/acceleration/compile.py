@@ -8,6 +8,7 @@ as FGSM-MEP's does, they cannot be. Here that pass is compiled twice, for the pi
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -28,8 +29,10 @@ _GRAPHS = 64  # of a network: modes of BatchNorm, frozen or not, whole and small
 
 def inductor(graph: fx.GraphModule, inputs: Sequence[Any], backward: bool, inference: bool) -> Compiled:
     """Return PyTorch's own compiler of graphs."""
-    from torch._inductor import config  # seconds, which only compiled runs should wait for
-    from torch._inductor.compile_fx import compile_fx_inner
+    # PyTorch 2.11 uses what it deprecates: where warnings are errors, that would end the run.
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        from torch._inductor import config  # seconds, which only compiled runs should wait for
+        from torch._inductor.compile_fx import compile_fx_inner
 
     # Random numbers are PyTorch's: the compiler's own need a pass over graphs that are not divided yet.
     with config.patch(fallback_random=True):

@@ -46,7 +46,7 @@ class CudaCapturer:
         """Do the work on the stream that captures: autograd remembers the stream on which it first saw a tensor."""
         present = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(present)
-        with noticed_waits() as waits, _cudnn_benchmark(), torch.cuda.stream(self._stream):
+        with noticed_waits() as waits, cudnn_benchmark(), torch.cuda.stream(self._stream):
             result = work()
         present.wait_stream(self._stream)
         self.obstacle = "it makes the host wait for the device" if waits else ""
@@ -59,7 +59,7 @@ class CudaCapturer:
         try:
             # Of this thread alone: others may allocate meanwhile.
             capture = torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local")
-            with _cudnn_benchmark(), capture:
+            with cudnn_benchmark(), capture:
                 result = work()
         except RuntimeError as error:
             torch.cuda.set_stream(present)
@@ -82,16 +82,16 @@ class CudaCapturer:
             reason = str(error).splitlines()[0]
             raise BadInput(
                 f"A training step could not be captured as a CUDA graph ({reason}), and PyTorch cannot go on after that: "
-                "set runtime.level to eager or compile, and continue with --resume."
+                "set runtime.level to eager or compile, and begin a new run."
             ) from error
 
 
 @contextmanager
-def _cudnn_benchmark() -> Iterator[None]:
+def cudnn_benchmark() -> Iterator[None]:
     """Let cuDNN try all algorithms for a shape that it meets for the first time and keep the best.
 
     That pays for the few shapes of captured steps, not for evaluation, whose batches shrink as images are fooled. It stays
-    off where deterministic algorithms are asked for.
+    off where deterministic algorithms are asked for. A shape that the process has met outside is not tried any more.
     """
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
