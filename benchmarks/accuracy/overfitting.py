@@ -146,7 +146,9 @@ def main() -> int:
     results = [measure(setting, options) for setting in settings(options)]
     Console().print(table(results, options.attacks))
     if options.figure:
-        figures.robust_curves({result["method"]: result["by_epoch"] for result in results}, options.figure)
+        figures.save(
+            figures.robust_curves({result["method"]: result["by_epoch"] for result in results}), options.figure
+        )
     write_found(options, paths=("data", "runs", "figure"), runs=results)
     return 0
 

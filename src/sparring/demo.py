@@ -12,7 +12,7 @@ from sparring import api
 from sparring.data import load
 from sparring.evaluation import Evaluation, evaluate
 from sparring.experiment import train
-from sparring.results.figures import robust_curves
+from sparring.results.figures import robust_curves, save
 from sparring.results.tables import comparison_table
 from sparring.training import Run
 
@@ -53,5 +53,5 @@ def demo(folder: Path, console: Console) -> None:
     evaluations = {name: contender.evaluation for name, contender in contenders.items()}
     console.print(comparison_table(title, evaluations, seconds))
     figure = folder / "robust-accuracy.png"
-    robust_curves({name: contender.run.metrics() for name, contender in contenders.items()}, figure)
+    save(robust_curves({name: contender.run.metrics() for name, contender in contenders.items()}), figure)
     console.print(f"Curves: {figure}", soft_wrap=True)

@@ -1,16 +1,19 @@
-"""Figures, drawn as PNG from what a run's folder holds: metrics.csv, and the files of diagnostics/."""
+"""Figures, drawn from what a run's folder holds: metrics.csv, and the files of diagnostics/. PNG or SVG, by the name."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from torch import Tensor
 
 from sparring.errors import BadInput
@@ -19,76 +22,171 @@ from sparring.training.run import Row
 
 Histories = Mapping[str, Sequence[Row]]  # by run, its rows of metrics.csv
 
+# Told apart also with a colour-vision deficiency (Okabe and Ito), and in grey by their strokes.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STROKES = ("-", "--", "-.", ":")
+_SIZE = (5.0, 3.4)  # inches: in a column of print, 3.4 wide, letters of 10 points are of 7
 
-def robust_curves(histories: Histories, path: Path) -> None:
-    """Plot robust accuracy on the images held out for validation, by epoch, one line a method."""
-    figure, axes = _by_epoch("Robust accuracy during training", "accuracy under attack, %")
-    best_first = sorted(histories.items(), key=lambda item: -item[1][-1]["robust"])
-    for name, rows in best_first:
-        axes.plot(_epochs(rows), [100 * row["robust"] for row in rows], marker=".", label=name)
-    figure.legend(loc="outside right center", frameon=False)
+
+def check_name(path: Path) -> None:
+    """Raise BadInput for a name that says no kind of file that a figure can be."""
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise BadInput(f"A figure is written as .png or .svg: name the file so, not {path}.")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Replace the file by the figure; raises BadInput for a name that ends neither in .png nor in .svg."""
+    check_name(path)
+    # Text stays text in an SVG, and the same figure is the same file.
+    with replacing(path) as temporary, rc_context({"svg.fonttype": "none", "svg.hashsalt": "sparring"}):
+        kind = path.suffix.lower().removeprefix(".")
+        figure.savefig(temporary, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+
+
+def robust_curves(histories: Histories) -> Figure:
+    """Return robust accuracy on the images held out for validation, by epoch, one line a run."""
+    figure, axes = _by_epoch("accuracy under attack, %")
+    styled = zip(histories.items(), _styles(), strict=False)
+    for (name, rows), style in sorted(styled, key=lambda item: -item[0][1][-1]["robust"]):  # the best is named first
+        axes.plot(_epochs(rows), [100 * row["robust"] for row in rows], label=name, **style)
     axes.set(ylim=(-2, 100))
-    _save(figure, path)
+    return _with_legend(figure, axes)
 
 
-def train_test_curves(histories: Histories, path: Path) -> None:
-    """Plot accuracy under attack by epoch on training images (dashed) and on those held out: how far robustness overfits.
+def train_test_curves(histories: Histories) -> Figure:
+    """Return accuracy under attack by epoch on training images (dashed) and on those held out: how far robustness overfits.
 
     Raises BadInput for a run that was trained without diagnostics.train_images.
     """
-    figure, axes = _by_epoch("Robust accuracy on training and on held-out images", "accuracy under attack, %")
-    for name, rows in histories.items():
-        (line,) = axes.plot(_epochs(rows), [100 * row["robust"] for row in rows], label=name)
+    figure, axes = _by_epoch("accuracy under attack, %")
+    for (name, rows), colour in zip(histories.items(), cycle(_COLOURS), strict=False):
+        axes.plot(_epochs(rows), [100 * row["robust"] for row in rows], color=colour, label=name)
         seen = _column(name, rows, "train_robust", "diagnostics.train_images")
-        axes.plot(_epochs(rows), [100 * value for value in seen], color=line.get_color(), linestyle="--")
-    styles = [Line2D([], [], color="grey", linestyle=style) for style in ("-", "--")]
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend([*handles, *styles], [*names, "held out", "training"], loc="outside right center", frameon=False)
+        axes.plot(_epochs(rows), [100 * value for value in seen], color=colour, linestyle="--")
+    styles = [Line2D([], [], color="grey", linestyle=stroke) for stroke in ("-", "--")]
     axes.set(ylim=(-2, 100))
-    _save(figure, path)
+    return _with_legend(figure, axes, dict(zip(("held out", "training"), styles, strict=True)))
 
 
-def norms(histories: Histories, eps: float, components: int, path: Path) -> None:
-    """Plot the natural log of E||delta||_2 by epoch, beside the bound of FGSM-PGI's Proposition 1 and two norms to compare.
+def attack_success(histories: Histories) -> Figure:
+    """Return by epoch the share of training examples that fool the network before its update (FGSM-SDI, Fig. 6)."""
+    figure, axes = _by_epoch("success of the training attack, %")
+    for (name, rows), style in zip(histories.items(), _styles(), strict=False):
+        axes.plot(_epochs(rows), [100 * row["attack_success"] for row in rows], label=name, **style)
+    axes.set(ylim=(-2, 100))
+    return _with_legend(figure, axes)
+
+
+def accuracy_and_minutes(histories: Histories) -> Figure:
+    """Return robust accuracy on held-out images against the minutes of training that it took, one line a run."""
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = _plain(figure.add_subplot(), "minutes of training", "accuracy under attack, %")
+    for (name, rows), style in zip(histories.items(), _styles(), strict=False):
+        minutes, spent = [], 0.0
+        for row in rows:
+            spent += row["train_seconds"] / 60
+            minutes.append(spent)
+        axes.plot(minutes, [100 * row["robust"] for row in rows], label=name, **style)
+    axes.set(ylim=(-2, 100), xlim=(0, None))
+    return _with_legend(figure, axes)
+
+
+def bands(groups: Mapping[str, Sequence[Sequence[Row]]]) -> Figure:
+    """Return mean robust accuracy on held-out images by epoch, between the lowest and the highest of repeated runs.
+
+    `groups` has the rows of metrics.csv of each run, by method. A group ends with the shortest of its runs.
+    """
+    figure, axes = _by_epoch("accuracy under attack, %")
+    for (name, runs), style in zip(groups.items(), _styles(), strict=False):
+        length = min(map(len, runs))
+        values = [[100 * rows[epoch]["robust"] for rows in runs] for epoch in range(length)]
+        epochs = _epochs(runs[0][:length])
+        label = f"{name} ({len(runs)} {'run' if len(runs) == 1 else 'runs'})"
+        axes.plot(epochs, [statistics.mean(found) for found in values], label=label, **style)
+        lowest, highest = [min(found) for found in values], [max(found) for found in values]
+        axes.fill_between(epochs, lowest, highest, color=style["color"], alpha=0.2, linewidth=0)
+    axes.set(ylim=(-2, 100))
+    return _with_legend(figure, axes)
+
+
+def gradient_means(histories: Histories) -> Figure:
+    """Return the left side of LAS-AT's Theorem 1, the running mean of squared gradient norms, by steps.
+
+    A grey line falls like one over the square root of the steps, as the theorem's bound does; its height is arbitrary.
+    Raises BadInput for a run that was trained with `diagnostics.every: 0`.
+    """
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = _plain(figure.add_subplot(), "steps", "mean of ‖gradient‖²")
+    axes.set(xscale="log", yscale="log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    for (name, rows), style in zip(histories.items(), _styles(), strict=False):
+        means = _column(name, rows, "gradient_square_mean", "diagnostics.every")
+        axes.plot([row["steps"] for row in rows], means, label=name, **style)
+    first = next(iter(histories.values()))
+    steps = [row["steps"] for row in first]
+    start = first[0]["gradient_square_mean"] * math.sqrt(steps[0])
+    axes.plot(
+        steps, [start / math.sqrt(step) for step in steps], color="grey", linewidth=1, label="falls like 1/√steps"
+    )
+    return _with_legend(figure, axes)
+
+
+def norms(histories: Histories, eps: float, components: int) -> Figure:
+    """Return the natural log of E||delta||_2 by epoch, beside the bound of FGSM-PGI's Proposition 1 and two other norms.
 
     `components` is d, those of an image: 3072 for CIFAR-10; `eps` the radius in the maximum norm. Raises BadInput for a
     run that was trained with `diagnostics.every: 0`.
     """
-    figure, axes = _by_epoch("Length of the training perturbations", "log E‖delta‖₂")
-    for name, rows in histories.items():
+    figure, axes = _by_epoch("log E‖delta‖₂")
+    for (name, rows), style in zip(histories.items(), _styles(), strict=False):
         lengths = _column(name, rows, "delta_l2", "diagnostics.every")
-        axes.plot(_epochs(rows), [math.log(length) for length in lengths], marker=".", label=name)
-    for name, factor, style in (
+        axes.plot(_epochs(rows), [math.log(length) for length in lengths], label=name, **style)
+    for name, factor, stroke in (
         ("√d eps: all at the radius", components, ":"),
         ("√(d/3) eps: a uniform start", components / 3, "-."),
         ("√(1/d) eps: Proposition 1", 1 / components, "--"),
     ):
-        axes.axhline(math.log(eps) + math.log(factor) / 2, color="black", linewidth=1, linestyle=style, label=name)
-    figure.legend(loc="outside right center", frameon=False)
-    _save(figure, path)
+        axes.axhline(math.log(eps) + math.log(factor) / 2, color="grey", linewidth=1, linestyle=stroke, label=name)
+    return _with_legend(figure, axes)
 
 
-def action_shares(rows: Sequence[Row], labels: Sequence[str], title: str, path: Path) -> None:
-    """Plot the shares of a policy's actions by epoch, stacked: rows of such a file as diagnostics/actions_eps.csv.
+def action_shares(shares: Mapping[str, Sequence[Row]], labels: Mapping[str, Sequence[str]]) -> Figure:
+    """Return the shares of a policy's actions by epoch, stacked, a panel a table.
 
-    `labels` name the columns from the first on. Raises BadInput if there are more or fewer.
+    `shares` are the rows of such files as diagnostics/actions_eps.csv; `labels` name the columns of each, from the first on.
+    Raises BadInput if there are more or fewer.
     """
+    figure = Figure(figsize=(_SIZE[0], 2.6 * len(shares)), layout="constrained")
+    panels = figure.subplots(len(shares), squeeze=False)[:, 0]
+    for axes, (table, rows) in zip(panels, shares.items(), strict=True):
+        columns = [column for column in rows[0] if column != "epoch"]
+        if len(columns) != len(labels[table]):
+            raise BadInput(
+                f"There are {len(columns)} actions and {len(labels[table])} labels for them: give one label an action."
+            )
+        _plain(axes, "epoch", f"{table}: share of the samples, %").grid(visible=False)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        shades = [colormaps["cividis"]((position + 0.5) / len(columns)) for position in range(len(columns))]
+        values = [[100 * row[column] for row in rows] for column in columns]
+        axes.stackplot(_epochs(rows), values, labels=labels[table], colors=shades)
+        axes.margins(x=0)
+        axes.set(ylim=(0, 100))
+        handles, names = axes.get_legend_handles_labels()  # turned round: as they are stacked
+        axes.legend(handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
+    return figure
+
+
+def sample_strengths(rows: Sequence[Row], eps: float) -> Figure:
+    """Return the radius that a policy expects for each followed image, by epoch: rows of diagnostics/eps_expected.csv."""
+    figure, axes = _by_epoch("expected radius / eps")
     columns = [column for column in rows[0] if column != "epoch"]
-    if len(columns) != len(labels):
-        raise BadInput(f"There are {len(columns)} actions and {len(labels)} labels for them: give one label an action.")
-    figure, axes = _by_epoch(title, "share of the samples, %")
-    shares = [[100 * row[column] for row in rows] for column in columns]
-    shades = [colormaps["viridis"]((position + 0.5) / len(columns)) for position in range(len(columns))]
-    axes.stackplot(_epochs(rows), shares, labels=labels, colors=shades)
-    axes.margins(x=0)
-    axes.set(ylim=(0, 100))
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles[::-1], names[::-1], loc="outside right center", frameon=False)  # as they are stacked
-    _save(figure, path)
+    for column, style in zip(columns, _styles(), strict=False):
+        axes.plot(_epochs(rows), [row[column] / eps for row in rows], label=f"image {column}", **style)
+    return _with_legend(figure, axes)
 
 
-def perturbation_panels(snapshots: Mapping[int, Mapping[str, Tensor]], eps: float, path: Path) -> None:
-    """Start and final perturbation of the followed images, a column an epoch, as `Run.perturbations` gives them.
+def perturbation_panels(snapshots: Mapping[int, Mapping[str, Tensor]], eps: float) -> Figure:
+    """Return start and final perturbation of the followed images, a column an epoch, as `Run.perturbations` gives them.
 
     [-eps, eps] is shown as black to white (of each colour), zero as grey. Raises BadInput without any snapshot.
     """
@@ -110,17 +208,37 @@ def perturbation_panels(snapshots: Mapping[int, Mapping[str, Tensor]], eps: floa
                 axes.set_title(f"epoch {epoch + 1}", fontsize=9)
             if column == 0:
                 axes.set_ylabel(titles[row], fontsize=9)
-    _save(figure, path)
+    return figure
 
 
-def _by_epoch(title: str, unit: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+def _by_epoch(unit: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = _plain(figure.add_subplot(), "epoch", unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="epoch", ylabel=unit, title=title)
+    return figure, axes
+
+
+def _plain(axes: Axes, x: str, y: str) -> Axes:
+    axes.set(xlabel=x, ylabel=y)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
-    return figure, axes
+    return axes
+
+
+def _styles() -> Iterator[dict[str, Any]]:
+    """Yield colours and strokes, no two alike before they begin again."""
+    for colour, stroke in zip(cycle(_COLOURS), cycle(_STROKES), strict=False):
+        yield {"color": colour, "linestyle": stroke, "marker": "."}
+
+
+def _with_legend(figure: Figure, axes: Axes, more: Mapping[str, Line2D] | None = None) -> Figure:
+    """Return the figure with its legend below, where it hides nothing."""
+    handles, names = axes.get_legend_handles_labels()
+    more = more or {}
+    figure.legend(
+        [*handles, *more.values()], [*names, *more], loc="outside lower center", ncols=2, frameon=False, fontsize=9
+    )
+    return figure
 
 
 def _epochs(rows: Sequence[Row]) -> list[float]:
@@ -132,8 +250,3 @@ def _column(run: str, rows: Sequence[Row], column: str, option: str) -> list[flo
     if any(column not in row for row in rows):
         raise BadInput(f"metrics.csv of {run} has no column {column}: train it with {option} above 0.")
     return [row[column] for row in rows]
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)

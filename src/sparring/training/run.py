@@ -105,6 +105,14 @@ class Run:
         self._write(self.folder / "data.json", json.dumps(data, indent=2, ensure_ascii=False) + "\n")
         self._write(self.folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
 
+    def data(self) -> dict[str, Any]:
+        """Return what data.json says of the images; raises BadInput if there is none."""
+        path = self.folder / "data.json"
+        if not path.is_file():
+            raise BadInput(f"There is no {path}: the run is from before it was written, or is no run.")
+        content: dict[str, Any] = json.loads(read_text(path))
+        return content
+
     def write_metrics(self, rows: Sequence[Row]) -> None:
         """Replace metrics.csv, a row an epoch."""
         _write_rows(self.folder / "metrics.csv", rows)

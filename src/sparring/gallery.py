@@ -1,0 +1,138 @@
+"""The figures of the talk that runs can be drawn as, by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from sparring import configuration
+from sparring.errors import BadInput, unknown
+from sparring.experiment import Experiment
+from sparring.methods import LAS
+from sparring.results import figures
+from sparring.training import Run
+from sparring.training.run import Row
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A figure: what it shows, and how it is drawn from runs by their names."""
+
+    shows: str
+    draw: Callable[[Mapping[str, Run]], Figure]
+
+
+def draw(name: str, folders: Sequence[str | Path]) -> Figure:
+    """Return the figure of that name of the runs in these folders, at least one.
+
+    Raises BadInput for an unknown name, for a folder without a run, and for a run that lacks what the figure needs: the
+    sentence says which setting records it.
+    """
+    if name not in FIGURES:
+        raise unknown("figure", name, FIGURES)
+    if not folders:
+        raise BadInput(f"The figure {name} needs the folder of a run, or of several.")
+    return FIGURES[name].draw(_named(Path(folder) for folder in folders))
+
+
+def _named(folders: Iterable[Path]) -> dict[str, Run]:
+    """Return the runs by the shortest ends of their paths that tell them apart."""
+    paths = [folder.resolve() for folder in folders]
+    if len(set(paths)) < len(paths):
+        raise BadInput("The same run is given twice: give each once.")
+    for path in paths:
+        if not Run(path).config.is_file():
+            raise BadInput(f"{path} holds no run, as there is no config.yaml in it: give the folder of a run.")
+    length = next(n for n in range(1, 1 + max(len(path.parts) for path in paths)) if _distinct(paths, n))
+    return {"/".join(path.parts[-length:]): Run(path) for path in paths}
+
+
+def _distinct(paths: Sequence[Path], length: int) -> bool:
+    return len({path.parts[-length:] for path in paths}) == len(paths)
+
+
+def _histories(runs: Mapping[str, Run]) -> dict[str, list[Row]]:
+    return {name: run.metrics() for name, run in runs.items()}
+
+
+def _single(runs: Mapping[str, Run]) -> Run:
+    if len(runs) > 1:
+        raise BadInput(f"This figure is of one run, not of {len(runs)}.")
+    return next(iter(runs.values()))
+
+
+def _experiment(run: Run) -> Experiment:
+    return configuration.read(Experiment, run.config)
+
+
+def _bands(runs: Mapping[str, Run]) -> Figure:
+    """Draw runs whose names differ in their seeds alone as one band."""
+    groups: dict[str, list[list[Row]]] = {}
+    for name, run in runs.items():
+        groups.setdefault(re.sub(r"[-_.]?seed[-_.=]?\d+|[-_.]\d+$", "", name), []).append(run.metrics())
+    return figures.bands(groups)
+
+
+def _norms(runs: Mapping[str, Run]) -> Figure:
+    radii = {(str(threat.norm), str(threat.eps)) for threat in (_experiment(run).threat for run in runs.values())}
+    if len(radii) > 1 or next(iter(radii))[0] != "Linf":
+        raise BadInput("The figure norms is of runs against one radius in Linf: give such.")
+    shapes = {prod(run.data()["shape"]) for run in runs.values()}
+    if len(shapes) > 1:
+        raise BadInput("The figure norms is of runs on images of one size: give such.")
+    eps = float(_experiment(next(iter(runs.values()))).threat.eps)
+    return figures.norms(_histories(runs), eps, shapes.pop())
+
+
+def _actions(runs: Mapping[str, Run]) -> Figure:
+    run = _single(runs)
+    method = _experiment(run).method
+    if not isinstance(method, LAS):
+        raise BadInput(
+            f"{run.folder} was trained by {type(method).__name__}, which chooses no actions: give a run of LAS."
+        )
+    tables = {name: getattr(method.actions, name) for name in ("eps", "steps", "alpha", "beta")}
+    labels = {name: [str(value) for value in table] for name, table in tables.items() if table}
+    return figures.action_shares({name: run.diagnostic(f"actions_{name}") for name in labels}, labels)
+
+
+def _samples(runs: Mapping[str, Run]) -> Figure:
+    run = _single(runs)
+    return figures.sample_strengths(run.diagnostic("eps_expected"), float(_experiment(run).threat.eps))
+
+
+def _perturbations(runs: Mapping[str, Run]) -> Figure:
+    run = _single(runs)
+    return figures.perturbation_panels(run.perturbations(), float(_experiment(run).threat.eps))
+
+
+FIGURES: Mapping[str, Kind] = {
+    "robust-accuracy": Kind(
+        "robust accuracy on held-out images, by epoch", lambda runs: figures.robust_curves(_histories(runs))
+    ),
+    "overfitting": Kind(
+        "robust accuracy on training and on held-out images, by epoch (LAS-AT, Fig. 1; FGSM-SDI, Fig. 5)",
+        lambda runs: figures.train_test_curves(_histories(runs)),
+    ),
+    "attack-success": Kind(
+        "success of the training attack, by epoch (FGSM-SDI, Fig. 6)",
+        lambda runs: figures.attack_success(_histories(runs)),
+    ),
+    "seeds": Kind("robust accuracy over repeated trainings: mean and range (FGSM-SDI, Fig. 11)", _bands),
+    "minutes": Kind(
+        "robust accuracy against minutes of training", lambda runs: figures.accuracy_and_minutes(_histories(runs))
+    ),
+    "actions": Kind("what a policy chooses, by epoch (LAS-AT, Fig. 4)", _actions),
+    "samples": Kind("which radius a policy expects for single images, by epoch (LAS-AT, Fig. 5)", _samples),
+    "perturbations": Kind("start and perturbation of single images, by epoch (FGSM-SDI, Fig. 8)", _perturbations),
+    "norms": Kind("length of the perturbations beside Proposition 1 (FGSM-PGI)", _norms),
+    "gradients": Kind(
+        "running mean of squared gradient norms (LAS-AT, Theorem 1)",
+        lambda runs: figures.gradient_means(_histories(runs)),
+    ),
+}

@@ -1,0 +1,85 @@
+"""sparring figure: every figure from real runs, and what is said where a run lacks what it needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sparring import cli
+from sparring.gallery import FIGURES, draw
+
+QUICK = ("--optimisation.epochs", "2", "--data.limit", "200", "--model.width", "4", "--selection.images", "10")
+RECORDED = ("--diagnostics.every", "2", "--diagnostics.images", "2", "--diagnostics.train_images", "20")
+SINGLE = ("actions", "samples", "perturbations")
+
+
+def trained(recipe: str, folder: Path, *settings: str) -> Path:
+    assert cli.main(["train", f"digits/{recipe}", "--run", str(folder), *QUICK, *settings]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    found = {f"fgsm-ep-seed{seed}": trained("fgsm-ep", folder / f"fgsm-ep-seed{seed}", *RECORDED) for seed in "01"}
+    return found | {"las": trained("las-at", folder / "las", *RECORDED), "bare": trained("fgsm-ep", folder / "bare")}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_drawn_from_real_runs(name: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    of = ["las"] if name in SINGLE else ["fgsm-ep-seed0", "fgsm-ep-seed1", "las"]
+    file = tmp_path / "figure.png"
+    assert cli.main(["figure", name, *(str(runs[run]) for run in of), "--out", str(file)]) == 0
+    assert file.read_bytes().startswith(b"\x89PNG")
+    figure = draw(name, [runs[run] for run in of])
+    assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes) or name == "perturbations"
+
+
+def test_repeated_runs_are_one_band(runs: dict[str, Path]) -> None:
+    figure = draw("seeds", [runs["fgsm-ep-seed0"], runs["fgsm-ep-seed1"], runs["las"]])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fgsm-ep (2 runs)", "las (1 run)"]
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(runs: dict[str, Path], tmp_path: Path) -> None:
+    for parent in ("one", "other"):
+        (tmp_path / parent).mkdir()
+        (tmp_path / parent / "same").symlink_to(runs["las"] if parent == "one" else runs["bare"])
+    links = [tmp_path / parent / "same" for parent in ("one", "other")]
+    figure = draw("robust-accuracy", links)
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"las", "bare"}  # where the links lead
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "said"),
+    [
+        ("overfitings", ["las"], "Unknown figure 'overfitings': did you mean 'overfitting'?"),
+        ("overfitting", [], "The figure overfitting needs the folder of a run, or of several."),
+        ("overfitting", ["bare"], "has no column train_robust: train it with diagnostics.train_images above 0"),
+        ("perturbations", ["bare"], "train with diagnostics.images above 0"),
+        ("actions", ["bare"], "was trained by EP, which chooses no actions: give a run of LAS"),
+        ("actions", ["las", "bare"], "This figure is of one run, not of 2."),
+        ("samples", ["bare"], "eps_expected.csv"),
+        ("minutes", ["las", "las"], "The same run is given twice"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_in_a_sentence(name, of, said, runs, tmp_path, capsys) -> None:
+    file = tmp_path / "figure.png"
+    assert cli.main(["figure", name, *(str(runs[run]) for run in of), "--out", str(file)]) == 2
+    assert said in capsys.readouterr().err
+    assert not file.exists()
+
+
+def test_what_holds_no_run_and_other_kinds_of_files_are_refused(runs, tmp_path, capsys) -> None:
+    assert cli.main(["figure", "minutes", str(tmp_path), "--out", str(tmp_path / "a.png")]) == 2
+    assert "holds no run, as there is no config.yaml in it" in capsys.readouterr().err
+    assert cli.main(["figure", "minutes", str(runs["las"]), "--out", str(tmp_path / "a.pdf")]) == 2
+    assert "A figure is written as .png or .svg" in capsys.readouterr().err
+    assert cli.main(["figure"]) == 2
+    assert "figure needs the name of one" in capsys.readouterr().err
+
+
+def test_norms_are_of_one_radius(runs, tmp_path, capsys) -> None:
+    other = trained("fgsm-ep", tmp_path / "other", *RECORDED, "--threat.eps", "0.1")
+    assert cli.main(["figure", "norms", str(runs["las"]), str(other), "--out", str(tmp_path / "a.png")]) == 2
+    assert "The figure norms is of runs against one radius in Linf" in capsys.readouterr().err
