@@ -110,6 +110,8 @@ def test_the_csv_has_the_figures_of_the_records_beside_the_published_ones(done: 
     assert (line["published"], line["published_minutes"], line["recipe"]) == ("53.15", "261", "cifar10/pgd-at")
     assert float(line["difference"]) == pytest.approx(float(line["ours"]) - 53.15)
     assert float(line["minutes"]) > 0
+    assert float(line["passes"]) == pytest.approx(23, rel=0.02)
+    assert float(ours["LAS-AT (k=20)", "clean"]["passes"]) > 30
     assert "--model.width=4" in line["settings"]
     assert "data.path" not in line["settings"]
     absent = [line for line in lines if line["seeds"] == "0"]
@@ -129,7 +131,7 @@ def test_every_output_says_its_scale(done: Path) -> None:
 def test_the_latex_is_a_table_of_booktabs(done: Path) -> None:
     text = (done / "las-table-1-smoke.tex").read_text()
     columns = re.search(r"\\begin\{tabular\}\{(l+r+)\}", text)[1]
-    assert columns == "lllrrr"
+    assert columns == "lllrrrr"
     body = text.partition(r"\toprule")[2].partition(r"\bottomrule")[0]
     rows = [line for line in body.splitlines() if line.endswith(r"\\")]
     assert len(rows) == 1 + 2 * 3 + 4

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
+from sparring.comparison.cost import passes
 from sparring.comparison.job import Checkpoint, Entry, Job
 from sparring.errors import BadInput
 from sparring.results.published import Published
@@ -46,6 +47,7 @@ class Line:
     settings: tuple[str, ...]  # all that ours are trained with
     figures: dict[str, Figure]  # by attack
     minutes: float | None  # of training, ours, on average
+    passes: float | None  # what a step of ours costs, in forward passes of its batch
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def compared(talk: TalkTable, scale: str, jobs: Sequence[Job]) -> Comparison:
                     of_row[0].settings if of_row else (),
                     figures,
                     statistics.mean(minutes) if minutes else None,
+                    passes(measured[0][0].experiment(), measured[0][0].folder) if measured else None,
                 )
             )
     return Comparison(talk, scale, counts.pop() if len(counts) == 1 else None, tuple(lines))

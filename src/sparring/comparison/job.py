@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from sparring import api, configuration
+from sparring.comparison.cost import passes
 from sparring.comparison.scale import Scale
 from sparring.data import Splits, load
 from sparring.evaluation import ModelSource, evaluate, name_of
@@ -89,6 +90,7 @@ class Job:
         if not self.is_trained():
             note(f"Training {self.folder.name}.")
             train(self.experiment(), self.folder, resume=True, report=report)
+        passes(self.experiment(), self.folder)
         for which in self.checkpoints:
             if missing := [attack for attack in self.attacks if attack not in self.entries(which)]:
                 note(f"Measuring {self.folder.name}, {which} epoch: {', '.join(missing)}.")

@@ -27,7 +27,7 @@ _COLUMNS = (
         "deviation",
         "band",
     ),
-    *("published", "difference", "published_epoch", "minutes", "published_minutes"),
+    *("published", "difference", "published_epoch", "minutes", "published_minutes", "passes"),
 )
 
 
@@ -108,6 +108,7 @@ def as_csv(comparison: Comparison) -> str:
                     "published_epoch": line.published.checkpoint,
                     "minutes": line.minutes,
                     "published_minutes": line.published.minutes or "",
+                    "passes": line.passes,
                 }
             )
     return stream.getvalue()
@@ -129,7 +130,7 @@ def caption(comparison: Comparison) -> str:
     return (
         f"{comparison.talk.source}, published beside ours. Scale {comparison.scale}: ours are {trained}, and measured on "
         f"{images}. Accuracies in percent; ± is the half-width of the 95% interval that so many images allow, in brackets "
-        "the deviation over seeds."
+        "the deviation over seeds; passes are what a training step costs, in forward passes of its batch."
     )
 
 
@@ -137,22 +138,23 @@ _WORDS = 3  # columns with words
 
 
 def _titles(comparison: Comparison) -> list[str]:
-    return ["method", "epoch", "", *(TITLES[attack] for attack in comparison.talk.attacks), "minutes"]
+    return ["method", "epoch", "", *(TITLES[attack] for attack in comparison.talk.attacks), "minutes", "passes"]
 
 
 def _lines(line: Line, attacks: tuple[str, ...]) -> Iterator[list[str]]:
     """Yield our line, where there is one, the published one, and the difference."""
     figures = [line.figures[attack] for attack in attacks]
     minutes = "" if line.minutes is None else f"{line.minutes:.1f}"
+    passes = "" if line.passes is None else f"{line.passes:.1f}"
     method = line.row.method if line.seeds < 2 else f"{line.row.method} ({line.seeds} seeds)"
     published = [str(line.published.accuracies.get(attack, "")) for attack in attacks]
-    theirs = [*published, str(line.published.minutes or "")]
+    theirs = [*published, str(line.published.minutes or ""), ""]
     if not line.seeds:
         yield [method, line.published.checkpoint, "published", *theirs]
         return
-    yield [method, line.checkpoint, "ours", *map(_ours, figures), minutes]
+    yield [method, line.checkpoint, "ours", *map(_ours, figures), minutes, passes]
     yield ["", line.published.checkpoint, "published", *theirs]
-    yield ["", "", "difference", *(_signed(figure.difference) for figure in figures), ""]
+    yield ["", "", "difference", *(_signed(figure.difference) for figure in figures), "", ""]
 
 
 def _ours(figure: Figure) -> str:
