@@ -23,6 +23,7 @@ from PIL import Image
 from sparring import cli
 from sparring.comparison import SCALES, beside, compared, planned, render
 from sparring.comparison.beside import Figure
+from sparring.comparison.run import _stopped_at
 from sparring.errors import BadInput
 from sparring.results import talk
 from sparring.training import Run
@@ -232,6 +233,16 @@ def test_a_budget_that_is_used_up_leaves_the_rest_for_the_next_call(images: Path
     assert not records(tmp_path)
     assert compare("--data.path", images, "--out", tmp_path, "--budget", "10m", *only("PGD-AT")) == 0
     assert len(records(tmp_path)) == 1
+
+
+def test_a_budget_also_ends_what_ignores_ctrl_c_as_scripts_background_processes_do() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt), _stopped_at(time.time() + 0.1):
+            time.sleep(20)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_comparison_that_is_killed_goes_on_without_repeating_anything(

@@ -122,7 +122,7 @@ def _in_process(job: Job, device: str, threads: int, deadline: float | None) -> 
 
 @contextmanager
 def _stopped_at(deadline: float | None) -> Iterator[None]:
-    """Do as if Ctrl-C were pressed at that time (seconds since 1970), and again until what runs has ended."""
+    """Do as if Ctrl-C were pressed at that time (seconds since 1970)."""
     if deadline is None:
         yield
         return
@@ -132,6 +132,8 @@ def _stopped_at(deadline: float | None) -> Iterator[None]:
         if not over.wait(max(0.0, deadline - time.time())):
             os.kill(os.getpid(), signal.SIGINT)
 
+    # A process that a script starts in the background ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Thread(target=press, daemon=True)
     timer.start()
     try:
@@ -139,3 +141,4 @@ def _stopped_at(deadline: float | None) -> Iterator[None]:
     finally:
         over.set()
         timer.join()
+        signal.signal(signal.SIGINT, before)
