@@ -39,7 +39,7 @@ ATTACKS = ("clean", "pgd-20", "cw-20")
 NETWORKS = ("last", "average")  # the weights of the last step, and their average over the last steps
 
 # Forward passes a step, by recipe (docs/methods/cost.md).
-UNITS = {"n-fgsm": 5, "fgsm-rs": 5, "pgd2-at": 7, "fgsm-mep": 7}
+UNITS = {"n-fgsm": 5, "fgsm-rs": 5, "pgd2-at": 7, "fgsm-mep": 7, "fgsm-mep-printed": 7}
 
 
 @dataclass(frozen=True)
