@@ -78,9 +78,8 @@ class Job:
         if not run.config.is_file():
             return False
         held = configuration.read(Experiment, run.config)
-        held = replace(
-            held, data=replace(held.data, path=experiment.data.path)
-        )  # another machine's images lie elsewhere
+        # Another machine's images lie elsewhere.
+        held = replace(held, data=replace(held.data, path=experiment.data.path))
         run.refuse(configuration.to_yaml(experiment), resume=True, rewritten=lambda _: configuration.to_yaml(held))
         epochs: int = checkpoint.load(run.last, needed=["epoch"])["epoch"] if run.last.is_file() else 0
         return epochs >= experiment.optimisation.epochs
