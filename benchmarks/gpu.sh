@@ -6,22 +6,22 @@
 #
 # Exit status 0: all is measured; 1: something failed, see its record; 2: it cannot run here; 3: call again for what is left.
 # OUT: where the archive goes (.); BUDGET: seconds of the call (560); WORK: what stays on the machine between calls;
-# DATA: CIFAR-10's parquet files (.gpu/data); WHEELS: packages that Python lacks (.whl); PYTHON: the interpreter (the
-# checkout's .venv, else python3).
+# DATA: CIFAR-10's parquet files (.gpu/data); WHEELS: packages that Python lacks (.whl); MEASURED: records of what is not to
+# be measured again (benchmarks/results/gpu); PYTHON: the interpreter (the checkout's .venv, else python3).
 set -u
 cd "$(dirname "$0")/.."
 part=${1:-} dry=${2:-}
 case $part in first | second | third | fourth) ;; *) sed -n 4,5p "$0" >&2 && exit 2 ;; esac
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 out=${OUT:-.} budget=${BUDGET:-560} work=${WORK:-${TMPDIR:-/tmp}/sparring-gpu}
-data=${DATA:-.gpu/data} wheels=${WHEELS:-.whl}
+data=${DATA:-.gpu/data} wheels=${WHEELS:-.whl} measured=${MEASURED:-benchmarks/results/gpu}
 
 if ! compgen -G "$data/train*.parquet" >/dev/null; then
     echo "There is no $data/train*.parquet: see benchmarks/README.md." >&2
     exit 2
 fi
 mkdir -p "$out" "$work/records" "$work/site"
-cp -n benchmarks/results/gpu/*.json "$work/records" 2>/dev/null # what is in the repository is not measured again
+cp -n "$measured"/*.json "$work/records" 2>/dev/null # what is in the repository is not measured again
 exec > >(trap '' TERM INT && exec tee -a "$work/records/$part.log") 2>&1
 archive() { tar czf "$out/.$part" -C "$work" records && mv "$out/.$part" "$out/$part.tgz"; }
 trap archive EXIT # whatever happens
@@ -89,9 +89,11 @@ first() {
     alone 200 run-pgd-at-fast-seed0
 }
 
-# The talk's table of 30 epochs.
+# A larger batch and network, single precision; the talk's table of 30 epochs.
 second() {
     local name
+    alone 90 step-mep-batch-512 step-pgd-10-batch-512 step-fgsm-rs-batch-512 step-sdi-batch-512 step-las-batch-512 \
+        step-mep-fp32 step-pgd-10-fp32 step-pgd-10-wideresnet-34-10
     for name in fgsm-rs fgsm-ckpt fgsm-ga fgsm-sdi fgsm-bp fgsm-ep fgsm-mep pgd-at free-at; do alone 300 "talk-$name"; done
 }
 
@@ -104,16 +106,15 @@ third() {
     for name in seed1 seed2 fp32-seed0 fp32-seed1 fp32-seed2; do alone 300 "run-fgsm-mep-fast-$name"; done
 }
 
-# Large networks and batches; the two longest runs, of which one call begins one and the next ends it; all other step times.
+# The two longest runs, of which one call begins one and the next ends it; all other step times.
 fourth() {
-    alone 120 step-pgd-10-wideresnet-34-10 step-mep-wideresnet-34-10
-    alone 150 step-mep-batch-512 step-pgd-10-batch-512 step-fgsm-rs-batch-512 step-sdi-batch-512 step-las-batch-512
     alone 800 run-las-at-seed0
     alone 800 run-trades-awp-best-seed0
     local others="standard fgsm-at n-fgsm ckpt gradalign free-8 nuat gat bp ep awp-mep awp-pgd-10 awp-trades-10 mart-10"
     others+=" fat-10 gairat-10 lbgat sat-10 cat-7 dart-10"
     alone 300 step-${others// /-graph step-}-graph step-las-compact step-fat-10-compact step-sat-10-compact \
-        step-dart-10-compact
+        step-dart-10-compact step-fgsm-rs-compile-graph step-sdi-compile-graph step-las-compile-graph \
+        step-trades-10-compile-graph
 }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null

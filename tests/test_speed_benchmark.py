@@ -70,7 +70,7 @@ def test_steps_that_learn_now_and_then_are_means_over_whole_intervals(monkeypatc
 
     steps = []
     step = Ours.step
-    monkeypatch.setattr(Ours, "step", lambda side: (steps.append(side.learner.steps), step(side)))
+    monkeypatch.setattr(Ours, "step", lambda side, *draw: (steps.append(side.learner.steps), step(side, *draw)))
     monkeypatch.setattr(timing, "seconds", counted)
     scene = Scene(width=64, batch=2, size=16, accelerator="cpu")
     found = cost.measure("sdi", scene, 2, Way())
@@ -152,7 +152,7 @@ def test_live_steps_read_their_rate_where_captured_ones_do(name: str, monkeypatc
     for side in made:
         (group,) = side.learner.optimizer.param_groups
         assert isinstance(group["lr"], torch.Tensor)
-        assert group["lr"] == pytest.approx(0.1)
+        assert group["lr"] == pytest.approx(captured.RATE)
 
 
 def test_captured_steps_agree_where_they_end_as_near_as_live_ones() -> None:

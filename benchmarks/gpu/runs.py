@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from benchmarks.gpu.setting import Setting
 from sparring.configuration import to_yaml
 from sparring.data import Data, Images
 from sparring.evaluation import Precision
+from sparring.evaluation.progress import fingerprint
 from sparring.training.progress import Silent
 
 TESTED = 1000  # images that AutoAttack is run on after most runs
@@ -98,7 +100,7 @@ def finished(name: str, setting: Setting) -> dict[str, Any]:
         "resumed": resumed,  # so that the seconds are not those of all of it
         "epochs": [{column: row[column] for column in columns} for row in trained.metrics()],
         "tested": len(images),
-        **{f"{one}_accuracy": _accuracies(folder, one, images, setting) for one in run.checkpoints},
+        **_accuracies(run.checkpoints, folder, images, setting),
     }
 
 
@@ -168,7 +170,21 @@ def _network(setting: Setting) -> nn.Module:
     return sparring.load(folder).to(setting.device)
 
 
-def _accuracies(folder: Path, one: Checkpoint, images: Images, setting: Setting) -> dict[str, float]:
+def _accuracies(
+    checkpoints: Sequence[Checkpoint], folder: Path, images: Images, setting: Setting
+) -> dict[str, dict[str, float]]:
+    """Return the accuracies of each; where the last epoch was the best, its network is attacked once."""
+    found: dict[str, dict[str, float]] = {}
+    by_weights: dict[str, dict[str, float]] = {}
+    for one in checkpoints:
+        weights = fingerprint(sparring.load(folder, one))
+        if weights not in by_weights:
+            by_weights[weights] = _attacked(folder, one, images, setting)
+        found[f"{one}_accuracy"] = by_weights[weights]
+    return found
+
+
+def _attacked(folder: Path, one: Checkpoint, images: Images, setting: Setting) -> dict[str, float]:
     attacks = setting.size.attacks
     evaluation = sparring.evaluate(
         sparring.load(folder, one).to(setting.device),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -41,6 +42,7 @@ def stages(setting: Setting) -> dict[str, Callable[[], Found]]:
         found[f"captured-{name}"] = partial(_captured, name, setting)
         for level in LEVELS:
             found[f"step-{name}-{level}"] = partial(_step, name, scene, setting, setting.way(level))
+        found[f"step-{name}-fp32"] = partial(_step, name, scene, setting, replace(setting.way("graph"), precision=32))
         found[f"step-{name}-compact"] = partial(_step, name, scene, setting, setting.way("eager", compact=True))
         found[f"profile-{name}"] = partial(_profile, name, setting)
         found[f"compiled-{name}"] = partial(_compiled, name, setting)
@@ -67,6 +69,8 @@ def _captured(name: str, setting: Setting) -> Found:
     if not comparison.agrees:
         found["failed"] = (
             f"Captured steps end {comparison.captured:.0e} from live ones, those {comparison.live:.0e} apart."
+            if math.isfinite(comparison.captured + comparison.live)
+            else "A network is not finite after these steps, live or captured: nothing is compared."
         )
     return found
 

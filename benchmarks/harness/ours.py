@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from benchmarks.harness.scene import SEED, THREAT, Scene
+from sparring.data import Draw
 from sparring.learner import Learner
 from sparring.methods import LAS, SDI, Method
 from sparring.training import Runtime, Session
@@ -135,9 +136,13 @@ class Ours:
         """From one step in which a generator or a policy learns to the next; 1 where all steps are alike."""
         return self.method.interval if isinstance(self.method, SDI | LAS) else 1
 
-    def step(self) -> None:
-        """Gather and augment the next batch, train on it, count loss and accuracy."""
-        step = self.session.step(next(self._draws))
+    def draw(self) -> Draw:
+        """Return what stands for the next batch; an epoch's first has the epoch's order brought to the device."""
+        return next(self._draws)
+
+    def step(self, draw: Draw | None = None) -> None:
+        """Gather and augment the next batch, or the one of this draw, train on it, count loss and accuracy."""
+        step = self.session.step(self.draw() if draw is None else draw)
         self._statistics.add(step.loss, step.batch.y)
 
     def warm_up(self) -> None:

@@ -112,8 +112,9 @@ def _counted_step(side: Ours, scene: Scene, number: int) -> dict[str, float]:
     """Return `units`, `operators` and `waits` of the step with this number."""
     learner = side.learner
     learner.steps = number
+    draw = side.draw()
     with Calls() as calls:
-        side.step()
+        side.step(draw)
     waits = sum(calls.by_name[operator] for operator in WAITS)
     learner.steps = number
     waits += _waits_of_the_driver(side)
@@ -126,8 +127,9 @@ def _waits_of_the_driver(side: Ours) -> int:
     """Return how many of a step's waits for the device PyTorch itself notices, on a GPU."""
     if side.device.type != "cuda":
         return 0
+    draw = side.draw()  # bringing an epoch's order to the device is not a step's wait
     with noticed_waits() as waits:
-        side.step()
+        side.step(draw)
     return len(waits)
 
 

@@ -33,7 +33,8 @@ def measure(name: str, scene: Scene, way: Way) -> dict[str, object]:
     side.warm_up()
     timing.wait(side.device)
     on_gpu = side.device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
+    activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
+    with profile(activities=[activity], acc_events=True) as profiler:
         side.steps(STEPS)()
         timing.wait(side.device)
     place = torch.autograd.DeviceType.CUDA if on_gpu else torch.autograd.DeviceType.CPU

@@ -54,12 +54,13 @@ class _Pace:
     gain: float  # how many times faster a compiled step is
 
 
-# A thread of a CPU with AVX-512, measured (docs/performance.md); slower ones would gain by compiling a little sooner. No GPU
-# has been measured yet: theirs are estimates, from the bandwidth arithmetic of that page. All of them only decide whether a
-# minute of compiling is worth it.
+# Measured on a ResNet-18 (docs/performance.md): a thread of a CPU with AVX-512, where slower ones would gain by compiling a
+# little sooner; an H200 in bf16, captured. In single precision a GPU is a guess, from steps that were not captured. All of
+# them only decide whether a minute of compiling is worth it.
 _CPU = {32: _Pace(1.5e11, 1.08), "bf16-mixed": _Pace(3e11, 1.0)}
-_GPU = {32: _Pace(6e13, 1.25), "bf16-mixed": _Pace(2.0e14, 1.25)}
-# Seconds for each convolution and linear layer, all of a step's graphs together: of a ResNet-18 on two busy cores, by hand.
+_GPU = {32: _Pace(6e13, 1.25), "bf16-mixed": _Pace(1.3e14, 1.25)}
+# Seconds for each convolution and linear layer, all of a step's graphs together: of a ResNet-18 on two busy cores, by hand;
+# on a busy machine with a GPU it took 4.
 _COMPILING = 3.0
 _UNITS = 6  # forward passes of a step whose attack is not of PGD's form; one-step methods take 5 to 9
 
