@@ -50,7 +50,7 @@ SCALES: Mapping[str, Scale] = {
             "--data.validation=500",
         ),
         _SMALL,
-        samples=1000,
+        samples=500,
     ),
     "gpu": Scale(("--optimisation.epochs=30",), samples=1000),
     "full": Scale(),
