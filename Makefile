@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test check docs bench clean
+.PHONY: venv demo test browser check docs bench clean
 
 venv: $(VENV)/installed
 
@@ -18,8 +18,12 @@ $(VENV)/installed: pyproject.toml
 demo: venv
 	$(BIN)/sparring demo
 
-test: venv
+test: venv browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile  # a file at a time: its fixtures are made once
+
+# For the tests of reports, which are skipped where there is none and none can be installed.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || true
 
 # What CI asks of the sources: style, types, and that imports point one way.
 check: venv

@@ -263,7 +263,9 @@ class Script:
     def environment(self) -> dict[str, str]:
         places = {"PYTHON": self._python, "TAKEN": self._taken, "DATA": self._data}
         places |= {"WORK": self.folder / "work", "OUT": self.archives}
-        return {"FAILS": "", "HANGS": "", "WHEELS": "none", "MEASURED": "none"} | {name: str(place) for name, place in places.items()}
+        return {"FAILS": "", "HANGS": "", "WHEELS": "none", "MEASURED": "none"} | {
+            name: str(place) for name, place in places.items()
+        }
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
         self._taken.write_text("")

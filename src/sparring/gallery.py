@@ -37,12 +37,15 @@ def draw(name: str, folders: Sequence[str | Path]) -> Figure:
         raise unknown("figure", name, FIGURES)
     if not folders:
         raise BadInput(f"The figure {name} needs the folder of a run, or of several.")
-    return FIGURES[name].draw(_named(Path(folder) for folder in folders))
+    return FIGURES[name].draw(named_runs(folders))
 
 
-def _named(folders: Iterable[Path]) -> dict[str, Run]:
-    """Return the runs by the shortest ends of their paths that tell them apart."""
-    paths = [folder.resolve() for folder in folders]
+def named_runs(folders: Iterable[str | Path]) -> dict[str, Run]:
+    """Return the runs by the shortest ends of their paths that tell them apart.
+
+    Raises BadInput for a folder without a run, and for one that is given twice.
+    """
+    paths = [Path(folder).resolve() for folder in folders]
     if len(set(paths)) < len(paths):
         raise BadInput("The same run is given twice: give each once.")
     for path in paths:

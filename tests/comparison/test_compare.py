@@ -147,15 +147,6 @@ def test_the_latex_is_a_table_of_booktabs(done: Path) -> None:
     assert not re.search(r"(?<!\\)[%#_^~]", text)
 
 
-def test_the_band_is_the_score_interval() -> None:
-    """Its ends are the shares p with (share - p)^2 = z^2 p (1 - p) / n."""
-    for share, count in ((0.5, 100), (0.02, 50), (0.0, 50), (0.97, 1000)):
-        square = 1.96**2 / count
-        a, b, c = 1 + square, -(2 * share + square), share**2
-        expected = (b * b - 4 * a * c) ** 0.5 / (2 * a)
-        assert beside._wilson(share, count) == pytest.approx(expected, rel=1e-9)
-
-
 def test_seeds_give_a_mean_and_a_deviation(images: Path, tmp_path: Path) -> None:
     assert compare("--data.path", images, "--out", tmp_path, "--seeds", 2, *only("PGD-AT")) == 0
     accuracies = [

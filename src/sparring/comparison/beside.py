@@ -5,16 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 
 from sparring.comparison.cost import passes
 from sparring.comparison.job import Checkpoint, Entry, Job
 from sparring.errors import BadInput
+from sparring.results.interval import interval
 from sparring.results.published import Published
 from sparring.results.talk import Row, TalkTable
 from sparring.training import Run
-
-_SURE = 1.96  # standard deviations of a normal distribution that hold 95% of it
 
 
 @dataclass(frozen=True)
@@ -118,14 +116,8 @@ def _figure(entries: Sequence[Entry], published: Published, attack: str) -> Figu
         return Figure(None, None, None, theirs)
     ours = [100 * entry.attack["accuracy"] for entry in entries]
     mean = statistics.mean(ours)
-    band = 100 * _wilson(mean / 100, entries[0].attack["n"])
-    return Figure(mean, statistics.stdev(ours) if len(ours) > 1 else None, band, theirs)
-
-
-def _wilson(share: float, count: int) -> float:
-    """Return half the width of the score interval for a share of so many images."""
-    square = _SURE**2
-    return _SURE * sqrt(share * (1 - share) / count + square / (4 * count**2)) / (1 + square / count)
+    low, high = interval(mean / 100, entries[0].attack["n"])
+    return Figure(mean, statistics.stdev(ours) if len(ours) > 1 else None, 100 * (high - low) / 2, theirs)
 
 
 def _minutes(job: Job) -> float:

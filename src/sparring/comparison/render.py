@@ -35,43 +35,42 @@ def terminal(comparison: Comparison) -> Table:
     """Return the table, with a line each for our figures, their bands, the published ones and the differences."""
     table = Table(title=caption(comparison), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.add_column("method, epoch")
-    for title in _titles(comparison)[_WORDS:]:
+    for title in titles(comparison)[_WORDS:]:
         table.add_column(title, justify="right", no_wrap=True)
     for line in comparison.lines:
         (method, epoch, _, *first), *others = _lines(line, comparison.talk.attacks)
         table.add_row(f"{method}, {epoch}", *(cell.split(" ±")[0] for cell in first))
         if line.seeds:
             table.add_row("  ±", *(cell.partition(" ±")[2] for cell in first))
-        for _, _, what, *cells in others:
-            table.add_row(f"  {what}", *cells)
+        for _, _, what, *figures in others:
+            table.add_row(f"  {what}", *figures)
         table.add_section()
     return table
 
 
 def markdown(comparison: Comparison) -> str:
     """Return the table as a page of its own."""
-    titles = _titles(comparison)
-    rule = ["---" if number < _WORDS else "---:" for number in range(len(titles))]
-    rows = [cells for line in comparison.lines for cells in _lines(line, comparison.talk.attacks)]
-    table = [f"| {' | '.join(cells)} |" for cells in (titles, rule, *rows)]
+    heads = titles(comparison)
+    rule = ["---" if number < _WORDS else "---:" for number in range(len(heads))]
+    table = [f"| {' | '.join(row)} |" for row in (heads, rule, *cells(comparison))]
     return "\n".join([f"# {comparison.talk.name}: {comparison.talk.title}", "", caption(comparison), "", *table, ""])
 
 
 def latex(comparison: Comparison) -> str:
     """Return the table for LaTeX with booktabs, in a `table` with its caption."""
-    titles = _titles(comparison)
+    heads = titles(comparison)
     body = []
     for line in comparison.lines:
-        rows = [" & ".join(map(_escaped, cells)) + r" \\" for cells in _lines(line, comparison.talk.attacks)]
+        rows = [" & ".join(map(_escaped, row)) + r" \\" for row in _lines(line, comparison.talk.attacks)]
         body.append("\n".join(rows))
-    columns = "l" * _WORDS + "r" * (len(titles) - _WORDS)
+    columns = "l" * _WORDS + "r" * (len(heads) - _WORDS)
     return "\n".join(
         [
             r"\begin{table}",
             rf"\caption{{{_escaped(caption(comparison))}}}",
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
-            " & ".join(map(_escaped, titles)) + r" \\",
+            " & ".join(map(_escaped, heads)) + r" \\",
             r"\midrule",
             "\n\\addlinespace\n".join(body),
             r"\bottomrule",
@@ -137,8 +136,15 @@ def caption(comparison: Comparison) -> str:
 _WORDS = 3  # columns with words
 
 
-def _titles(comparison: Comparison) -> list[str]:
+def titles(comparison: Comparison) -> list[str]:
+    """Return the heads of its columns, of which the first three have words below them."""
     return ["method", "epoch", "", *(TITLES[attack] for attack in comparison.talk.attacks), "minutes", "passes"]
+
+
+def cells(comparison: Comparison) -> Iterator[list[str]]:
+    """Yield the rows below the heads, as texts."""
+    for line in comparison.lines:
+        yield from _lines(line, comparison.talk.attacks)
 
 
 def _lines(line: Line, attacks: tuple[str, ...]) -> Iterator[list[str]]:
