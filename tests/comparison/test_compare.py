@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from sparring import cli
-from sparring.comparison import SCALES, beside, compared, planned, render
+from sparring.comparison import SCALES, compared, planned, render
 from sparring.comparison.beside import Figure
 from sparring.comparison.run import _stopped_at
 from sparring.errors import BadInput
@@ -92,6 +92,17 @@ def records(out: Path) -> list[Path]:
 
 
 # What is written ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_report_shows_the_table_and_its_rows(done: Path, images: Path, tmp_path: Path) -> None:
+    page = tmp_path / "table.html"
+    words = ["--scale", "smoke", "--data.path", images, "--compared", done, "--out", page, "--examples", "0"]
+    assert cli.main(["report", "las-table-1", *map(str, words)]) == 0
+    text = page.read_text()
+    for line in lines_in(done):
+        if line["seeds"] == "1":
+            assert f">{float(line['ours']):.1f} ±{float(line['band']):.1f}<" in text
+    assert text.count('<details class="run"') == len(ROWS)
 
 
 def test_the_csv_has_the_figures_of_the_records_beside_the_published_ones(done: Path) -> None:
