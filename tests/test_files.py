@@ -216,3 +216,12 @@ def test_text_may_begin_with_a_byte_order_mark_and_must_be_utf_8(tmp_path: Path)
             reader(file)
     with pytest.raises(BadInput, match=r"nothing.yaml cannot be read: No such file"):
         read_text(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here")
+def test_a_folder_that_cannot_be_made_is_said_to_be(tmp_path: Path) -> None:
+    """Below /proc the system's answer to whoever may write is that there is no such file."""
+    with pytest.raises(BadInput, match="cannot be written"), replacing(Path("/proc/x/config.yaml")) as file:
+        file.write_text("a")
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "a"):  # of another file than the one to be written
+        (tmp_path / "elsewhere/b").read_text()

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from sparring.attacks import PGD
 from sparring.data import Images
 from sparring.errors import BadInput
+from sparring.evaluation import evaluate
 from sparring.evaluation.doctor import Finding, diagnose, worst_first
 from sparring.evaluation.doctor.significance import beyond_chance, outnumber
 from sparring.models import Normalised, create
@@ -563,6 +564,23 @@ def test_gradients_that_are_exactly_zero_are_found(before, standard, images) -> 
     findings = found(Around(standard, before=before), images)
     assert set(findings) == {"zero-gradient"}
     assert "64 of 64 images" in findings["zero-gradient"].seen
+
+
+def test_logits_on_a_huge_scale_saturate_cross_entropy(standard, images) -> None:
+    """As many images as cross-entropy gives no gradient; and an evaluation says so, whose PGD would else look robust."""
+    network = Around(standard, after=lambda z: 1e4 * z)
+    finding = found(network, images, classes=10)["saturation"]
+    assert finding.severity == "warning"
+    x = (images.pixels / 255).requires_grad_()
+    logits = network(x)
+    loss = nn.functional.cross_entropy(logits, logits.argmax(1), reduction="sum")
+    dead = (torch.autograd.grad(loss, x)[0].flatten(1) == 0).all(1)
+    said = re.match(r"For (\d+) of 64 images", finding.seen)
+    assert said is not None
+    assert abs(int(said[1]) / 64 - float(dead.float().mean())) < 0.15  # 64 of them, drawn at random
+    evaluation = evaluate(network, images, LINF, ["clean", "pgd-20"])
+    assert "saturation" in {finding.check for finding in evaluation.findings}
+    assert "saturation" not in found(standard, images, classes=10)
 
 
 def test_images_without_a_gradient_are_counted(standard, images) -> None:

@@ -266,11 +266,10 @@ def test_gradients_that_lead_only_from_the_images_themselves_are_found(standard,
     assert "One step of the whole radius" in findings["one-step-beats-many"].seen
 
 
-def test_logits_on_a_huge_scale_saturate_cross_entropy_only(standard, images) -> None:
+def test_logits_on_a_huge_scale_mask_cross_entropy_only(standard, images) -> None:
     findings = found(Around(standard, after=lambda z: 1e4 * z), images)
-    assert set(findings) == {"saturation", "margin-beats-cross-entropy"}
-    for finding in findings.values():
-        assert finding.severity == "warning"
+    assert set(findings) == {"margin-beats-cross-entropy"}
+    assert findings["margin-beats-cross-entropy"].severity == "warning"
 
 
 class Window(nn.Module):
@@ -309,21 +308,7 @@ def test_a_constant_answer_is_robust_and_without_gradients(images) -> None:
 
 def test_random_networks_do_not_stop_the_experiments(standard, images) -> None:
     noisy = Around(standard, before=lambda x: x + 0.02 * torch.randn_like(x))
-    assert not {"zero-gradient", "saturation", "withstands-everything"} & set(found(noisy, images))
-
-
-def test_the_figures_are_those_of_the_attacks(standard, images) -> None:
-    """The saturated network's, from its findings and by attacks on the same images."""
-    network = Around(standard, after=lambda z: 1e4 * z)
-    findings = probe_masking(network, images, LINF, count=len(images))
-    with torch.no_grad():
-        right = network(images.pixels / 255).argmax(1) == images.labels
-    said = next(finding for finding in findings if finding.check == "saturation").seen
-    assert f"of {int(right.sum())} images" in said
-    x = (images.pixels[right] / 255).requires_grad_()
-    loss = nn.functional.cross_entropy(network(x), images.labels[right], reduction="sum")
-    dead = int((torch.autograd.grad(loss, x)[0].flatten(1) == 0).all(1).sum())
-    assert said.startswith(f"For {dead} of")
+    assert not {"zero-gradient", "withstands-everything"} & set(found(noisy, images))
 
 
 def test_the_seed_decides_everything_and_the_model_is_left_as_it_was(standard, images) -> None:
@@ -348,7 +333,7 @@ def test_the_seed_decides_everything_and_the_model_is_left_as_it_was(standard, i
 def test_the_guide_explains_every_finding() -> None:
     sources = (ROOT / "src/sparring/evaluation/masking").glob("*.py")
     names = {name for source in sources for name in re.findall(r'Finding\(\s*"([^"]+)"', source.read_text())}
-    assert len(names) > 8
+    assert len(names) >= 8
     explained = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs/guides/doctor.md").read_text(), re.MULTILINE)
     assert names <= set(explained)
 

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -105,10 +106,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         experiment = sparring.recipe(recipe, ["--optimisation.epochs", "2", "--data.limit", "300", *more])
         sparring.train(experiment, folder / name, report=Silent())
-        images = sparring.data.load(experiment.data).test.subset(torch.arange(40))
         sparring.evaluate(
             sparring.load(folder / name),
-            images,
+            replace(experiment.data, test_limit=40),
             experiment.threat,
             ["clean", "pgd-20"],
             output=folder / name / "evaluations",
@@ -182,12 +182,17 @@ def test_images_that_are_gone_are_said_to_be(runs: Path, tmp_path: Path) -> None
     assert "No adversarial examples, and the doctor was not asked: " in (tmp_path / "r.html").read_text()
 
 
-def test_records_of_other_weights_are_left_out_and_that_is_said(runs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [("subject", "fingerprint", "0" * 16), ("data", "name", "mnist"), ("threat", "eps", "1/10")],
+)
+def test_records_of_something_else_are_left_out_and_that_is_said(part, key, value, runs: Path, tmp_path: Path) -> None:
+    """Other weights, another data set, another threat."""
     copy = tmp_path / "copy"
     shutil.copytree(runs / "a", copy)
     (file,) = (copy / "evaluations").glob("*.json")
     held = json.loads(file.read_text())
-    held["subject"]["fingerprint"] = "0" * 16
+    held[part][key] = value
     held[CHECKSUM] = checksum(held)
     file.write_text(json.dumps(held))
     assert report(copy, "--out", tmp_path / "r.html", "--examples", 0) == 0

@@ -166,15 +166,17 @@ def _section(name: str, run: Run, experiment: Experiment, shown: int, device: st
 
 
 def _record(run: Run, weights: str, experiment: Experiment) -> tuple[Mapping[str, Any] | None, list[str]]:
-    """Return the record of these weights under the run's own threat, of most images, and why others are left out."""
-    asked = {"norm": experiment.threat.norm, "eps": str(experiment.threat.eps)}
+    """Return the record of these weights on the run's own data and threat, of most images, and why others are left out."""
+    asked = {"norm": experiment.threat.norm, "eps": str(experiment.threat.eps)}, experiment.data.name, weights
     records = list(whole_records(run.evaluations)) if run.evaluations.is_dir() else []
-    fitting = [held for held in records if held["subject"]["fingerprint"] == weights and held["threat"] == asked]
+    fitting = [
+        held for held in records if (held["threat"], held["data"]["name"], held["subject"]["fingerprint"]) == asked
+    ]
     notes = []
     if len(fitting) < len(records):
         notes.append(
-            f"{len(records) - len(fitting)} of {len(records)} records are of other weights, such as the last epoch's, or of "
-            "another threat, and are left out here."
+            f"{len(records) - len(fitting)} of {len(records)} records are of other weights, such as the last epoch's, of "
+            "another data set or another threat, and are left out here."
         )
     return max(fitting, key=lambda held: (held["n"], -held["worst"]), default=None), notes
 

@@ -36,6 +36,7 @@ AFTER: tuple[Callable[[Case, Tensor], Finding | None], ...] = (  # of the case a
     stability.changing_state,
     stability.changing_input,
     gradients.useful_gradients,
+    gradients.saturation,
     gradients.inner_optimisation,
     copies.faster_form,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -11,7 +13,7 @@ from sparring.errors import first_line
 from sparring.evaluation.doctor.case import Case
 from sparring.evaluation.doctor.finding import Finding
 from sparring.evaluation.network import untouched
-from sparring.losses import margin
+from sparring.losses import cross_entropy, margin
 
 _AT_ONCE = 32  # images in a backward pass
 _SHARE = 0.05  # of images without a gradient: fewer may be dead by chance
@@ -53,14 +55,10 @@ def useful_gradients(case: Case, logits: Tensor) -> Finding | None:
     The label is the prediction, so that the check does not depend on the labels; the margin, because that of
     cross-entropy may vanish by saturation alone.
     """
-    x, predicted = case.x[: 2 * _AT_ONCE], logits.argmax(1)
-    parts = []
     try:
-        for images, labels in zip(torch.split(x, _AT_ONCE), torch.split(predicted, _AT_ONCE), strict=False):
-            parts.append(gradients(case.model, images, lambda z, labels=labels: margin(z, labels)))  # type: ignore[misc]
+        gradient = _first_gradients(case, logits, margin).flatten(1)
     except NoGradient as failure:
         return no_gradient(failure)
-    gradient = torch.cat(parts).flatten(1)
     broken = int((~gradient.isfinite()).any(1).sum())
     if broken:
         return Finding(
@@ -71,6 +69,39 @@ def useful_gradients(case: Case, logits: Tensor) -> Finding | None:
             "Look for derivatives at zero: sqrt, norm, log or a division, and keep them away from it by a small constant.",
         )
     return zero_gradients(gradient, "difference of the two largest logits")
+
+
+def saturation(case: Case, logits: Tensor) -> Finding | None:
+    """Check whether softmax rounds to 0 and 1, so that cross-entropy has no gradient where the margin has one.
+
+    The label is the prediction, as it is for the images that an attack begins with.
+    """
+    try:
+        entropy, difference = (_first_gradients(case, logits, loss).flatten(1) for loss in (cross_entropy, margin))
+    except NoGradient:
+        return None  # `useful_gradients` says so
+    saturated = int(((entropy == 0).all(1) & ~(difference == 0).all(1)).sum())
+    if saturated <= _SHARE * len(entropy):
+        return None
+    return Finding(
+        "saturation",
+        "warning",
+        f"For {saturated} of {len(entropy)} images the gradient of cross-entropy is exactly zero, and that of the margin is "
+        "not.",
+        "The logits are so far apart that softmax rounds to 0 and 1: FGSM and PGD, which climb cross-entropy, stand still "
+        "(Carlini and Wagner, 2017).",
+        "Use attacks on the margin or on DLR (C&W, AutoAttack), which do not depend on the scale of the logits.",
+    )
+
+
+def _first_gradients(case: Case, logits: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return the gradients (N, C, H, W) of a loss of the first images' logits and predictions; raise NoGradient."""
+    parts = []
+    for x, y in zip(
+        torch.split(case.x[: 2 * _AT_ONCE], _AT_ONCE), torch.split(logits.argmax(1), _AT_ONCE), strict=False
+    ):
+        parts.append(gradients(case.model, x, lambda z, y=y: loss(z, y)))  # type: ignore[misc]
+    return torch.cat(parts)
 
 
 def no_gradient(failure: NoGradient) -> Finding:

@@ -17,7 +17,7 @@ from sparring.evaluation.doctor.finding import Finding, worst_first
 from sparring.evaluation.doctor.gradients import NoGradient, gradients, no_gradient, zero_gradients
 from sparring.evaluation.doctor.significance import outnumber
 from sparring.evaluation.masking.figures import REMEDY
-from sparring.losses import cross_entropy, margin
+from sparring.losses import margin
 from sparring.randomness import SampleStreams
 from sparring.threat import Ratio, Threat
 
@@ -91,11 +91,12 @@ class _Trial:
 
 def _signs(trial: _Trial) -> Iterator[Finding]:
     try:
-        entropy, difference = (trial.gradients(loss, trial.case.x) for loss in (cross_entropy, margin))
+        gradient = trial.gradients(margin, trial.case.x)
     except NoGradient as failure:
         yield no_gradient(failure)
         return
-    yield from _vanishing(entropy, difference)
+    if (dead := zero_gradients(gradient, "margin between label and strongest rival")) is not None:
+        yield dead
     yield from _first_step(trial)
     if trial.case.threat.norm == "L1":  # what follows counts on PGD, which finds little there in any network
         return
@@ -105,24 +106,6 @@ def _signs(trial: _Trial) -> Iterator[Finding]:
     yield from _without_gradients(trial.fooled(Square(queries=_QUERIES), but=white), white)
     yield from _difference_of_logits(cw, pgd)
     yield from _growing_radii(trial, white)
-
-
-def _vanishing(entropy: Tensor, difference: Tensor) -> Iterator[Finding]:
-    """Yield gradients (N, C, H, W) of cross-entropy and of the margin."""
-    dead = zero_gradients(difference, "margin between label and strongest rival")
-    if dead is not None:
-        yield dead
-    saturated = (entropy == 0).flatten(1).all(1) & ~(difference == 0).flatten(1).all(1)
-    if int(saturated.sum()) > _SOME * len(entropy):
-        yield Finding(
-            "saturation",
-            "warning",
-            f"For {int(saturated.sum())} of {len(entropy)} images the gradient of cross-entropy is exactly zero, and "
-            "that of the margin is not.",
-            "The logits are so far apart that softmax rounds to 0 and 1: PGD on cross-entropy stands still (Carlini and "
-            "Wagner, 2017).",
-            "Use attacks on the margin or on DLR (C&W, AutoAttack), which do not depend on the scale of the logits.",
-        )
 
 
 def _first_step(trial: _Trial) -> Iterator[Finding]:
