@@ -9,14 +9,23 @@ from math import prod
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from torch import nn
 
-from sparring import configuration
+from sparring import api, configuration
+from sparring.data import Splits, load
 from sparring.errors import BadInput, unknown
 from sparring.experiment import Experiment
 from sparring.methods import LAS
 from sparring.results import figures
+from sparring.results.attacked import attacked, first_right
+from sparring.results.gradcam import grad_cam, panels
+from sparring.results.landscape import landscape, surfaces
+from sparring.results.picture import pictures
+from sparring.threat import Threat
 from sparring.training import Run
 from sparring.training.run import Row
+
+_AVERAGED = 32  # images of a landscape
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,40 @@ def _perturbations(runs: Mapping[str, Run]) -> Figure:
     return figures.perturbation_panels(run.perturbations(), float(_experiment(run).threat.eps))
 
 
+def _alike(runs: Mapping[str, Run], figure: str) -> tuple[list[nn.Module], Splits, Threat]:
+    """Return the best networks of runs on the same images against the same threat, and these."""
+    if len({(str(_experiment(run).threat), run.data()["fingerprint"]) for run in runs.values()}) > 1:
+        raise BadInput(f"The figure {figure} is of runs on the same images against the same threat: give such.")
+    networks = [api.load(run.folder) for run in runs.values()]
+    first = _experiment(next(iter(runs.values())))
+    return networks, load(first.data), first.threat
+
+
+def _landscape(runs: Mapping[str, Run]) -> Figure:
+    networks, splits, threat = _alike(runs, "landscape")
+    x, y = first_right(networks, splits.test, _AVERAGED, "cpu")
+    return surfaces({name: landscape(network, x, y, threat) for name, network in zip(runs, networks, strict=True)})
+
+
+def _grad_cam(runs: Mapping[str, Run]) -> Figure:
+    networks, splits, threat = _alike(runs, "grad-cam")
+    x, y = first_right(networks, splits.test, 2, "cpu")
+    found = {}
+    for name, network in zip(runs, networks, strict=True):
+        images = attacked(network, x, y, threat, "pgd-10")
+        answers = (images.before.argmax(1), images.after.argmax(1))
+        maps = [grad_cam(network, *pair) for pair in zip((x, images.adversarial), answers, strict=True)]
+        found[name] = (images, maps[0], maps[1])
+    return panels(found, splits.classes)
+
+
+def _picture(runs: Mapping[str, Run]) -> Figure:
+    _single(runs)
+    (network,), splits, threat = _alike(runs, "picture")
+    x, y = first_right([network], splits.test, 3, "cpu")
+    return pictures(attacked(network, x, y, threat, "fgsm"), splits.classes, threat, "FGSM")
+
+
 FIGURES: Mapping[str, Kind] = {
     "robust-accuracy": Kind(
         "robust accuracy on held-out images, by epoch", lambda runs: figures.robust_curves(_histories(runs))
@@ -138,4 +181,9 @@ FIGURES: Mapping[str, Kind] = {
         "running mean of squared gradient norms (LAS-AT, Theorem 1)",
         lambda runs: figures.gradient_means(_histories(runs)),
     ),
+    "landscape": Kind(
+        "loss over an adversarial and a random direction, mean of 32 images (FGSM-SDI, Fig. 10)", _landscape
+    ),
+    "grad-cam": Kind("Grad-CAM of two test images and of PGD-10's examples (FGSM-SDI, Fig. 9)", _grad_cam),
+    "picture": Kind("FGSM on three test images, with confidences before and after", _picture),
 }

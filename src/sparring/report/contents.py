@@ -140,7 +140,10 @@ def _section(name: str, run: Run, experiment: Experiment, shown: int, device: st
             network = network.to(device)
             said = diagnose(network, splits.test, experiment.threat, classes=splits.classes, device=device)
             findings = [asdict(finding) for finding in said]
-            pictures = examples(network, splits.test, experiment.threat, splits.classes, shown, device)
+            try:
+                pictures = examples(network, splits.test, experiment.threat, splits.classes, shown, device)
+            except BadInput as error:
+                notes.append(f"No adversarial examples: {error}")
     rows = run.metrics()
     own = (*_OWN, *(_OF_LAS if isinstance(experiment.method, LAS) else ()))
     drawings, missing = _drawn(own, [run.folder])

@@ -1,4 +1,4 @@
-"""Adversarial examples of a network, as pictures."""
+"""Adversarial examples of a network, as pictures for a page."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sparring.attacks import attackable, named
-from sparring.data import Images, batches
-from sparring.randomness import repeatable
+from sparring.data import Images
+from sparring.results.attacked import attacked, first_right
 from sparring.threat import Threat
 
 ATTACK = "pgd-20"
-_SEARCHED = 256  # test images, of which the first ones that are classified rightly are shown
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -43,33 +39,24 @@ class Example:
 def examples(
     network: nn.Module, images: Images, threat: Threat, classes: Sequence[str], count: int, device: str
 ) -> list[Example]:
-    """Return the first `count` test images that the network classifies rightly, attacked by PGD-20; fewer if so few are."""
-    (batch,) = batches(images.subset(torch.arange(min(_SEARCHED, len(images)))), _SEARCHED, torch.device(device))
-    x, y = batch.x, batch.y
-    with torch.no_grad(), attackable(network, "eval"):
-        right = (network(x).argmax(1) == y).nonzero().flatten()[:count]
-    if not len(right):
-        return []
-    x, y = x[right], y[right]
-    with repeatable(_SEED, x.device):
-        adversarial = named(ATTACK)(network, x, y, threat)
-    with torch.no_grad(), attackable(network, "eval"):
-        before, after = (network(images).float().softmax(1).max(1) for images in (x, adversarial))
-    delta = adversarial - x
-    largest = delta.abs().flatten(1).amax(1).clamp_min(torch.finfo(delta.dtype).tiny)[:, None, None, None]
-    shown = (delta / largest / 2 + 0.5).clamp(0, 1)
+    """Return the first `count` test images that the network classifies rightly, attacked by PGD-20; fewer if so few are.
+
+    Raises BadInput where none is.
+    """
+    found = attacked(network, *first_right([network], images, count, device), threat, ATTACK)
+    shown = found.shown
     return [
         Example(
-            classes[int(y[row])],
-            _picture(x[row]),
+            classes[int(found.y[row])],
+            _picture(found.x[row]),
             _picture(shown[row]),
-            _picture(adversarial[row]),
-            classes[int(before.indices[row])],
-            float(before.values[row]),
-            classes[int(after.indices[row])],
-            float(after.values[row]),
+            _picture(found.adversarial[row]),
+            classes[int(before.argmax())],
+            float(before.max()),
+            classes[int(after.argmax())],
+            float(after.max()),
         )
-        for row in range(len(y))
+        for row, (before, after) in enumerate(zip(found.before, found.after, strict=True))
     ]
 
 
