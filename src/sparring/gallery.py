@@ -22,6 +22,7 @@ from sparring.results.gradcam import grad_cam, panels
 from sparring.results.landscape import landscape, surfaces
 from sparring.results.picture import pictures
 from sparring.threat import Threat
+from sparring.toy import drawn, toy
 from sparring.training import Run
 from sparring.training.run import Row
 
@@ -30,20 +31,25 @@ _AVERAGED = 32  # images of a landscape
 
 @dataclass(frozen=True)
 class Kind:
-    """A figure: what it shows, and how it is drawn from runs by their names."""
+    """A figure: what it shows, and how it is drawn from runs by their names, or without any."""
 
     shows: str
     draw: Callable[[Mapping[str, Run]], Figure]
+    of_runs: bool = True
 
 
 def draw(name: str, folders: Sequence[str | Path]) -> Figure:
-    """Return the figure of that name of the runs in these folders, at least one.
+    """Return the figure of that name of the runs in these folders, at least one unless it is of none.
 
     Raises BadInput for an unknown name, for a folder without a run, and for a run that lacks what the figure needs: the
     sentence says which setting records it.
     """
     if name not in FIGURES:
         raise unknown("figure", name, FIGURES)
+    if not FIGURES[name].of_runs:
+        if folders:
+            raise BadInput(f"The figure {name} is of no run: leave {folders[0]} out.")
+        return FIGURES[name].draw({})
     if not folders:
         raise BadInput(f"The figure {name} needs the folder of a run, or of several.")
     return FIGURES[name].draw(named_runs(folders))
@@ -185,5 +191,10 @@ FIGURES: Mapping[str, Kind] = {
         "loss over an adversarial and a random direction, mean of 32 images (FGSM-SDI, Fig. 10)", _landscape
     ),
     "grad-cam": Kind("Grad-CAM of two test images and of PGD-10's examples (FGSM-SDI, Fig. 9)", _grad_cam),
+    "toy": Kind(
+        "attacks of PGD-AT, FGSM-RS and FGSM-SDI on a point of two numbers; of no run (FGSM-SDI, Fig. 1)",
+        lambda runs: drawn(toy()),
+        of_runs=False,
+    ),
     "picture": Kind("FGSM on three test images, with confidences before and after", _picture),
 }

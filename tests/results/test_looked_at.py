@@ -105,8 +105,7 @@ def test_the_first_images_that_all_networks_know_are_shown() -> None:
 def test_attacked_images_are_enlarged_and_repeatable() -> None:
     x = torch.full((2, 3, 4, 4), 0.5, dtype=torch.float64)
     once, again = (
-        attacked(Linear(), x, torch.ones(2, dtype=torch.long), Threat("Linf", Ratio("1/10")), "pgd-2")
-        for _ in range(2)
+        attacked(Linear(), x, torch.ones(2, dtype=torch.long), Threat("Linf", Ratio("1/10")), "pgd-2") for _ in range(2)
     )
     assert torch.equal(once.adversarial, again.adversarial)
     assert 0.05 < float((once.adversarial - x).abs().max()) <= 0.1 + 1e-9
