@@ -135,7 +135,7 @@ def _alike(runs: Mapping[str, Run], figure: str) -> tuple[list[nn.Module], Split
         raise BadInput(f"The figure {figure} is of runs on the same images against the same threat: give such.")
     networks = [api.load(run.folder) for run in runs.values()]
     first = _experiment(next(iter(runs.values())))
-    return networks, load(first.data), first.threat
+    return networks, load(first.data, needs_train=False), first.threat
 
 
 def _landscape(runs: Mapping[str, Run]) -> Figure:

@@ -164,7 +164,7 @@ def test_its_figures_are_those_of_the_records(page: Path, runs: Path) -> None:
 
 
 def test_without_examples_no_image_is_read_and_that_is_said(runs: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("sparring.report.contents.load", lambda data: pytest.fail("images were read"))
+    monkeypatch.setattr("sparring.report.contents.load", lambda *_, **__: pytest.fail("images were read"))
     assert report(runs / "a", "--out", tmp_path / "r.html", "--examples", 0) == 0
     text = (tmp_path / "r.html").read_text()
     assert "The doctor was not asked" in text

@@ -133,7 +133,7 @@ def _section(name: str, run: Run, experiment: Experiment, shown: int, device: st
     pictures: list[Example] = []
     if shown:
         try:
-            splits: Splits = load(experiment.data)
+            splits: Splits = load(experiment.data, needs_train=False)
         except BadInput as error:
             notes.append(f"No adversarial examples, and the doctor was not asked: {error}")
         else:
