@@ -179,7 +179,22 @@ def test_images_that_are_gone_are_said_to_be(runs: Path, tmp_path: Path) -> None
         config.read_text().replace("name: digits", "name: parquet\n  path: nowhere").replace("  path: null\n", "")
     )
     assert report(moved, "--out", tmp_path / "r.html") == 0
-    assert "No adversarial examples, and the doctor was not asked: " in (tmp_path / "r.html").read_text()
+    assert "No adversarial examples, and no word of the doctor: " in (tmp_path / "r.html").read_text()
+
+
+def test_a_record_with_autoattack_counts_before_a_larger_one_without(runs: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(runs / "a", copy)
+    (file,) = (copy / "evaluations").glob("*.json")
+    held = json.loads(file.read_text())
+    held |= {"n": 30, "worst": 0.1}
+    held["attacks"].append(held["attacks"][1] | {"attack": "aa", "accuracy": 0.1})
+    held[CHECKSUM] = checksum(held)
+    (copy / "evaluations/another.json").write_text(json.dumps(held))
+    assert report(copy, "--out", tmp_path / "r.html", "--examples", 0) == 0
+    text = (tmp_path / "r.html").read_text()
+    assert "on 10.0% of 30 test images" in text
+    assert "Of 2 records of this network one is shown" in text
 
 
 @pytest.mark.parametrize(

@@ -134,16 +134,14 @@ def _section(name: str, run: Run, experiment: Experiment, shown: int, device: st
     if shown:
         try:
             splits: Splits = load(experiment.data, needs_train=False)
-        except BadInput as error:
-            notes.append(f"No adversarial examples, and the doctor was not asked: {error}")
-        else:
-            network = network.to(device)
-            said = diagnose(network, splits.test, experiment.threat, classes=splits.classes, device=device)
+            network, test = network.to(device), splits.test
+            said = diagnose(network, test, experiment.threat, classes=splits.classes, device=device)
             findings = [asdict(finding) for finding in said]
-            try:
-                pictures = examples(network, splits.test, experiment.threat, splits.classes, shown, device)
-            except BadInput as error:
-                notes.append(f"No adversarial examples: {error}")
+            pictures = examples(network, test, experiment.threat, splits.classes, shown, device)
+        except BadInput as error:
+            notes.append(
+                f"No adversarial examples{'' if findings is not None else ', and no word of the doctor'}: {error}"
+            )
     rows = run.metrics()
     own = (*_OWN, *(_OF_LAS if isinstance(experiment.method, LAS) else ()))
     drawings, missing = _drawn(own, [run.folder])
@@ -169,7 +167,10 @@ def _section(name: str, run: Run, experiment: Experiment, shown: int, device: st
 
 
 def _record(run: Run, weights: str, experiment: Experiment) -> tuple[Mapping[str, Any] | None, list[str]]:
-    """Return the record of these weights on the run's own data and threat, of most images, and why others are left out."""
+    """Return the record of these weights on the run's own data and threat, and what is to be said of others.
+
+    One with AutoAttack goes before one without, and then that of most images.
+    """
     asked = {"norm": experiment.threat.norm, "eps": str(experiment.threat.eps)}, experiment.data.name, weights
     records = list(whole_records(run.evaluations)) if run.evaluations.is_dir() else []
     fitting = [
@@ -181,7 +182,15 @@ def _record(run: Run, weights: str, experiment: Experiment) -> tuple[Mapping[str
             f"{len(records) - len(fitting)} of {len(records)} records are of other weights, such as the last epoch's, of "
             "another data set or another threat, and are left out here."
         )
-    return max(fitting, key=lambda held: (held["n"], -held["worst"]), default=None), notes
+    if len(fitting) > 1:
+        notes.append(
+            f"Of {len(fitting)} records of this network one is shown: with AutoAttack if there is one, of most images."
+        )
+    return max(fitting, key=_rank, default=None), notes
+
+
+def _rank(record: Mapping[str, Any]) -> tuple[bool, int, float]:
+    return any(entry["attack"] == "aa" for entry in record["attacks"]), record["n"], -record["worst"]
 
 
 def _drawn(names: Sequence[str], folders: Sequence[Path]) -> tuple[tuple[Drawing, ...], tuple[str, ...]]:
