@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from sparring import configuration
 from sparring.errors import BadInput
 from sparring.experiment import Experiment
-from sparring.files import read_text, replacing
+from sparring.files import check_writable, read_text, replacing
 
 
 def names(folder: Path) -> list[str]:
@@ -225,3 +225,8 @@ def test_a_folder_that_cannot_be_made_is_said_to_be(tmp_path: Path) -> None:
         file.write_text("a")
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "a"):  # of another file than the one to be written
         (tmp_path / "elsewhere/b").read_text()
+
+
+def test_a_name_that_is_too_long_is_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="cannot be written"):
+        check_writable(tmp_path / ("x" * 300) / "config.yaml")

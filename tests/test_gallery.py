@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,14 @@ def test_norms_are_of_one_radius(runs, tmp_path, capsys) -> None:
     other = trained("fgsm-ep", tmp_path / "other", *RECORDED, "--threat.eps", "0.1")
     assert cli.main(["figure", "norms", str(runs["las"]), str(other), "--out", str(tmp_path / "a.png")]) == 2
     assert "The figure norms is of runs against one radius in Linf" in capsys.readouterr().err
+
+
+def test_a_damaged_metrics_file_is_said_to_be(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(runs["las"], copy)
+    for line in ("garbage,x\n", "1\n"):
+        (copy / "metrics.csv").write_text((runs["las"] / "metrics.csv").read_text() + line)
+        assert cli.main(["figure", "robust-accuracy", str(copy), "--out", str(tmp_path / "f.png")]) == 2
+        assert "metrics.csv is damaged, it holds something that is no number" in capsys.readouterr().err

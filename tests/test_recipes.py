@@ -17,6 +17,7 @@ from sparring.attacks import PGD
 from sparring.averaging import EMA
 from sparring.configuration import read
 from sparring.data.sources import KNOWN
+from sparring.errors import BadInput
 from sparring.experiment import Experiment, train
 from sparring.losses import smoothing_from_kept
 from sparring.methods import AWP, BP, LAS, NFGSM, SDI, PolicyNetwork, Reward, Task
@@ -543,3 +544,9 @@ def test_the_recipes_for_time_to_accuracy_train(name: str, shared: Callable[[str
     assert state["learner"]["average"] is not None
     if "mep" in name:
         assert state["method"]["perturbations"]["rows"].dtype == torch.int8
+
+
+def test_a_recipe_is_copied_to_a_yaml_file_alone(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"A recipe is a \.yaml file: name the file so, not .*my\.txt"):
+        recipes.copy("digits/pgd-at", tmp_path / "my.txt")
+    assert not list(tmp_path.iterdir())

@@ -85,8 +85,11 @@ def zip_is_whole(path: Path) -> bool | None:
 def check_writable(path: Path) -> None:
     """Raise BadInput where `replacing` would find, after long work, that it may not write to `path`."""
     folder = path.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
+    try:
+        while not folder.exists():
+            folder = folder.parent
+    except OSError as error:  # a name that is too long
+        raise BadInput(f"{path} cannot be written ({error.strerror}): choose another name.") from error
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise _forbidden(path)
 

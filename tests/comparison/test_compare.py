@@ -291,7 +291,16 @@ def test_rows_on_different_images_are_refused(done: Path, images: Path, tmp_path
     shutil.rmtree(out / name)
     shutil.copytree(tmp_path / "there" / name, out / name)
     assert compare("--data.path", images, "--out", out, "--no-training") == 2
-    assert "was measured on other images" in capsys.readouterr().err
+    assert "was trained on other images" in capsys.readouterr().err
+
+
+def test_finished_rows_are_not_shown_for_other_images(done: Path, tmp_path: Path, capsys) -> None:
+    """Nor is another row trained on them, to be refused after its hour."""
+    out, other = copied(done, tmp_path), write_images(tmp_path / "other", seed=1)
+    for more in (["--no-training"], only("LAS-AT (k=1)")):
+        assert compare("--data.path", other, "--out", out, *more, *only(*ROWS)) == 2
+        assert "was trained on other images" in capsys.readouterr().err
+    assert len(list((out / "smoke").iterdir())) == len(ROWS)
 
 
 def test_a_folder_with_another_run_is_refused(done: Path, images: Path, tmp_path: Path, capsys) -> None:

@@ -1,7 +1,9 @@
 import io
 import socket
+import struct
 import subprocess
 import sys
+import zlib
 
 import datasets
 import numpy as np
@@ -473,6 +475,27 @@ def _damaged(folder):
 def _sixteen_bits(folder):
     write_parquet(folder / "train.parquet", [np.full((4, 4), 999, dtype=np.uint16)] * 2, [0, 1])
     write_parquet(folder / "test.parquet", pictures(1), [0])
+
+
+def _sixteen_bit_colours(folder):
+    """Two classes that differ in the lower halves alone, as PIL would not see; written by hand, as PIL cannot."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    for label, value in (("a", 300), ("b", 500)):
+        for split in ("train", "test"):
+            rows = (b"\0" + struct.pack(">12H", *[value] * 12)) * 4
+            head = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0))
+            target = folder / split / label / "0.png"
+            target.parent.mkdir(parents=True)
+            target.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def test_sixteen_bit_colours_are_refused(tmp_path) -> None:
+    _sixteen_bit_colours(tmp_path)
+    with pytest.raises(BadInput, match="0.png has more than 8 bits per channel"):
+        load(Data("mine", path=str(tmp_path)))
 
 
 def _other_size(folder):

@@ -16,9 +16,10 @@ import torch
 
 from sparring.comparison.job import Job
 from sparring.comparison.scale import SCALES
+from sparring.data import load
 from sparring.errors import BadInput, unknown
 from sparring.results.talk import TalkTable
-from sparring.training import Interrupted
+from sparring.training import Interrupted, Run
 from sparring.training.progress import Reporter, Silent
 
 
@@ -50,8 +51,19 @@ def planned(
     jobs = [Job(row, SCALES[scale], seed, path, out / scale, talk.attacks) for seed in range(seeds) for row in rows]
     for data in {job.experiment().data.name: job for job in jobs}.values():
         data.splits()
+    images: dict[str, str] = {}  # by how they are loaded, their fingerprint
     for job in jobs:
-        job.is_trained()
+        source = job.experiment().data
+        if not job.is_trained():
+            continue
+        if repr(source) not in images:
+            images[repr(source)] = load(source).fingerprint
+        present = images[repr(source)]
+        if (held := Run(job.folder).data()["fingerprint"]) != present:
+            raise BadInput(
+                f"{job.folder} was trained on other images ({held}) than those of --data.path ({present}): give the folder "
+                "of those, or another --out."
+            )
     return jobs
 
 

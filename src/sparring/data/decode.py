@@ -104,8 +104,10 @@ def _pixels(encoded: Encoded, channels: Literal[1, 3], size: int | None) -> npt.
         raise Undecodable([(encoded.name, "nothing is stored")])
     try:
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as stored:
+            raw = " ".join(str(tile[3]) for tile in stored.tile)  # gone once it is loaded
             stored.load()
-            eight_bits = stored.mode[0] not in "IF"
+            # Of 16-bit colours PIL keeps the upper halves without a word, in a mode of 8 bits.
+            eight_bits = stored.mode[0] not in "IF" and ";16" not in raw
             upright = ImageOps.exif_transpose(stored)  # as a camera that was turned says
             image = upright.convert("RGBA") if "transparency" in stored.info else upright
             image = image.convert("L" if channels == 1 else "RGB")

@@ -66,7 +66,9 @@ def find(name: str) -> str | Path:
 
 
 def copy(name: str, target: Path, defaults: str = "") -> None:
-    """Write a recipe's text to a file of the user's; raises BadInput if the file exists already."""
+    """Write a recipe's text to a .yaml file of the user's; raises BadInput for another name, and if it exists already."""
+    if target.suffix.lower() not in (".yaml", ".yml"):
+        raise BadInput(f"A recipe is a .yaml file: name the file so, not {target}.")
     whole = text(name, defaults)
     if target.exists():
         raise BadInput(f"{target} exists already: name another file, or move it away.")

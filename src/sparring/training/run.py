@@ -177,7 +177,10 @@ def _write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 def _rows(path: Path) -> list[Row]:
     with path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        try:
+            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        except (TypeError, ValueError) as error:  # a line that is too long or too short, or no numbers
+            raise BadInput(f"{path} is damaged, it holds something that is no number: restore it.") from error
 
 
 def _difference(kept: str, given: str) -> str | None:
