@@ -228,7 +228,8 @@ def test_unequal_sides_are_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 @pytest.mark.parametrize("script", [race, cost])
-def test_bad_input_is_one_sentence(script, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_sentence(script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "measure", lambda device: pytest.fail("minutes of measuring began"))
     assert script.main(["--model", "resnet19", "--methods", "standard", "--device", "cpu"]) == 2
     assert "did you mean 'resnet18'" in capsys.readouterr().err
 

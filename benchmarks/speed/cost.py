@@ -183,6 +183,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     """Measure what was asked for, record it, and print the table."""
     scene = scene_of(arguments)
     runtime = Runtime(scene.accelerator)
+    scene.network()  # which refuses one that there is not, before minutes of measuring
     best = ceilings.measure(runtime.fabric().device)
     costs: list[Cost] = []
     facts = environment()
