@@ -32,9 +32,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except (OSError, RuntimeError, SafetensorError) as error:
         if _out_of_space(error):
             raise BadInput(f"The disk is full, {path} was not written: free some space and run again.") from error
-        no_folder = (
-            isinstance(error, FileNotFoundError) and not path.parent.is_dir()
-        )  # and none can be made, as in /proc
+        # None that can be made, as in /proc.
+        no_folder = isinstance(error, FileNotFoundError) and not path.parent.is_dir()
         if no_folder or (isinstance(error, OSError) and error.errno in _FORBIDDEN):
             raise _forbidden(path) from error
         raise
