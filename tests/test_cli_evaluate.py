@@ -148,6 +148,11 @@ REFUSED = {
     "a function that is not there": (["mine_for_cli:absent"], "has no 'absent'"),
     "an attack": (["mine_for_cli:seeded", "--attacks", "aa-stanard"], "Unknown attack 'aa-stanard'"),
     "no device": (["mine_for_cli:seeded", "--device", "gpu"], "There is no device 'gpu'"),
+    "a device that cannot compute": (
+        ["mine_for_cli:seeded", "--device", "meta"],
+        "cannot compute on the device meta here",
+    ),
+    "an empty path": (["mine_for_cli:seeded", "--output", ""], "Argument --output: a path cannot be empty"),
     "the last checkpoint of a function": (
         ["mine_for_cli:seeded", "--checkpoint", "last"],
         "leave it out for mine_for_cli",
@@ -241,6 +246,40 @@ def test_images_whose_classes_have_other_numbers_are_refused(capsys, tmp_path) -
     )
     assert status == 2
     assert "The class 'b' is number 0 of the data, but number 1 of the model (2 such)." in err
+
+
+def test_images_are_not_divided_otherwise_than_in_training(capsys, tmp_path) -> None:
+    """Noise, which can be learnt by heart only: where training images were tested accuracy would be far above a half."""
+    flat = tmp_path / "flat"
+    noise = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    for number, pixels in enumerate(noise):
+        file = flat / "ab"[number % 2] / f"{number:03}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    data = ["--data.name", "mine", "--data.path", flat]
+    quick = ["--optimisation.epochs", "1", "--model.width", "4", "--optimisation.batch_size", "11"]
+    run = tmp_path / "run"
+    assert sparring(capsys, "train", "digits/fgsm-at", "--run", run, *data, *quick)[0] == 0
+    assert sparring(capsys, "evaluate", run, "--attacks", "clean", "--samples", 12)[0] == 0
+    refusal = "A fifth of the images was drawn for testing when the model was trained, and another fifth is now."
+    status, _, err = sparring(capsys, "evaluate", run, "--attacks", "clean", "--data.seed", 1)
+    assert (status, refusal in err) == (2, True)
+    (flat / "a/000.png").unlink()
+    status, _, err = sparring(capsys, "evaluate", run, "--attacks", "clean")
+    assert (status, refusal in err) == (2, True)
+    status, out, _ = sparring(capsys, "doctor", run, "--quick")
+    assert (status, "error: division" in out) == (3, True)
+    assert sparring(capsys, "evaluate", run, "--attacks", "clean", "--no-doctor")[0] == 0
+
+
+def test_a_run_without_its_configuration_is_evaluated_only_on_what_is_said(capsys, run, tmp_path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "config.yaml").unlink()
+    for said in ([], ["--data.name", "digits"], ["--threat.eps", "0.1"]):
+        status, _, err = sparring(capsys, "evaluate", copy, "--attacks", "clean", *said)
+        assert (status, "copy/config.yaml is missing, which said what" in err) == (2, True)
+    assert sparring(capsys, "evaluate", copy, "--attacks=clean", "--data.name=digits", "--threat.eps=0.1")[0] == 0
 
 
 def test_the_doctor_s_errors_can_be_ignored(capsys, here) -> None:

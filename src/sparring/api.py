@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,11 @@ def load(path: str | Path, checkpoint_name: Literal["best", "last"] = "best") ->
         raise BadInput(f"Only the folder of a run has a last checkpoint: leave it out for {path}.")
     if not path.exists() and models.is_reference(reference):
         return models.imported(reference)
+    if not path.exists() and (parts := re.fullmatch(r"(?P<file>.+?)(\.py)?:(?P<function>[A-Za-z_]\w*)", reference)):
+        raise BadInput(
+            f"{reference} names no function: write {Path(parts['file']).name}:{parts['function']}, which is looked for "
+            "in the working folder and where Python looks."
+        )
     if not path.exists():
         raise BadInput(
             f"There is no {path}: give the folder of a run, a .safetensors file, timm:NAME, or package.module:function."

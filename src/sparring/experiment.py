@@ -98,6 +98,7 @@ class Experiment:
             runtime=self.runtime,
             seed=self.seed,
             run=run,
+            configuration=configuration.to_yaml(self),
             reporter=report,
         )
 
@@ -111,6 +112,7 @@ class Experiment:
             size=height if height == width else (height, width),
             width=self.model.width,
             levels=self.model.levels,
+            division=splits.division,
         )
 
 

@@ -19,7 +19,18 @@ from sparring.errors import BadInput, shown
 from sparring.norms import Norm, NormName, norm_named, per_sample
 from sparring.randomness import Generator
 
-__all__ = ["Budget", "ImageBatch", "PerSample", "Ratio", "Threat", "box", "check_threat", "per_sample"]
+__all__ = [
+    "Budget",
+    "ImageBatch",
+    "PerSample",
+    "Ratio",
+    "Threat",
+    "box",
+    "check_step",
+    "check_threat",
+    "per_sample",
+    "step_size",
+]
 
 ImageBatch = Float[Tensor, "B C H W"]
 PerSample = Float[Tensor, " B"]
@@ -174,6 +185,25 @@ class Budget:
             if isinstance(self.steps, Tensor):
                 raise BadInput("A Budget with per-sample steps needs rounds, the largest number of steps.")
             object.__setattr__(self, "rounds", self.steps)
+
+
+def step_size(alpha: Ratio | str | float | None) -> Ratio | None:
+    """Return a step size that keeps how it was written; None, the usual one, stays. Raises BadInput unless positive."""
+    if alpha is None:
+        return None
+    size = Ratio(alpha)
+    if size <= 0:
+        raise BadInput(f"The step size alpha must be positive, not {size}.")
+    return size
+
+
+def check_step(alpha: Ratio | None, threat: Threat) -> None:
+    """Raise BadInput for steps that are longer than the ball is wide, which is what grey levels taken for fractions give."""
+    if alpha is not None and alpha > 2 * threat.eps:
+        raise BadInput(
+            f"The step size alpha is {alpha}, more than twice the radius, {threat.eps}: no step inside the ball is so long. "
+            f"Did you mean {alpha}/255?"
+        )
 
 
 _RENAMED = {"Images": "ImageBatch", "spread": "per_sample"}

@@ -210,8 +210,14 @@ def test_shards_are_joined(tmp_path):
         write_parquet(tmp_path / f"train-0000{shard}-of-00003.parquet", images[part], [0, 1, 0])
     write_parquet(tmp_path / "validation-0.parquet", images[:2], [0, 1])
     write_parquet(tmp_path / "validation_1.parquet", images[:3], [0, 1, 1])
-    assert torch.equal(custom(tmp_path).train.pixels, channels_first(images))
-    assert len(custom(tmp_path).test) == 5
+    data = custom(tmp_path)
+    assert torch.equal(data.train.pixels, channels_first(images))
+    assert len(data.test) == 5
+    assert data.notes == (
+        "The train split is put together from train-00000-of-00003.parquet, train-00001-of-00003.parquet, "
+        "train-00002-of-00003.parquet.",
+        "The validation split is put together from validation-0.parquet, validation_1.parquet.",
+    )
 
 
 @pytest.mark.parametrize(
@@ -227,6 +233,14 @@ def test_shards_are_joined(tmp_path):
         (["train-00000-of-00001-ab", "train-00000-of-00001-cd"], "is not whole"),
         (["train-00000-of-00001", "train_1"], "is not whole"),
         (
+            ["train_10", "train_100"],
+            r"has train_10\.parquet, train_100\.parquet, which are not numbered as parts of one train split: leave the one "
+            r"to use, or call the parts train-00000-of-00002",
+        ),
+        (["train_8px", "train_32px"], "not numbered as parts of one train split"),
+        (["train-2023", "train-2024"], "not numbered as parts"),
+        (["train-0", "train-2"], "not numbered as parts"),
+        (
             ["trainset"],
             r"has parquet files \(test\.parquet, trainset\.parquet\), but no train split: call its file train",
         ),
@@ -237,6 +251,32 @@ def test_splits_that_are_there_twice_or_in_part_are_refused(files, said, tmp_pat
         write_parquet(tmp_path / f"{name}.parquet", pictures(2), [0, 1])
     with pytest.raises(BadInput, match=said):
         custom(tmp_path)
+
+
+def test_a_single_file_with_more_in_its_name_is_the_split(tmp_path):
+    for name in ("train_8px", "test-1-of-the-year"):
+        write_parquet(tmp_path / f"{name}.parquet", pictures(2), [0, 1])
+    assert len(custom(tmp_path).train) == 2
+
+
+@pytest.mark.parametrize("column", ["struct", "path alone", "text"])
+def test_images_that_parquet_names_are_decoded_anew_when_they_change(column, tmp_path):
+    """The cache of pixels knows them by what is in the files, not by the table that names them."""
+    files = [tmp_path / f"{number}.png" for number in range(2)]
+    first, second = pictures(2, seed=5)
+    for file in files:
+        Image.fromarray(first).save(file)
+    stored = {
+        "struct": [{"bytes": None, "path": str(file)} for file in files],
+        "path alone": [{"path": str(file)} for file in files],
+        "text": [str(file) for file in files],
+    }[column]
+    for split in ("train", "test"):
+        pq.write_table(pa.table({"image": stored, "label": [0, 1]}), tmp_path / f"{split}.parquet")
+    before = custom(tmp_path)
+    assert torch.equal(before.train.pixels, channels_first(np.stack([first, first])))
+    Image.fromarray(second).save(files[1])
+    assert torch.equal(custom(tmp_path).train.pixels, channels_first(np.stack([first, second])))
 
 
 def test_files_beside_the_splits_are_not_used_and_named(tmp_path):
@@ -295,7 +335,11 @@ def test_known_sets_look_for_their_own_test_split(tmp_path):
 
 @pytest.mark.parametrize(
     ("train", "test", "classes", "expected"),
-    [(["b", "a", "c"], ["c", "a"], ("a", "b", "c"), [1, 0, 2]), ([10, 2, 5], [2, 10], ("2", "5", "10"), [2, 0, 1])],
+    [
+        (["b", "a", "c"], ["c", "a"], ("a", "b", "c"), [1, 0, 2]),
+        ([10, 2, 5], [2, 10], ("2", "5", "10"), [2, 0, 1]),
+        (["10", "2", "5"], ["2", "10"], ("2", "5", "10"), [2, 0, 1]),
+    ],
 )
 def test_undeclared_classes_are_the_sorted_labels(tmp_path, train, test, classes, expected):
     write_parquet(tmp_path / "train.parquet", pictures(3), train, columns=("img", "fine_label"))
@@ -303,6 +347,33 @@ def test_undeclared_classes_are_the_sorted_labels(tmp_path, train, test, classes
     data = custom(tmp_path)
     assert data.classes == classes
     assert data.train.labels.tolist() == expected
+
+
+def test_texts_that_are_numbers_are_those_of_the_network_where_nothing_is_to_train_on(tmp_path):
+    write_parquet(tmp_path / "test.parquet", pictures(3), ["10", "2", "0"])
+    data = load(Data("mine", str(tmp_path)), needs_train=False)
+    assert data.classes == tuple(str(number) for number in range(11))
+    assert data.test.labels.tolist() == [10, 2, 0]
+
+
+@pytest.mark.parametrize("declared", ["train", "test"])
+def test_names_in_one_split_mean_the_classes_that_the_other_declares(tmp_path, declared):
+    names = ["cat", "dog", "ape"]
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=names))
+    for split in ("train", "test"):
+        labels = [2, 0] if split == declared else ["ape", "cat"]
+        write_parquet(
+            tmp_path / f"{split}.parquet", pictures(2), labels, features=features if split == declared else None
+        )
+    data = custom(tmp_path)
+    assert data.classes == tuple(names)
+    assert data.train.labels.tolist() == data.test.labels.tolist() == [2, 0]
+    other = "test" if declared == "train" else "train"
+    write_parquet(tmp_path / f"{other}.parquet", pictures(2), ["cow", "cat"])
+    with pytest.raises(
+        BadInput, match=rf"{other}, row 0 has the label 'cow', .* none of the 3 classes \('cat', 'dog', "
+    ):
+        custom(tmp_path)
 
 
 def test_declared_classes_are_kept_even_if_absent(tmp_path):
@@ -341,7 +412,7 @@ def test_images_of_many_sizes_are_resized_and_centred(tmp_path):
     assert data.train.pixels.shape == (2, 1, 4, 4)
     assert data.train.pixels[0].eq(200).all()
     assert data.train.pixels[1].eq(7).all()
-    with pytest.raises(BadInput, match=r"train, row 1 has 8 x 8 pixels, others have 10 x 30: set data.size"):
+    with pytest.raises(BadInput, match=r"train, row 0 has 10 x 30 pixels, and .*train, row 1 8 x 8: set data.size"):
         custom(tmp_path)
 
 
@@ -366,6 +437,35 @@ def test_flat_folder_keeps_a_fifth_for_the_test(tmp_path):
     assert torch.bincount(data.test.labels).tolist() == [2, 2, 2]
     together = torch.cat([data.train.pixels, data.test.pixels])
     assert sorted(map(bytes, together.numpy())) == sorted(map(bytes, channels_first(images).numpy()))
+
+
+def test_the_division_of_a_flat_folder_is_of_its_images_and_the_seed(tmp_path):
+    write_images(tmp_path / "flat", ["a", "b"], 10)
+    write_images(tmp_path / "apart/train", ["a", "b"], 3)
+    write_images(tmp_path / "apart/test", ["a", "b"], 3)
+    division = custom(tmp_path / "flat").division
+    assert len(division) == 16
+    for options in ({"limit": 5}, {"test_limit": 2}, {"validation": 3}, {"size": 4}):
+        assert custom(tmp_path / "flat", **options).division == division
+    assert custom(tmp_path / "flat", seed=1).division != division
+    next((tmp_path / "flat/a").iterdir()).unlink()
+    assert custom(tmp_path / "flat").division != division
+    assert custom(tmp_path / "apart").division is None
+    assert load(Data(seed=1)).division != load(Data()).division is not None
+
+
+def test_classes_that_are_numbers_are_said_to_be_in_alphabetical_order(tmp_path):
+    write_images(tmp_path, ["0", "2", "10"], 5)
+    (note,) = custom(tmp_path).notes
+    assert note.startswith("The classes are numbers in alphabetical order, '10' before '2': a network from elsewhere")
+
+
+def test_a_test_folder_may_lack_classes(tmp_path):
+    write_images(tmp_path / "train", ["a", "b"], 3)
+    write_images(tmp_path / "test", ["b"], 3)
+    data = custom(tmp_path)
+    assert data.test.labels.tolist() == [1, 1, 1]
+    assert data.notes == ("No test images of 1 of the 2 classes: a.",)
 
 
 # The hub --------------------------------------------------------------------------------------------------------------

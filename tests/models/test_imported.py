@@ -39,6 +39,9 @@ def skips():
 def interrupted():
     raise KeyboardInterrupt
 
+def sized(size, *, depth=3):
+    return nn.Linear(size, 10)
+
 NETWORK = network()
 """
 
@@ -70,6 +73,10 @@ def test_a_function_of_a_module_in_the_working_folder_makes_the_network() -> Non
         ("mine_for_tests:ends", r"failed: .*mine_for_tests\.py, line 18: SystemExit: usage: mine"),
         ("mine_for_tests:skips", r"failed: .*mine_for_tests\.py, line 24: Skipped: no GPU"),
         ("mine_for_tests:NETWORK", "is of type Sequential: give a function that returns the network"),
+        (
+            "mine_for_tests:sized",
+            r"called without arguments, but takes \(size, \*, depth=3\) \(missing",
+        ),
         ("mine_for_tests.py:network", "give the module's name without .py, mine_for_tests"),
         ("mine_for_tests", "not of the form"),
     ],
@@ -77,6 +84,12 @@ def test_a_function_of_a_module_in_the_working_folder_makes_the_network() -> Non
 def test_what_is_not_there_or_not_a_network_is_said(reference: str, complaint: str) -> None:
     with pytest.raises(BadInput, match=complaint):
         imported(reference)
+
+
+@pytest.mark.parametrize("path", ["./mine_for_tests:network", "folder/mine_for_tests.py:network"])
+def test_a_path_to_a_module_is_answered_with_its_name(path: str) -> None:
+    with pytest.raises(BadInput, match=r"names no function: write mine_for_tests:network, which is looked for in"):
+        api.load(path)
 
 
 def test_ctrl_c_goes_through() -> None:

@@ -21,9 +21,10 @@ from sparring.attacks import PGD
 from sparring.data import Augment, Data
 from sparring.errors import BadInput
 from sparring.experiment import Experiment, Model, train
-from sparring.methods import AWP, MEP, TRADES, Method, Standard
+from sparring.methods import AWP, MEP, TRADES, AdversarialTraining, Method, Standard
 from sparring.methods.base import state
 from sparring.optimisation import Optimisation
+from sparring.threat import Threat
 from sparring.training import Diagnostics, Interrupted, Run, Runtime, Selection, checkpoint, session, trainer
 from sparring.training.progress import Silent
 from tests.syncs import NoHostSync
@@ -150,12 +151,56 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_images_are_loaded
         train(experiment(Standard(), epochs=1), tmp_path / "file" / "run", report=Silent())
 
 
+def without_configuration(last: Path) -> None:
+    """What version 0.1 wrote."""
+    state = checkpoint.load(last)
+    del state["configuration"]
+    checkpoint.save(state, last)
+
+
 def test_the_checkpoint_of_another_method_is_refused(tmp_path) -> None:
     train(experiment(MEP(), epochs=1), tmp_path / "mep", report=Silent())
     run = train(experiment(Standard(), epochs=1), tmp_path / "standard", report=Silent())
     run.last.write_bytes(Run(tmp_path / "mep").last.read_bytes())
+    with pytest.raises(
+        BadInput, match=r"last.ckpt was written by a run with another .*methods.MEP, not .*methods.Standard"
+    ):
+        train(experiment(Standard(), epochs=1), tmp_path / "standard", resume=True, report=Silent())
+    without_configuration(run.last)
     with pytest.raises(BadInput, match="written by the method MEP, not Standard"):
         train(experiment(Standard(), epochs=1), tmp_path / "standard", resume=True, report=Silent())
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["present", "0.1"])
+def test_a_run_is_not_resumed_with_another_configuration_than_its_checkpoint_has(old, tmp_path) -> None:
+    """Whoever edits config.yaml and resumes would have a run that is half of each; the seed tells two runs apart, too."""
+    run = train(experiment(Standard(), epochs=2), tmp_path, report=Silent())
+    if old:
+        without_configuration(run.last)
+    longer = experiment(Standard(), epochs=3)
+    run.config.write_text(run.config.read_text().replace("epochs: 2", "epochs: 3"))
+    before = run.last.read_bytes()
+    if old:
+        train(longer, tmp_path, resume=True, report=Silent())
+        assert checkpoint.load(run.last)["configuration"] == run.config.read_text()
+        return
+    with pytest.raises(
+        BadInput, match=r"last.ckpt was written by .*\(epochs: 2, not epochs: 3\): undo what was changed"
+    ):
+        train(longer, tmp_path, resume=True, report=Silent())
+    assert run.last.read_bytes() == before
+
+
+def test_settings_that_cannot_be_meant_are_refused_before_the_first_step(tmp_path) -> None:
+    for changes, said in (
+        ({"threat": Threat("L2", 8)}, "Within threat.eps 8 in L2 images of 1 x 8 x 8 pixels can all become plain grey"),
+        ({"data": Data(augment=Augment(pad=100))}, "augment.pad is 100, so that a crop of 8 x 8 pixels"),
+        ({"method": MEP(alpha=8)}, "alpha is 8, more than twice the radius, 0.2.* Did you mean 8/255"),
+        ({"method": AdversarialTraining(attack=PGD(steps=2, alpha=8))}, "alpha is 8, more than twice the radius, 0.2"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            train(experiment(**({"method": Standard()} | changes), epochs=1), tmp_path / "run", report=Silent())
+        assert not (tmp_path / "run/metrics.csv").exists()
 
 
 def test_a_run_is_not_resumed_on_other_images(tmp_path) -> None:
@@ -253,7 +298,8 @@ def test_a_checkpoint_of_which_a_bit_was_flipped_is_refused(tmp_path) -> None:
     last = Run(tmp_path).last
     content = bytearray(last.read_bytes())
     with zipfile.ZipFile(last) as records:
-        largest = max(records.infolist(), key=lambda record: record.file_size)
+        tensors = [record for record in records.infolist() if "/data/" in record.filename]
+        largest = max(tensors, key=lambda record: record.file_size)
         content[content.index(records.read(largest)) + largest.file_size // 2] ^= 1
     last.write_bytes(content)
     torch.load(last, weights_only=True)

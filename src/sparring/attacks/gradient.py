@@ -25,7 +25,7 @@ from sparring.deprecation import renamed_method
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy, margin
 from sparring.randomness import Generator, SampleStreams, normal, rademacher
-from sparring.threat import Budget, ImageBatch, Ratio, Threat, box, check_threat
+from sparring.threat import Budget, ImageBatch, Ratio, Threat, box, check_step, check_threat, step_size
 
 Start = Literal["zero", "uniform", "normal", "bernoulli"]
 
@@ -61,7 +61,7 @@ class PGD(SearchAttack):
         objective: ce (cross-entropy) or margin (max_{j != y} z_j - z_y, called C&W in the AT literature).
 
     Raises:
-        BadInput: fewer than 1 step; a step size that is not positive.
+        BadInput: fewer than 1 step; a step size that is not positive, or, once the threat is known, more than twice eps.
     """
 
     steps: int = 10
@@ -74,10 +74,7 @@ class PGD(SearchAttack):
         super().__post_init__()
         if self.steps < 1:
             raise BadInput(f"An attack needs at least 1 step, not {self.steps}.")
-        if self.alpha is not None:
-            object.__setattr__(self, "alpha", Ratio(self.alpha))
-            if self.alpha <= 0:
-                raise BadInput(f"The step size alpha must be positive, not {self.alpha}.")
+        object.__setattr__(self, "alpha", step_size(self.alpha))
 
     def budget(self, threat: Threat) -> Budget:
         """Return the same radius, step size and steps for every sample."""
@@ -113,6 +110,11 @@ class PGD(SearchAttack):
         with attackable(model, self.bn):
             return ascend(model, x, objective, threat, budget, start)
 
+    @override
+    def searches(self, classes: int, threat: Threat) -> Mapping[str, Search]:
+        check_step(self.alpha, threat)
+        return super().searches(classes, threat)
+
     climb = renamed_method("climb", run)
     begin = renamed_method("begin", initial)
     goal = renamed_method("goal", objective_for)
@@ -147,7 +149,11 @@ class PGD(SearchAttack):
         }
 
     def _alpha(self, threat: Threat) -> Ratio:
-        return self.alpha if self.alpha is not None else Ratio(str(threat.eps.exact * Fraction(1, 4)))
+        check_step(self.alpha, threat)
+        return self.alpha if self.alpha is not None else self._usual(threat)
+
+    def _usual(self, threat: Threat) -> Ratio:
+        return Ratio(str(threat.eps.exact * Fraction(1, 4)))
 
 
 @dataclass(frozen=True)
@@ -165,8 +171,8 @@ class IFGSM(PGD):
     start: Start = "zero"
 
     @override
-    def _alpha(self, threat: Threat) -> Ratio:
-        return self.alpha if self.alpha is not None else Ratio(str(threat.eps.exact * Fraction(1, self.steps)))
+    def _usual(self, threat: Threat) -> Ratio:
+        return Ratio(str(threat.eps.exact * Fraction(1, self.steps)))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from sparring import api, recipes
 from sparring.cli import comparison, evaluation, figure, report
+from sparring.cli.arguments import path
 from sparring.configuration import to_yaml
 from sparring.environment import installed_version
 from sparring.errors import BadInput, unknown
@@ -49,6 +50,8 @@ def _train(chosen: argparse.Namespace, overrides: list[str]) -> None:
     elif chosen.resume and Path(recipe).is_dir():
         raise BadInput(f"{recipe} holds no run, as there is no config.yaml in it: name a recipe and the run's --run.")
     experiment = api.recipe(recipe, overrides)
+    if chosen.resume and not Run(folder).config.exists():
+        _OUT.print(f"There is no run in {folder} to go on with: it begins.", soft_wrap=True)
     run = train(experiment, folder, resume=chosen.resume)
     _OUT.print(f"Done: {run.folder}. Next: sparring evaluate {run.folder}", soft_wrap=True)
 
@@ -104,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         return child
 
     demo = command("demo", _demo, "Train four methods on embedded data and show how robust each is.")
-    demo.add_argument("--run", default="runs/demo", metavar="DIR", help="folder for the runs (default: runs/demo)")
+    demo.add_argument("--run", default="runs/demo", metavar="DIR", type=path, help="of the runs (default: runs/demo)")
 
     training = command(
         "train",
@@ -114,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         "--data.limit 1000, --model.width 16, --threat.eps 4/255, --seed 1. sparring recipes show prints a recipe's keys.",
     )
     training.add_argument("recipe", help="such as cifar10/fgsm-mep, my.yaml, or the folder of a run to --resume")
-    training.add_argument("--run", metavar="DIR", help="the run's folder (default: runs/RECIPE)")
+    training.add_argument("--run", metavar="DIR", type=path, help="the run's folder (default: runs/RECIPE)")
     training.add_argument("--resume", action="store_true", help="go on where the run in the folder stopped")
 
     evaluation.add_evaluate(command)

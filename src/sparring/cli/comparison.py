@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from sparring.cli.arguments import path
 from sparring.comparison import SCALES, compared, planned, render, run
 from sparring.errors import BadInput
 from sparring.files import check_writable, replacing
@@ -81,7 +82,9 @@ def add_compare(command: Callable[..., argparse.ArgumentParser]) -> None:
         default="full",
         help="how large: smoke (a minute), cpu (an hour or two on two cores), gpu (30 epochs, 1,000 test images), full",
     )
-    parser.add_argument("--data.path", dest="data_path", metavar="DIR", help="the images (default: from the hub)")
+    parser.add_argument(
+        "--data.path", dest="data_path", metavar="DIR", type=path, help="the images (default: from the hub)"
+    )
     parser.add_argument(
         "--seeds", type=int, default=1, metavar="N", help="train with the seeds 0 to N - 1 (default: 1)"
     )
@@ -91,4 +94,6 @@ def add_compare(command: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("--budget", metavar="TIME", help="stop, saved, after such as 90s, 30m or 2h")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="so many rows at a time on this machine")
     parser.add_argument("--no-training", action="store_true", help="only show what is there")
-    parser.add_argument("--out", default="runs/compare", metavar="DIR", help="folder (default: runs/compare)")
+    parser.add_argument(
+        "--out", default="runs/compare", metavar="DIR", type=path, help="folder (default: runs/compare)"
+    )

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sparring import api, configuration, ranks
+from sparring.cli.arguments import path
 from sparring.data import Data, Splits
 from sparring.data import load as load_data
 from sparring.errors import BadInput
@@ -109,7 +110,15 @@ def _loaded(chosen: argparse.Namespace, overrides: list[str], device: str) -> tu
 
 def _doctor(chosen: argparse.Namespace, overrides: list[str]) -> int:
     model, splits, threat = _loaded(chosen, overrides, chosen.device)
-    findings = diagnose(model, splits.test, threat, classes=splits.classes, device=chosen.device, seed=chosen.seed)
+    findings = diagnose(
+        model,
+        splits.test,
+        threat,
+        classes=splits.classes,
+        division=splits.division,
+        device=chosen.device,
+        seed=chosen.seed,
+    )
     if not chosen.quick and not any(finding.severity == "error" for finding in findings):
         findings += probe_masking(model, splits.test, threat, chosen.device, chosen.seed)
     _print_findings(findings)
@@ -133,12 +142,23 @@ def _known_of(model: Path, overrides: Sequence[str]) -> str | None:
     """
     run = Run(model)
     if not run.config.is_file():
+        _check_said(run, overrides)
         return None
     known = configuration.read(_Question, run.config, partly=True)
     data = known.data
     if any(option.startswith(("--data.name", "--data.path")) for option in overrides):
         data = replace(data, limit=None, test_limit=None, validation=None)  # they were said of other images
     return configuration.to_yaml(replace(known, data=data))
+
+
+def _check_said(run: Run, overrides: Sequence[str]) -> None:
+    """Raise BadInput for a run that has lost its configuration, unless its images and its threat are said on the line."""
+    keys = {option.partition("=")[0] for option in overrides}
+    if run.weights.is_file() and not ({"--data.name", "--data.path"} & keys and "--threat.eps" in keys):
+        raise BadInput(
+            f"{run.config} is missing, which said what {run.folder} was trained on and against which threat: restore it, "
+            "or give --data.name (or --data.path) and --threat.eps."
+        )
 
 
 def _record_path(model: str) -> Path:
@@ -188,10 +208,11 @@ def add_evaluate(command: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--output",
         metavar="FILE",
+        type=path,
         help="the record, a .json file or a folder of them (default: evaluations in the run)",
     )
     parser.add_argument("--no-doctor", action="store_true", help="go on whatever sparring doctor would say")
-    parser.add_argument("--examples", metavar="FILE", help="save the adversarial images, as .safetensors")
+    parser.add_argument("--examples", metavar="FILE", type=path, help="save the adversarial images, as .safetensors")
 
 
 def add_doctor(command: Callable[..., argparse.ArgumentParser]) -> None:

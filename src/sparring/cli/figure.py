@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from sparring.cli.arguments import path
 from sparring.errors import BadInput
 from sparring.files import check_writable
 from sparring.gallery import FIGURES, draw
@@ -35,4 +36,4 @@ def add_figure(command: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("name", nargs="?", default="", help="such as overfitting")
     parser.add_argument("runs", nargs="*", metavar="RUN", help="the folders of runs")
     parser.add_argument("--list", action="store_true", help="show the figures")
-    parser.add_argument("--out", metavar="FILE", help="ends in .png or .svg (default: NAME.png here)")
+    parser.add_argument("--out", metavar="FILE", type=path, help="ends in .png or .svg (default: NAME.png here)")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from sparring.cli.arguments import path
 from sparring.comparison import SCALES, compared, planned
 from sparring.errors import BadInput, unknown
 from sparring.files import check_writable, replacing
@@ -60,7 +61,7 @@ def add_report(command: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "things", nargs="+", metavar="RUN_OR_TABLE", help="folders of runs, or tables that were compared"
     )
-    parser.add_argument("--out", default="report.html", metavar="FILE", help="ends in .html (default: report.html)")
+    parser.add_argument("--out", default="report.html", metavar="FILE", type=path, help=".html (default: report.html)")
     parser.add_argument(
         "--examples",
         type=int,
@@ -70,6 +71,8 @@ def add_report(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     tables = parser.add_argument_group("of tables, as compare was told")
     tables.add_argument("--scale", choices=list(SCALES), default="full", help="default: full")
-    tables.add_argument("--data.path", dest="data_path", metavar="DIR", help="the images (default: from the hub)")
+    tables.add_argument(
+        "--data.path", dest="data_path", metavar="DIR", type=path, help="the images (default: from the hub)"
+    )
     tables.add_argument("--seeds", type=int, default=1, metavar="N", help="default: 1")
-    tables.add_argument("--compared", default="runs/compare", metavar="DIR", help="its --out (default: runs/compare)")
+    tables.add_argument("--compared", default="runs/compare", metavar="DIR", type=path, help="its --out (runs/compare)")

@@ -95,7 +95,7 @@ class Augment:
     ) -> View:
         """Return random views of `count` images of `size` (H, W); `generator` lives on `device`, None is its default one.
 
-        Raises BadInput where the padding reflects more than the image holds.
+        Raises BadInput where the padding is so wide that a crop may miss the image.
         """
         self._fits(size)
         top, left = torch.randint(0, 2 * self.pad + 1, (2, count), generator=generator, device=device)
@@ -113,7 +113,7 @@ class Augment:
     def canvas(self, images: Shaped[Tensor, "B C H W"]) -> Shaped[Tensor, "B C canvasH canvasW"]:
         """Return the images padded by `pad` pixels on each side with `fill`, in their own dtype.
 
-        Raises BadInput where the padding reflects more than the image holds.
+        Raises BadInput where the padding is so wide that a crop may miss the image.
         """
         height, width = images.shape[2:]
         self._fits((height, width))
@@ -124,10 +124,10 @@ class Augment:
         return images.index_select(2, down).index_select(3, across)
 
     def _fits(self, size: tuple[int, int]) -> None:
-        if self.fill == "reflect" and self.pad >= min(size):
+        if self.pad >= min(size):
             raise BadInput(
-                f"augment.pad is {self.pad}, but images of {size[0]} x {size[1]} pixels can be reflected by "
-                f"{min(size) - 1} at most: lower it, or set augment.fill to zero."
+                f"augment.pad is {self.pad}, so that a crop of {size[0]} x {size[1]} pixels might hold nothing of the "
+                f"image: give {min(size) - 1} at most; an eighth of the side is usual."
             )
 
 

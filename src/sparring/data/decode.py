@@ -43,7 +43,7 @@ def decode(
     sizes.
     """
     wanted = rows.tolist()
-    first = _first_shape(read, wanted, channels, size)
+    first, known = _first_shape(read, wanted, channels, size)
     pixels = np.empty((len(wanted), *first), dtype=np.uint8)  # (N, C, H, W)
     broken: dict[int, tuple[str, str]] = {}
 
@@ -55,8 +55,8 @@ def decode(
             return
         if decoded.shape != first:
             raise BadInput(
-                f"{image.name} has {decoded.shape[1]} x {decoded.shape[2]} pixels, others have "
-                f"{first[1]} x {first[2]}: set data.size to resize them all."
+                f"{known} has {first[1]} x {first[2]} pixels, and {image.name} {decoded.shape[1]} x {decoded.shape[2]}: "
+                "set data.size to resize them all."
             )
         pixels[position] = decoded
 
@@ -85,13 +85,15 @@ class Undecodable(BadInput):
         self.images = tuple(images)
 
 
-def _first_shape(read: Reader, rows: list[int], channels: Literal[1, 3], size: int | None) -> tuple[int, int, int]:
-    """Return the shape (C, H, W) of the first image that can be decoded; raises BadInput where none can."""
+def _first_shape(
+    read: Reader, rows: list[int], channels: Literal[1, 3], size: int | None
+) -> tuple[tuple[int, int, int], str]:
+    """Return the shape (C, H, W) of the first image that can be decoded, and its name; raises BadInput where none can."""
     broken: list[tuple[str, str]] = []
     for row in rows:
         try:
-            shape: tuple[int, int, int] = _pixels(read([row])[0], channels, size).shape
-            return shape
+            image = read([row])[0]
+            return _pixels(image, channels, size).shape, image.name
         except Undecodable as error:
             broken += error.images
     raise Undecodable(broken)

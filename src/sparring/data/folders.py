@@ -83,7 +83,7 @@ def image_folder(folder: Path, test_names: tuple[str, ...], *, needs_train: bool
         )
     if not train_folders and needs_train:
         return _flat(folder)
-    test = _classes(test_folders[0])
+    test = _classes(test_folders[0], least=1 if train_folders else 2)
     unused = tuple(f"Not used: {other}, beside {test_folders[0]}." for other in test_folders[1:])
     if not train_folders:
         _check_apart(test)
@@ -191,8 +191,8 @@ def _has_classes(folder: Path) -> bool:
     return bool(files) and all(file.parent != folder for file in files)
 
 
-def _classes(folder: Path) -> _Classes:
-    """Return the image files below each sub-folder that has some; raises BadInput for fewer than two such."""
+def _classes(folder: Path, least: int = 2) -> _Classes:
+    """Return the image files below each sub-folder that has some; raises BadInput for fewer than `least` such."""
     found: dict[str, dict[str, Path]] = {}
     notes, others = [], []
     children = {child: composed(child.name) for child in _folders(folder)}
@@ -209,7 +209,7 @@ def _classes(folder: Path) -> _Classes:
             found[name] = files
         else:
             notes.append(f"The folder {child} has no images that can be read: it is no class.")
-    if len(found) < 2:
+    if len(found) < least:
         raise BadInput(_too_few(folder))
     if others:
         are = "file is no image" if len(others) == 1 else "files are no images"

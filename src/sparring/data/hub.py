@@ -6,6 +6,7 @@ without `datasets`' own loader: nothing is copied and nobody is called.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import datasets
 import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from datasets.exceptions import DatasetsError
@@ -56,7 +58,7 @@ def hub(repository: str, test_names: tuple[str, ...]) -> Source:
 def parquet(folder: Path, test_names: tuple[str, ...], *, needs_train: bool = True) -> Source:
     """Return the Parquet files in a folder: those of the split train, and of the first of `test_names` that there is.
 
-    The files of a split are called train.parquet, or begin with its name and a number, such as
+    A split is one file, called train.parquet or by its name and a number, or several that are numbered as its parts, such as
     train-00000-of-00002.parquet. Without `needs_train` there may be none to train on. Raises BadInput where one of these
     splits is missing, is not whole or cannot be read, or has no columns of images and labels.
     """
@@ -74,12 +76,22 @@ def parquet(folder: Path, test_names: tuple[str, ...], *, needs_train: bool = Tr
     train = _read(splits["train"]) if splits["train"] else None
     used = splits["train"] + splits[test_name]
     unused = [file for file in files if file not in used]
-    notes = (f"Not used: {_named(unused)}, beside {_named(used)}.",) if unused else ()
-    return replace(_source(train, test, str(folder), key=digest_files(used)), notes=notes)
+    notes = [
+        f"The {name} split is put together from {_named(splits[name])}." for name in splits if len(splits[name]) > 1
+    ]
+    if unused:
+        notes.append(f"Not used: {_named(unused)}, beside {_named(used)}.")
+    named = [_image_files(table, str(folder)) for table in (train, test) if table is not None]
+    key = digest_files([*used, *itertools.chain(*named)])
+    return replace(_source(train, test, str(folder), key), notes=tuple(notes))
 
 
 def _of_split(name: str, files: list[Path]) -> list[Path]:
-    """Return those of the files that make up a split; raises BadInput where it is there twice, or not whole."""
+    """Return those of the files that make up a split; raises BadInput where it is there twice, or not whole.
+
+    Several do if they are numbered as parts: NAME-00000-of-00002 and so on, with further letters behind or without, or
+    NAME-0, NAME-1 and so on, from 0 or 1. Others, such as test_10 beside test_100, hold other things under one name.
+    """
     found = [file for file in files if re.fullmatch(rf"{name}([-_.]?\d.*)?", file.stem, re.IGNORECASE)]
     if len(found) > 1 and (whole := next((file for file in found if file.stem.lower() == name), None)):
         other = next(file for file in found if file != whole)
@@ -92,7 +104,33 @@ def _of_split(name: str, files: list[Path]) -> list[Path]:
                 f"The {name} split in {found[0].parent} is not whole, as its files are {_named(found)}: add those that are "
                 "missing, and move others away."
             )
+    if len(found) > 1 and not shards:
+        _check_series(name, found)
     return found
+
+
+def _check_series(name: str, files: list[Path]) -> None:
+    """Raise BadInput unless the files are called NAME and a number, and the numbers are consecutive, from 0 or 1."""
+    numbers = [re.fullmatch(rf"{name}[-_.]?(\d+)", file.stem, re.IGNORECASE) for file in files]
+    counted = sorted(int(number[1]) for number in numbers if number)
+    if counted not in (list(range(len(files))), list(range(1, len(files) + 1))):
+        raise BadInput(
+            f"{files[0].parent} has {_named(files)}, which are not numbered as parts of one {name} split: leave the one to "
+            f"use, or call the parts {name}-00000-of-{len(files):05} and so on."
+        )
+
+
+def _image_files(table: datasets.Dataset, where: str) -> list[Path]:
+    """Return the files that the image column names instead of holding their content."""
+    column = table.data.column(_columns(table.column_names, where)[0])
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return [Path(path) for path in column.to_pylist() if path is not None]
+    if not pa.types.is_struct(column.type) or column.type.get_field_index("path") < 0:
+        return []
+    paths = pc.struct_field(column, "path")
+    if column.type.get_field_index("bytes") >= 0:
+        paths = paths.filter(pc.is_null(pc.struct_field(column, "bytes")))
+    return [Path(path) for path in paths.to_pylist() if isinstance(path, str)]
 
 
 def _named(files: list[Path]) -> str:
@@ -149,7 +187,7 @@ def _source(train: datasets.Dataset | None, test: datasets.Dataset, where: str, 
     """Return the tables of both splits; where there is nothing to train on, labels that are numbers stay as they are."""
     splits = {"test": test} if train is None else {"train": train, "test": test}
     declared = {split: _class_names(dataset, where) for split, dataset in splits.items()}
-    names = declared.get("train", declared["test"])
+    names = declared.get("train") or declared["test"]
     if declared["test"] and declared["test"] != names:
         raise BadInput(f"{where} declares other classes, or another order of them, for test than for train.")
     if len(set(names)) < len(names):
@@ -160,13 +198,14 @@ def _source(train: datasets.Dataset | None, test: datasets.Dataset, where: str, 
         if not found:
             raise BadInput(f"{where}, {split} has no rows: give some images.")
     distinct = range(len(names)) if names else _distinct(labels, where)
-    number = {label: position for position, label in enumerate(distinct)}
+    number = {label: position for found in (distinct, names) for position, label in enumerate(found)}
     tables = {"train": Table(torch.zeros(0, dtype=torch.int64), lambda rows: [])}
     for split, found in labels.items():
         for row, label in enumerate(found):
             if label not in number:
                 raise BadInput(
-                    f"{where}, {split}, row {row} has the label {label}, which is none of the {len(number)} classes."
+                    f"{where}, {split}, row {row} has the label {label!r}, which is none of the {len(distinct)} classes "
+                    f"({some([repr(name) for name in names])}): correct it, or remove the row."
                 )
         read = _reader(splits[split], f"{where}, {split}")
         tables[split] = Table(torch.tensor([number[label] for label in found]), read)
@@ -185,8 +224,8 @@ def _names_of(feature: object) -> list[str]:
 def _distinct(labels: dict[str, list[int | str]], where: str) -> Sequence[int | str]:
     """Return the labels of the training images, sorted: all numbers or all texts, and all that the test images have.
 
-    Without training images they are those of the test images, and all numbers below the largest: what a network of other
-    origin means by its outputs.
+    Texts that are numbers are sorted as such. Without training images they are those of the test images, and all numbers
+    below the largest: what a network of other origin means by its outputs.
     """
     distinct = {*labels.get("train", labels["test"])}
     if len({type(label) for found in labels.values() for label in found}) > 1:
@@ -202,13 +241,13 @@ def _distinct(labels: dict[str, list[int | str]], where: str) -> Sequence[int | 
                     f"{where}, {split} has the label {label!r} in {count} rows, and no training image has it: correct or "
                     "remove them."
                 )
-    ordered = sorted(distinct)
-    largest = ordered[-1]
-    if "train" in labels or isinstance(largest, str):
+    as_numbers = all(isinstance(label, int) or (label.isascii() and label.isdecimal()) for label in distinct)
+    ordered = sorted(distinct, key=int if as_numbers else str)
+    if "train" in labels or not as_numbers:
         return ordered
-    if largest >= _MOST_CLASSES:
+    if (largest := int(ordered[-1])) >= _MOST_CLASSES:
         raise BadInput(f"{where} has the label {largest}, and classes are counted from 0: number them so.")
-    return range(largest + 1)
+    return range(largest + 1) if isinstance(ordered[-1], int) else [str(label) for label in range(largest + 1)]
 
 
 def _labels(dataset: datasets.Dataset, where: str) -> list[int | str]:

@@ -18,7 +18,7 @@ from sparring.data.cache import cached, digest
 from sparring.data.decode import Undecodable, decode
 from sparring.data.folders import image_folder
 from sparring.data.images import Images
-from sparring.data.splits import Splits, confusable, few_coloured, images_fingerprint, missing
+from sparring.data.splits import Splits, confusable, few_coloured, images_fingerprint, missing, sorted_as_letters
 from sparring.data.tables import Source, Table, digits
 from sparring.errors import BadInput, unknown
 from sparring.randomness import seed_from
@@ -94,7 +94,9 @@ def load(data: Data, *, needs_train: bool = True) -> Splits:
     known = KNOWN.get(data.name)
     source = _source(data, known, needs_train=needs_train)
     _check_classes(source, data, known)
-    train_rows, test_rows = _limited(source, data)
+    all_train, all_test = _divided(source, data.seed)
+    train_rows = _drawn(all_train, data.limit, "limit", seed_from(data.seed, _TRAIN_LIMIT))
+    test_rows = _drawn(all_test, data.test_limit, "test_limit", seed_from(data.seed, _TEST_LIMIT))
     labels = source.train.labels[train_rows]
     count = _validation_count(len(labels), data) if len(labels) else 0
     held_out, kept = _divide(labels, count, seed_from(data.seed, _VALIDATION))
@@ -106,7 +108,9 @@ def load(data: Data, *, needs_train: bool = True) -> Splits:
     fingerprint = images_fingerprint(train, validation, test)
     found = Splits(train, validation, test, source.classes, data.name, fingerprint, mean, std)
     tables = ((source.train, train_rows, pixels), (source.test or source.train, test_rows, test_pixels))
-    return replace(found, notes=(*source.notes, *confusable(source.classes), *missing(found), *few_coloured(tables)))
+    about_classes = (*confusable(source.classes), *sorted_as_letters(source.classes), *missing(found))
+    notes = (*source.notes, *about_classes, *few_coloured(tables))
+    return replace(found, notes=notes, division=_division(source, all_test))
 
 
 def _check(data: Data) -> None:
@@ -163,16 +167,20 @@ def _source(data: Data, known: Known | None, *, needs_train: bool) -> Source:
     )
 
 
-def _limited(source: Source, data: Data) -> tuple[Int64[Tensor, "N"], Int64[Tensor, "M"]]:
-    """Return the rows of the training and of the test table that are used, each in ascending order."""
-    if source.test is None:
-        test, train = _divide(source.train.labels, math.ceil(len(source.train) / 5), seed_from(data.seed, _TEST))
-    else:
-        test, train = torch.arange(len(source.test)), torch.arange(len(source.train))
-    return (
-        _drawn(train, data.limit, "limit", seed_from(data.seed, _TRAIN_LIMIT)),
-        _drawn(test, data.test_limit, "test_limit", seed_from(data.seed, _TEST_LIMIT)),
-    )
+def _divided(source: Source, seed: int) -> tuple[Int64[Tensor, "N"], Int64[Tensor, "M"]]:
+    """Return the rows of the training and of the test table, each in ascending order; of one table, a fifth is for tests."""
+    if source.test is not None:
+        return torch.arange(len(source.train)), torch.arange(len(source.test))
+    test, train = _divide(source.train.labels, math.ceil(len(source.train) / 5), seed_from(seed, _TEST))
+    return train, test
+
+
+def _division(source: Source, test_rows: Tensor) -> str | None:
+    """Return digits that change with any of the images that were divided here, and with the division."""
+    if source.test is not None:
+        return None
+    labels = hashlib.sha256(source.train.labels.numpy().data).hexdigest()
+    return digest(source.key or "", labels, hashlib.sha256(test_rows.numpy().data).hexdigest())[:16]
 
 
 def _drawn(rows: Tensor, limit: int | None, name: str, seed: int) -> Tensor:

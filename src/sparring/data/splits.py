@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -28,6 +29,9 @@ class Splits:
     mean: tuple[float, ...]  # of the training pixels in [0, 1], per channel
     std: tuple[float, ...]
     notes: tuple[str, ...] = ()  # sentences about what was found, such as classes without images
+    division: str | None = (
+        None  # 16 hexadecimal digits: which of which images are for testing; None where they came apart
+    )
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return how many images of each class there are, by split and by the class's name."""
@@ -62,13 +66,25 @@ def missing(found: Splits) -> Iterator[str]:
 
 
 def confusable(classes: Sequence[str]) -> Iterator[str]:
-    """Yield which classes have one name but for upper and lower case."""
+    """Yield which classes have one name but for upper and lower case and spaces."""
     by_letters: dict[str, list[str]] = {}
     for name in classes:
-        by_letters.setdefault(name.casefold(), []).append(name)
+        by_letters.setdefault("".join(name.casefold().split()), []).append(name)
     if twins := [names for names in by_letters.values() if len(names) > 1]:
         called = some([" and ".join(map(repr, names)) for names in twins])
         yield f"Different classes are called {called}: if that is one class, put its images together."
+
+
+def sorted_as_letters(classes: Sequence[str]) -> Iterator[str]:
+    """Yield that classes which are numbers are not counted as such."""
+    if not all(name.isascii() and name.isdecimal() for name in classes):
+        return
+    before, after = next((pair for pair in pairwise(classes) if int(pair[0]) > int(pair[1])), ("", ""))
+    if before:
+        yield (
+            f"The classes are numbers in alphabetical order, {before!r} before {after!r}: a network from elsewhere may "
+            "count them otherwise."
+        )
 
 
 def few_coloured(tables: Sequence[tuple[Table, Tensor, Tensor]]) -> Iterator[str]:

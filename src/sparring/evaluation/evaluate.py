@@ -210,11 +210,12 @@ def _examined(
 ) -> list[Finding]:
     """Return what the doctor says before the work begins; BadInput where it would be in vain."""
     classes, name = (data.classes, data.name) if isinstance(data, Splits) else (None, "the data")
+    division = data.division if isinstance(data, Splits) else None
     check_fit(model, images, None if classes is None else len(classes), name, device)
     if not doctor:
         return []
     try:
-        findings = diagnose(model, images, threat, classes=classes, device=device, seed=seed)
+        findings = diagnose(model, images, threat, classes=classes, division=division, device=device, seed=seed)
     except BadInput as refusal:  # such as images of a single class
         raise BadInput(f"{refusal} {_REGARDLESS}") from refusal
     for finding in findings:

@@ -37,12 +37,21 @@ def check_device(device: torch.device | str) -> None:
     except (RuntimeError, TypeError) as error:
         raise BadInput(f"There is no device {device!r}: write cpu, or cuda for a GPU.") from error
     if chosen.type != "cuda":
+        _check_computes(chosen)
         return
     there = torch.cuda.device_count()
     if not there:
         raise BadInput(f"The device is {device}, but PyTorch sees no GPU here: use cpu.")
     if chosen.index is not None and chosen.index >= there:
         raise BadInput(f"There is no device {device}: PyTorch sees {there} GPU(s), the first being cuda:0.")
+
+
+def _check_computes(device: torch.device) -> None:
+    """Raise BadInput for a device that PyTorch knows of and cannot use here, or, as meta, that holds no numbers."""
+    try:
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # each kind of device fails in its own way
+        raise BadInput(f"PyTorch cannot compute on the device {device} here: write cpu, or cuda for a GPU.") from error
 
 
 def low_precision(device: torch.device | str) -> torch.dtype:

@@ -13,7 +13,7 @@ from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
 from sparring.methods.base import Loss, Method, Perturbation, Phase, Task
-from sparring.threat import Budget, Ratio, Threat, per_sample
+from sparring.threat import Budget, Ratio, Threat, check_step, per_sample
 
 
 @dataclass
@@ -47,6 +47,7 @@ class CKPT(Method):
 
     @override
     def setup(self, task: Task) -> None:
+        check_step(self.alpha, task.threat)
         self._threat = task.threat
         if self.alpha is None:
             self._attack = replace(self._attack, alpha=Ratio(str(task.threat.eps.exact * 5 / 4)))

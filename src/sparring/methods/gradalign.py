@@ -16,7 +16,7 @@ from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
 from sparring.methods.base import Loss, Method, Perturbation, Phase, Task, Traits
-from sparring.threat import Budget, Ratio, Threat, per_sample
+from sparring.threat import Budget, Ratio, Threat, check_step, per_sample, step_size
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,7 @@ class GradAlign(Method):
         super().__post_init__()
         if self.weight < 0:
             raise BadInput(f"GradAlign needs a weight of at least 0, not {self.weight}.")
-        if self.alpha is not None:
-            self.alpha = Ratio(self.alpha)
-            if self.alpha <= 0:
-                raise BadInput(f"The step size alpha must be positive, not {self.alpha}.")
+        self.alpha = step_size(self.alpha)
 
     @override
     def traits(self) -> Traits:
@@ -67,6 +64,7 @@ class GradAlign(Method):
 
     @override
     def setup(self, task: Task) -> None:
+        check_step(self.alpha, task.threat)
         self._threat = task.threat
 
     def perturb(

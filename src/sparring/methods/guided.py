@@ -17,7 +17,7 @@ from sparring.errors import BadInput
 from sparring.losses import cross_entropy
 from sparring.methods.base import Loss, Method, Perturbation, Task, Traits
 from sparring.schedule import MultiStep, Piecewise, Schedule
-from sparring.threat import Budget, Ratio, Threat
+from sparring.threat import Budget, Ratio, Threat, check_step, step_size
 
 
 class GuidedPhase(NamedTuple):
@@ -171,10 +171,12 @@ class NuAT(_Guided):
             raise BadInput(f"NuAT divides by a batch size, at least 1, not by {self.divisor}: leave divisor out.")
         if self.steps < 1:
             raise BadInput(f"NuAT needs at least 1 attack step, not {self.steps}.")
-        if self.alpha is not None:
-            self.alpha = Ratio(self.alpha)
-            if self.alpha <= 0:
-                raise BadInput(f"The step size alpha must be positive, not {self.alpha}.")
+        self.alpha = step_size(self.alpha)
+
+    @override
+    def setup(self, task: Task) -> None:
+        check_step(self.alpha, task.threat)
+        super().setup(task)
 
     def perturb(
         self, model: nn.Module, batch: Batch, phase: GuidedPhase | None = None, budget: Budget | None = None

@@ -14,7 +14,7 @@ from sparring.data.batch import Batch
 from sparring.errors import BadInput
 from sparring.losses import cross_entropy
 from sparring.methods.base import Loss, Method, Perturbation, Phase, Task
-from sparring.threat import Budget, Ratio, Threat, box, per_sample
+from sparring.threat import Budget, Ratio, Threat, box, check_step, per_sample, step_size
 
 
 @dataclass
@@ -48,13 +48,11 @@ class NFGSM(Method):
         super().__post_init__()
         if not 0 <= self.noise < math.inf:
             raise BadInput(f"The noise of N-FGSM is a number of radii, at least 0, not {self.noise}: write 2.")
-        if self.alpha is not None:
-            self.alpha = Ratio(self.alpha)
-            if self.alpha <= 0:
-                raise BadInput(f"The step size alpha must be positive, not {self.alpha}.")
+        self.alpha = step_size(self.alpha)
 
     @override
     def setup(self, task: Task) -> None:
+        check_step(self.alpha, task.threat)
         self._threat = task.threat
 
     def perturb(

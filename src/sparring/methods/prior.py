@@ -27,7 +27,7 @@ from sparring.memory import Kind, SampleMemory
 from sparring.methods.base import Loss, Method, Perturbation, Phase, Review, Task, state
 from sparring.methods.prior_memory import new_memory, new_perturbations, read, write
 from sparring.randomness import rademacher, seed_from
-from sparring.threat import Budget, Ratio, Threat, box, per_sample
+from sparring.threat import Budget, Ratio, Threat, box, check_step, per_sample, step_size
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,7 @@ class _PriorGuided(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alpha is not None:
-            self.alpha = Ratio(self.alpha)
-            if self.alpha <= 0:
-                raise BadInput(f"The step size alpha must be positive, not {self.alpha}.")
+        self.alpha = step_size(self.alpha)
         if self.weight < 0:
             raise BadInput(f"The regulariser's weight must be at least 0, not {self.weight}.")
         if self.reset is not None and self.reset < 1:
@@ -90,6 +87,7 @@ class _PriorGuided(Method):
 
     @override
     def setup(self, task: Task) -> None:
+        check_step(self.alpha, task.threat)
         self._threat, self._seed, self.last_reset = task.threat, task.seed, -1
 
     def begin_epoch(self, epoch: int, review: Review | None = None) -> None:

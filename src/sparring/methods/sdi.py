@@ -18,7 +18,7 @@ from sparring.losses import cross_entropy
 from sparring.methods.base import Loss, Method, Perturbation, Phase, Task, state
 from sparring.methods.generator import StartGenerator
 from sparring.randomness import initialised
-from sparring.threat import Budget, Ratio, Threat
+from sparring.threat import Budget, Ratio, Threat, check_step, step_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +67,8 @@ class SDI(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alpha is not None:
-            self.alpha = Ratio(self.alpha)
-        for name in ("alpha", "interval", "iterations", "lr"):
+        self.alpha = step_size(self.alpha)
+        for name in ("interval", "iterations", "lr"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise BadInput(f"SDI needs {name} above 0, not {value}.")
@@ -78,6 +77,7 @@ class SDI(Method):
 
     @override
     def setup(self, task: Task) -> None:
+        check_step(self.alpha, task.threat)
         self._threat = task.threat
         channels = task.shape[0]
         with initialised(task.seed):

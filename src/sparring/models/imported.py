@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable
 
 from torch import nn
 
@@ -17,6 +19,19 @@ def is_reference(text: str) -> bool:
     return _REFERENCE.fullmatch(text) is not None
 
 
+def _check_parameters(make: Callable[..., object], reference: str) -> None:
+    try:
+        signature = inspect.signature(make)
+    except (TypeError, ValueError):  # of a function that does not say
+        return
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise BadInput(
+            f"{reference} is called without arguments, but takes {signature} ({error}): give a function that needs none."
+        ) from error
+
+
 def imported(reference: str) -> nn.Module:
     """Return what the function returns when it is called without arguments: a network, in evaluation mode.
 
@@ -29,6 +44,7 @@ def imported(reference: str) -> nn.Module:
     make = attribute(match["module"], match["function"], reference)
     if isinstance(make, nn.Module) or not callable(make):
         raise BadInput(f"{reference} is of type {type(make).__name__}: give a function that returns the network.")
+    _check_parameters(make, reference)
     try:
         model = make()
     except KeyboardInterrupt:

@@ -32,6 +32,7 @@ class Normalised(nn.Module):
     mean: Tensor  # (1, C, 1, 1)
     std: Tensor  # (1, C, 1, 1)
     class_names: tuple[str, ...] = ()  # in the order of the logits, where `load` found them beside the weights
+    division: str | None = None  # of the images it was trained on, see `Splits`, where `load` found it there
 
     def __init__(
         self,

@@ -93,7 +93,7 @@ def load(path: str | Path) -> Normalised:
             "%s has no checksum, as it was written before there were any: damage would not be noticed.", lacking
         )
     model.load_state_dict(state)
-    model.class_names = description.class_names
+    model.class_names, model.division = description.class_names, description.division
     return model.eval()
 
 

@@ -135,7 +135,9 @@ def _section(name: str, run: Run, experiment: Experiment, shown: int, device: st
         try:
             splits: Splits = load(experiment.data, needs_train=False)
             network, test = network.to(device), splits.test
-            said = diagnose(network, test, experiment.threat, classes=splits.classes, device=device)
+            said = diagnose(
+                network, test, experiment.threat, classes=splits.classes, division=splits.division, device=device
+            )
             findings = [asdict(finding) for finding in said]
             pictures = examples(network, test, experiment.threat, splits.classes, shown, device)
         except BadInput as error:

@@ -65,6 +65,18 @@ def load(path: Path, device: torch.device | str = "cpu", needed: Sequence[str] =
     return state
 
 
+def configuration(path: Path) -> str | None:
+    """Return the configuration that a checkpoint was written with; None where it holds none, or cannot be read."""
+    try:
+        state = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=True
+        )  # which leaves the tensors on the disk
+    except Exception:  # absent, damaged, or of somebody else's: `load` says what is wrong
+        return None
+    held = state.get("configuration") if isinstance(state, dict) else None
+    return held if isinstance(held, str) else None
+
+
 def link(source: Path, path: Path) -> None:
     """Make `path` the same file as `source`, at no cost in space; a later `save` to either leaves the other alone."""
     with replacing(path) as temporary:

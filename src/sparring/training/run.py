@@ -60,6 +60,11 @@ class Run:
         return self.folder / "checkpoints" / "best.ckpt"
 
     @property
+    def weights(self) -> Path:
+        """The weights to use, those of the best epoch."""
+        return self.folder / "model.safetensors"
+
+    @property
     def evaluations(self) -> Path:
         """The folder of the records of its evaluations."""
         return self.folder / "evaluations"
@@ -91,6 +96,12 @@ class Run:
             raise BadInput(
                 f"{self.folder} was started with another configuration ({line}): resume it with its own, "
                 f"sparring train {self.config} --run {self.folder} --resume."
+            )
+        trained = checkpoint.configuration(self.last)
+        if trained is not None and (line := _difference(rewritten(trained), config)) is not None:
+            raise BadInput(
+                f"{self.last} was written by a run with another configuration than {self.config} holds ({line}): undo what "
+                "was changed there, or begin another --run with it."
             )
 
     def _foreign(self) -> Path | None:

@@ -60,6 +60,7 @@ class Trainer:
     runtime: Runtime
     seed: int
     run: Run
+    configuration: str  # of all these, as YAML
     reporter: Reporter
     _history: list[Row] = field(init=False, default_factory=list)
     _interruption: Interruption = field(init=False, default_factory=Interruption)
@@ -68,6 +69,7 @@ class Trainer:
     def __post_init__(self) -> None:
         """Put everything on the device; raises BadInput for parts that do not fit together."""
         self._selection_images = self.selection.pick(self.splits)
+        _check_radius(self.threat, self.splits.shape)
         fabric, train, options = self.runtime.fabric(), self.splits.train, self.optimisation
         data = Resident(
             train,
@@ -222,6 +224,7 @@ class Trainer:
 
     def _state(self) -> dict[str, Any]:
         return self.session.state_dict() | {
+            "configuration": self.configuration,
             "fingerprint": self.splits.fingerprint,
             "tally": self._statistics.sums,
             "diagnostics": self._observer.state_dict(),
@@ -241,6 +244,16 @@ class Trainer:
         self._observer.load_state_dict(state["diagnostics"])
         if self.session.batch == 0 and self._history:
             self._keep_best()  # in case it was killed between the two
+
+
+def _check_radius(threat: Threat, shape: tuple[int, int, int]) -> None:
+    """Raise BadInput for a radius that lets all images (C, H, W) be made one and the same grey."""
+    grey = threat.geometry.to_grey(math.prod(shape))
+    if threat.eps >= grey:
+        raise BadInput(
+            f"Within threat.eps {threat.eps} in {threat.norm} images of {' x '.join(map(str, shape))} pixels can all become "
+            f"plain grey, so nothing can be learnt: give less than {grey:g}."
+        )
 
 
 def _check_last_batch(session: Session) -> None:

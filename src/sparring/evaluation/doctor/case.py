@@ -33,6 +33,7 @@ class Case:
     threat: Threat
     classes: int | None  # of the data, where known
     class_names: tuple[str, ...]  # of the data, by label; empty where they are not known
+    division: str | None  # of the data into training and test images, see `Splits`; None where they came apart
     in_training: tuple[nn.Module, ...]  # the modules that were in training mode when the doctor came
 
     def logits(self, x: Tensor) -> Tensor:
@@ -52,6 +53,7 @@ def examined(
     data: Labelled,
     threat: Threat,
     classes: int | Sequence[str] | None,
+    division: str | None,
     device: torch.device | str,
     seed: int,
     count: int,
@@ -77,7 +79,7 @@ def examined(
     with untouched(model), _uncompiled(), repeatable(seed, device), attackable(model, "eval"):
         batch = next(batches(some, len(some), device))
         names, known = ((), classes) if isinstance(classes, int | None) else (tuple(classes), len(classes))
-        yield Case(model, some.pixels, batch.x, batch.y, threat, known, names, in_training)
+        yield Case(model, some.pixels, batch.x, batch.y, threat, known, names, division, in_training)
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

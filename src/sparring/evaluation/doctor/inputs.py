@@ -78,6 +78,20 @@ def class_names(case: Case) -> Finding | None:
     )
 
 
+def division(case: Case) -> Finding | None:
+    """Check whether images that Sparring divided are divided as when the model was trained; only our own networks know."""
+    trained = getattr(case.model, "division", None)
+    if trained is None or case.division is None or trained == case.division:
+        return None
+    return Finding(
+        "division",
+        "error",
+        "A fifth of the images was drawn for testing when the model was trained, and another fifth is now.",
+        "Images that it was trained on are tested, so accuracy says nothing of new images.",
+        "Restore images and data.seed, or put images that it has not seen into a folder test, with a folder a class.",
+    )
+
+
 def radius(case: Case) -> Finding | None:
     """Check whether eps makes sense in units of the pixel range [0, 1]."""
     threat, numbers = case.threat, math.prod(case.x.shape[1:])
