@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from sparring import cli
+from sparring.attacks import APGD, AutoAttack
 from sparring.comparison import SCALES, compared, planned, render
 from sparring.comparison.beside import Figure
 from sparring.comparison.run import _stopped_at
@@ -188,8 +189,9 @@ def test_folders_of_data_sets_are_found_by_name(images: Path, tmp_path: Path) ->
 
 
 def test_a_table_that_cannot_be_trained_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["compare", "robustbench", "--out", str(tmp_path)]) == 0
+    assert cli.main(["compare", "pgi-imagenet", "--out", str(tmp_path)]) == 0
     assert "as published: no row can be trained here" in capsys.readouterr().out
+    assert cli.main(["compare", "robustbench", "--out", str(tmp_path)]) == 0
     assert "| published | 84.98 | 56.26 |" in (tmp_path / "robustbench-full.md").read_text()
 
 
@@ -223,8 +225,8 @@ def test_folders_of_two_machines_make_the_table_of_one(done: Path, images: Path,
 
 def test_two_rows_at_a_time_give_the_same_table(done: Path, images: Path, tmp_path: Path) -> None:
     assert compare("--data.path", images, "--out", tmp_path, "--jobs", 2, *only(*ROWS)) == 0
-    ours = render.as_csv(compared(talk.table("las-table-1"), "smoke", jobs_in(tmp_path, images)))
-    theirs = render.as_csv(compared(talk.table("las-table-1"), "smoke", jobs_in(done, images)))
+    ours = render.as_csv(compared(talk.table("las-table-1"), "smoke", jobs_in(tmp_path, images), tmp_path))
+    theirs = render.as_csv(compared(talk.table("las-table-1"), "smoke", jobs_in(done, images), done))
     minutes = re.compile(r"(best|last|unspecified),[\d.]*,")
     assert minutes.sub(r"\1,", ours) == minutes.sub(r"\1,", theirs)
 
@@ -330,6 +332,42 @@ def test_bad_input_is_one_sentence_before_any_work(arguments, said, images: Path
     assert cli.main(["compare", *words, "--out", str(tmp_path / "out")]) == 2
     assert said.replace("IMAGES", str(images)) in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+OFFERED = """
+import torch
+from sparring.models import create
+
+def network():
+    torch.manual_seed(0)
+    return create("smallconv", 10, width=4)
+"""
+
+
+def test_weights_that_robustbench_offers_are_shown_beside_its_figures(images, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(AutoAttack, "searches", lambda *_: {"apgd-ce": APGD(steps=2)})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "offered_for_tests.py").write_text(OFFERED)
+    row = next(row for row in talk.table("robustbench").rows if row.model == "Wang2020Improving")
+    assert (row.data, str(row.published[0].accuracies["aa"])) == ("cifar10", "56.29")
+    evaluate = ["evaluate", "offered_for_tests:network", "--data.name", "cifar10", "--data.path", str(images)]
+    output = ["--output", "out/robustbench/Wang2020Improving"]
+    for words in (["--attacks", "clean", "--samples", "40"], ["--attacks", "clean,aa", "--samples", "20"]):
+        assert cli.main([*evaluate, *output, *words, "--no-doctor"]) == 0
+    more = ["--attacks", "clean,aa", "--threat.eps", "1/255", "--samples", "30"]
+    assert cli.main([*evaluate, *output, *more, "--no-doctor"]) == 0
+    assert cli.main(["compare", "robustbench", "--out", "out"]) == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out/robustbench-full.csv").read_text())))
+    ours = [row for row in rows if row["ours"]]
+    assert [(row["attack"], row["published"]) for row in ours] == [("clean", "87.50"), ("aa", "56.29")]
+    assert {row["images"] for row in ours} == {"20"}
+    (record,) = (file for file in (tmp_path / output[1]).glob("Linf-8_255-20-*.json"))
+    held = {entry["attack"]: 100 * entry["accuracy"] for entry in json.loads(record.read_text())["attacks"]}
+    assert {row["attack"]: float(row["ours"]) for row in ours} == pytest.approx(held)
+    assert "--output OUT/robustbench/MODEL" in " ".join(capsys.readouterr().out.split())
+    record.write_text(record.read_text().replace('"n": 20', '"n": 21'))
+    assert cli.main(["compare", "robustbench", "--out", "out"]) == 2
+    assert "is not as an evaluation wrote it" in capsys.readouterr().err
 
 
 def test_an_unknown_scale_is_refused_from_python(images: Path, tmp_path: Path) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from rich.table import Table
 
 from sparring.cli.arguments import path
-from sparring.comparison import SCALES, compared, planned, render, run
-from sparring.errors import BadInput
+from sparring.comparison import SCALES, bpda, compared, planned, render, run
+from sparring.comparison.job import Job
+from sparring.errors import BadInput, unknown
 from sparring.files import check_writable, replacing
 from sparring.results import talk
 from sparring.results.tables import listing
@@ -23,37 +25,68 @@ _OUT = console()
 
 def _compare(chosen: argparse.Namespace, overrides: list[str]) -> None:
     if chosen.list:
-        _OUT.print(listing("table", {name: talk.table(name).title for name in talk.names()}))
+        _OUT.print(listing("table", {name: talk.table(name).title for name in talk.names()} | {bpda.NAME: bpda.TITLE}))
         return
     if not chosen.table:
         raise BadInput("compare needs the name of a table: sparring compare --list shows them.")
-    table = talk.table(chosen.table)
-    budget = seconds(chosen.budget) if chosen.budget else None
+    if chosen.table not in (bpda.NAME, *talk.names()):
+        raise unknown("table", chosen.table, [bpda.NAME, *talk.names()])
     if chosen.jobs < 1:
         raise BadInput(f"--jobs must be at least 1, not {chosen.jobs}.")
+    chosen.budget = seconds(chosen.budget) if chosen.budget else None
     out = Path(chosen.out)
-    files = {name: out / f"{table.name}-{chosen.scale}.{name}" for name in render.FORMATS}
+    files = {name: out / f"{chosen.table}-{chosen.scale}.{name}" for name in render.FORMATS}
     for file in files.values():
         check_writable(file)
-    data = {"seeds": chosen.seeds, "path": chosen.data_path, "out": out}
-    jobs = planned(table, chosen.scale, only=chosen.only, **data)
-    errors = console(stderr=True)
-    if not chosen.no_training:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        run(
-            jobs,
-            device=device,
-            workers=chosen.jobs,
-            budget=budget,
-            report=lambda: reporter(errors),
-            note=lambda text: errors.print(text, soft_wrap=True),
-        )
-    comparison = compared(table, chosen.scale, planned(table, chosen.scale, **data))
-    _OUT.print(render.terminal(comparison))
-    for name, write in render.FORMATS.items():
-        with replacing(files[name]) as temporary:
-            temporary.write_text(write(comparison), encoding="utf-8")
+    shown, texts = _defences(chosen, out) if chosen.table == bpda.NAME else _rows(chosen, out)
+    _OUT.print(shown)
+    for name, file in files.items():
+        with replacing(file) as temporary:
+            temporary.write_text(texts[name], encoding="utf-8")
     _OUT.print(f"Written: {', '.join(map(str, files.values()))}", soft_wrap=True)
+
+
+def _rows(chosen: argparse.Namespace, out: Path) -> tuple[Table, dict[str, str]]:
+    """Train and measure a table of methods; return it for the terminal, and as text in every format."""
+    table = talk.table(chosen.table)
+    data = {"seeds": chosen.seeds, "path": chosen.data_path, "out": out}
+    _run(chosen, planned(table, chosen.scale, only=chosen.only, **data))
+    comparison = compared(table, chosen.scale, planned(table, chosen.scale, **data), out)
+    return render.terminal(comparison), {name: write(comparison) for name, write in render.FORMATS.items()}
+
+
+def _defences(chosen: argparse.Namespace, out: Path) -> tuple[Table, dict[str, str]]:
+    """Do the same for the table of defences, whose rows are attacks on the same few networks."""
+    if chosen.only or chosen.seeds != 1:
+        raise BadInput("The table bpda is of single networks, all of them: leave out --only and --seeds.")
+    jobs = bpda.planned(chosen.scale, path=chosen.data_path, out=out)
+    networks = list({job.folder: job for job in jobs.values()}.values())
+    if _run(chosen, networks) and not chosen.no_training:
+        bpda.measure(jobs, _device(), _note)
+    table = bpda.tabulated(jobs, chosen.scale)
+    return bpda.terminal(table), {name: write(table) for name, write in bpda.FORMATS.items()}
+
+
+def _run(chosen: argparse.Namespace, jobs: Sequence[Job]) -> bool:
+    """Do the jobs, unless there is to be no training; return whether all are done."""
+    if chosen.no_training:
+        return True
+    return run(
+        jobs,
+        device=_device(),
+        workers=chosen.jobs,
+        budget=chosen.budget,
+        report=lambda: reporter(console(stderr=True)),
+        note=_note,
+    )
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _note(text: str) -> None:
+    console(stderr=True).print(text, soft_wrap=True)
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}

@@ -35,7 +35,7 @@ def _report(chosen: argparse.Namespace, overrides: list[str]) -> None:
             raise unknown("run or table", thing, talk.names())
         table = talk.table(thing)
         jobs = planned(table, chosen.scale, seeds=chosen.seeds, path=chosen.data_path, out=Path(chosen.compared))
-        comparisons.append(compared(table, chosen.scale, jobs))
+        comparisons.append(compared(table, chosen.scale, jobs, Path(chosen.compared)))
         trained = [job.folder for job in jobs if job.is_trained()]
         folders += [folder for folder in trained if folder not in folders]
     if not folders:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from sparring.comparison.cost import passes
 from sparring.comparison.job import Checkpoint, Entry, Job
 from sparring.errors import BadInput
+from sparring.evaluation.records import whole_records
 from sparring.results.interval import interval
 from sparring.results.published import Published
 from sparring.results.talk import Row, TalkTable
@@ -40,7 +42,7 @@ class Line:
 
     row: Row
     published: Published
-    checkpoint: Checkpoint  # of our network
+    checkpoint: str  # of our network
     seeds: int  # how many of ours are measured under every attack
     settings: tuple[str, ...]  # all that ours are trained with
     figures: dict[str, Figure]  # by attack
@@ -58,15 +60,21 @@ class Comparison:
     lines: tuple[Line, ...]
 
 
-def compared(talk: TalkTable, scale: str, jobs: Sequence[Job]) -> Comparison:
+def compared(talk: TalkTable, scale: str, jobs: Sequence[Job], out: Path) -> Comparison:
     """Return the talk's table with what the jobs' folders hold; rows without a finished run have no figures of ours.
 
+    Rows of networks that RobustBench offers have those of the records in out/TABLE/MODEL, which `sparring evaluate` wrote.
     Raises BadInput for records that were changed by hand, and for records on different images in one table.
     """
     fingerprints: dict[tuple[str, str], str] = {}
     counts: set[int] = set()
     lines = []
     for row in talk.rows:
+        if row.model is not None:
+            found = _offered(row, talk, out / talk.name / row.model)
+            counts |= {entry.record["n"] for entry in found.values()}
+            lines.append(_line(row, row.published[0], talk, [found] if found else []))
+            continue
         of_row = [job for job in jobs if job.row is row]
         finished = [job for job in of_row if job.is_trained()]
         for published in row.published:
@@ -78,23 +86,34 @@ def compared(talk: TalkTable, scale: str, jobs: Sequence[Job]) -> Comparison:
             for job, found in measured:
                 _check_images(job, found, fingerprints)
                 counts |= {entry.record["n"] for entry in found.values()}
-            figures = {
-                attack: _figure([found[attack] for _, found in measured], published, attack) for attack in talk.attacks
-            }
             minutes = [_minutes(job) for job, _ in measured]
             lines.append(
-                Line(
-                    row,
-                    published,
-                    which,
-                    len(measured),
-                    of_row[0].settings if of_row else (),
-                    figures,
-                    statistics.mean(minutes) if minutes else None,
-                    passes(measured[0][0].experiment(), measured[0][0].folder) if measured else None,
+                replace(
+                    _line(row, published, talk, [found for _, found in measured]),
+                    checkpoint=which,
+                    settings=of_row[0].settings if of_row else (),
+                    minutes=statistics.mean(minutes) if minutes else None,
+                    passes=passes(measured[0][0].experiment(), measured[0][0].folder) if measured else None,
                 )
             )
     return Comparison(talk, scale, counts.pop() if len(counts) == 1 else None, tuple(lines))
+
+
+def _offered(row: Row, talk: TalkTable, folder: Path) -> dict[str, Entry]:
+    """Return what the record of most images says by attack of a network whose weights can be had; nothing without one."""
+    published = row.published[0]
+    found: dict[str, Entry] = {}
+    for content in whole_records(folder) if folder.is_dir() else ():
+        entries = {entry["attack"]: Entry(content, entry) for entry in content["attacks"]}
+        asked = content["threat"] == {"norm": "Linf", "eps": str(published.eps)} and content["data"]["name"] == row.data
+        if asked and set(talk.attacks) <= set(entries) and content["n"] > (found["clean"].record["n"] if found else 0):
+            found = entries
+    return found
+
+
+def _line(row: Row, published: Published, talk: TalkTable, measured: Sequence[Mapping[str, Entry]]) -> Line:
+    figures = {attack: _figure([entries[attack] for entries in measured], published, attack) for attack in talk.attacks}
+    return Line(row, published, published.checkpoint, len(measured), (), figures, None, None)
 
 
 def _check_images(job: Job, found: dict[str, Entry], fingerprints: dict[tuple[str, str], str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rich import box
 from rich.table import Table
@@ -35,7 +35,7 @@ def terminal(comparison: Comparison) -> Table:
     """Return the table, with a line each for our figures, their bands, the published ones and the differences."""
     table = Table(title=caption(comparison), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.add_column("method, epoch")
-    for title in titles(comparison)[_WORDS:]:
+    for title in titles(comparison)[WORDS:]:
         table.add_column(title, justify="right", no_wrap=True)
     for line in comparison.lines:
         (method, epoch, _, *first), *others = _lines(line, comparison.talk.attacks)
@@ -50,24 +50,32 @@ def terminal(comparison: Comparison) -> Table:
 
 def markdown(comparison: Comparison) -> str:
     """Return the table as a page of its own."""
-    heads = titles(comparison)
-    rule = ["---" if number < _WORDS else "---:" for number in range(len(heads))]
-    table = [f"| {' | '.join(row)} |" for row in (heads, rule, *cells(comparison))]
-    return "\n".join([f"# {comparison.talk.name}: {comparison.talk.title}", "", caption(comparison), "", *table, ""])
+    return page(
+        f"{comparison.talk.name}: {comparison.talk.title}", caption(comparison), titles(comparison), cells(comparison)
+    )
+
+
+def page(title: str, said: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown below its title and what is said of it; the first three columns have words."""
+    rule = ["---" if number < WORDS else "---:" for number in range(len(heads))]
+    table = [f"| {' | '.join(row)} |" for row in (heads, rule, *rows)]
+    return "\n".join([f"# {title}", "", said, "", *table, ""])
 
 
 def latex(comparison: Comparison) -> str:
     """Return the table for LaTeX with booktabs, in a `table` with its caption."""
-    heads = titles(comparison)
-    body = []
-    for line in comparison.lines:
-        rows = [" & ".join(map(_escaped, row)) + r" \\" for row in _lines(line, comparison.talk.attacks)]
-        body.append("\n".join(rows))
-    columns = "l" * _WORDS + "r" * (len(heads) - _WORDS)
+    groups = [_lines(line, comparison.talk.attacks) for line in comparison.lines]
+    return booktabs(caption(comparison), titles(comparison), groups)
+
+
+def booktabs(said: str, heads: Sequence[str], groups: Iterable[Iterable[Sequence[str]]]) -> str:
+    """Return groups of rows for LaTeX with booktabs; the first three columns have words."""
+    body = ["\n".join(" & ".join(map(_escaped, row)) + r" \\" for row in rows) for rows in groups]
+    columns = "l" * WORDS + "r" * (len(heads) - WORDS)
     return "\n".join(
         [
             r"\begin{table}",
-            rf"\caption{{{_escaped(caption(comparison))}}}",
+            rf"\caption{{{_escaped(said)}}}",
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             " & ".join(map(_escaped, heads)) + r" \\",
@@ -118,6 +126,13 @@ FORMATS: dict[str, Callable[[Comparison], str]] = {"md": markdown, "csv": as_csv
 
 def caption(comparison: Comparison) -> str:
     """Return what is compared, in sentences: the scale with its overrides, the images, what the signs mean."""
+    if any(line.row.model for line in comparison.lines):
+        return (
+            f"{comparison.talk.source}, published; ours beside where a network's weights were measured here, by sparring "
+            f"evaluate .. --attacks {','.join(comparison.talk.attacks)} --output OUT/{comparison.talk.name}/MODEL, where "
+            "MODEL is the name in brackets and OUT compare's --out. Accuracies in percent; ± is the half-width of the 95% "
+            "interval that the number of images allows."
+        )
     if not any(line.row.recipe for line in comparison.lines):
         return f"{comparison.talk.source}, as published: no row can be trained here. Accuracies in percent."
     settings = [line.settings[len(line.row.settings) :] for line in comparison.lines if line.settings]
@@ -133,7 +148,7 @@ def caption(comparison: Comparison) -> str:
     )
 
 
-_WORDS = 3  # columns with words
+WORDS = 3  # columns with words
 
 
 def titles(comparison: Comparison) -> list[str]:
@@ -153,6 +168,7 @@ def _lines(line: Line, attacks: tuple[str, ...]) -> Iterator[list[str]]:
     minutes = "" if line.minutes is None else f"{line.minutes:.1f}"
     passes = "" if line.passes is None else f"{line.passes:.1f}"
     method = line.row.method if line.seeds < 2 else f"{line.row.method} ({line.seeds} seeds)"
+    method += f" ({line.row.model})" if line.row.model else ""
     published = [str(line.published.accuracies.get(attack, "")) for attack in attacks]
     theirs = [*published, str(line.published.minutes or ""), ""]
     if not line.seeds:

@@ -48,7 +48,13 @@ def planned(
         if name not in (row.method for row in trainable):
             raise unknown(f"row of {talk.name}", name, [row.method for row in trainable])
     rows = [row for row in trainable if not only or row.method in only]
-    jobs = [Job(row, SCALES[scale], seed, path, out / scale, talk.attacks) for seed in range(seeds) for row in rows]
+    return checked(
+        [Job(row, SCALES[scale], seed, path, out / scale, talk.attacks) for seed in range(seeds) for row in rows]
+    )
+
+
+def checked(jobs: list[Job]) -> list[Job]:
+    """Return the jobs; raises BadInput for images that cannot be, and for folders with another run or other images."""
     for data in {job.experiment().data.name: job for job in jobs}.values():
         data.splits()
     images: dict[str, str] = {}  # by how they are loaded, their fingerprint

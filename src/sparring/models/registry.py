@@ -15,6 +15,7 @@ from sparring.models.normalise import Normalised
 from sparring.models.preactresnet import GradAlignPreActResNet18, PreActResNet18, TalkPreActResNet18
 from sparring.models.resnet import ResNet18
 from sparring.models.small import SmallConv
+from sparring.models.thermometer import Thermometer
 from sparring.models.wideresnet import WideResNet
 
 
@@ -45,10 +46,17 @@ _ARCHITECTURES = {
     "preactresnet18-talk": Architecture(
         lambda classes, channels, size, width: TalkPreActResNet18(classes, channels, size, width or 64), smallest=32
     ),
+    "resnet18-thermometer": Architecture(
+        lambda classes, channels, _, width: nn.Sequential(
+            Thermometer(_LEVELS), ResNet18(classes, channels * _LEVELS, width or 64)
+        ),
+        smallest=8,
+    ),
     "smallconv": Architecture(
         lambda classes, channels, _, width: SmallConv(classes, channels, width or 32), smallest=8
     ),
 }
+_LEVELS = 16  # of Buckman et al.'s codes
 _WIDE = re.compile(r"(?:wideresnet|wrn)-(\d+)-(\d+)")
 
 

@@ -22,6 +22,8 @@ class Row:
     published: tuple[Published, ...]
     recipe: str | None  # such as "cifar10/fgsm-rs"; None where it cannot be trained here
     settings: tuple[str, ...]  # overrides of the recipe, such as "--model.name=wideresnet-34-10"
+    data: str | None = None  # of the row's data set, the name here
+    model: str | None = None  # RobustBench's name of the network whose weights it offers
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,10 @@ def table(name: str) -> TalkTable:
     for line in published():
         if line.source == entry["source"]:
             lines.setdefault((line.method, line.dataset, line.network, line.schedule, str(line.eps)), []).append(line)
-    rows = tuple(_row(found, entry.get("recipes", {})) for found in lines.values())
+    models = entry.get("models", [None] * len(lines))
+    rows = tuple(
+        _row(found, entry.get("recipes", {}), model) for found, model in zip(lines.values(), models, strict=True)
+    )
     return TalkTable(name, entry["title"], entry["source"], rows)
 
 
@@ -70,12 +75,13 @@ def rows_of(recipe: str) -> Iterator[tuple[TalkTable, Row]]:
         yield from ((whole, row) for row in whole.rows if row.recipe == recipe)
 
 
-def _row(found: list[Published], recipes: dict[str, str]) -> Row:
+def _row(found: list[Published], recipes: dict[str, str], model: str | None) -> Row:
     content, first = _content(), found[0]
     data = content["data"].get(first.dataset)
     method, *settings = recipes.get(first.method, content["methods"].get(first.method, "-")).split()
     settings += content["networks"].get(first.network, []) + content["schedules"].get(first.schedule, [])
-    return Row(first.method, tuple(found), f"{data}/{method}" if data and method != "-" else None, tuple(settings))
+    recipe = f"{data}/{method}" if data and method != "-" else None
+    return Row(first.method, tuple(found), recipe, tuple(settings), data, model)
 
 
 @cache
