@@ -25,7 +25,7 @@ from sparring.optimisation import Optimisation
 from sparring.results.published import broken_defences
 from sparring.threat import Threat
 from sparring.training.progress import Silent
-from tests.comparison.test_compare import write_images
+from tests.comparison.images import write_images
 
 
 def lines(file: Path) -> list[dict[str, str]]:

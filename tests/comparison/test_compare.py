@@ -15,10 +15,7 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
-import datasets
-import numpy as np
 import pytest
-from PIL import Image
 
 from sparring import cli
 from sparring.attacks import APGD, AutoAttack
@@ -28,26 +25,7 @@ from sparring.comparison.run import _stopped_at
 from sparring.errors import BadInput
 from sparring.results import talk
 from sparring.training import Run
-
-
-def write_images(folder: Path, seed: int = 0) -> Path:
-    """Random images of CIFAR-10's size and classes, enough for the scale smoke."""
-    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(num_classes=10))
-    generator = np.random.default_rng(seed)
-    for split, count in (("train", 300), ("test", 60)):
-        labels = [row % 10 for row in range(count)]
-        pixels = generator.integers(0, 255, (count, 32, 32, 3), dtype=np.uint8) // 4 + 20 * np.array(labels)[
-            :, None, None, None
-        ].astype(np.uint8)
-        rows = []
-        for picture in pixels:
-            stream = io.BytesIO()
-            Image.fromarray(picture).save(stream, "PNG")
-            rows.append({"bytes": stream.getvalue(), "path": None})
-        table = datasets.Dataset.from_dict({"image": rows, "label": labels}, features=features)
-        folder.mkdir(parents=True, exist_ok=True)
-        table.to_parquet(folder / f"{split}.parquet")
-    return folder
+from tests.comparison.images import write_images
 
 
 @pytest.fixture(scope="module")
