@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -25,10 +26,14 @@ def trained(recipe: str, folder: Path, *settings: str) -> Path:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
     found = {f"fgsm-ep-seed{seed}": trained("fgsm-ep", folder / f"fgsm-ep-seed{seed}", *RECORDED) for seed in "01"}
-    return found | {"las": trained("las-at", folder / "las", *RECORDED), "bare": trained("fgsm-ep", folder / "bare")}
+    found |= {"las": trained("las-at", folder / "las", *RECORDED)}
+    for run in found.values():
+        words = ["--attacks", "clean,fgsm,pgd-2", "--samples", "50", "--no-doctor"]
+        assert cli.main(["evaluate", str(run), *words]) == 0
+    return found | {"bare": trained("fgsm-ep", folder / "bare")}
 
 
-@pytest.mark.parametrize("name", [name for name, kind in FIGURES.items() if kind.of_runs])
+@pytest.mark.parametrize("name", [name for name, kind in FIGURES.items() if kind.of_runs and name != "ablation"])
 def test_every_figure_is_drawn_from_real_runs(name: str, runs: dict[str, Path], tmp_path: Path) -> None:
     of = ["las"] if name in SINGLE else ["fgsm-ep-seed0", "fgsm-ep-seed1", "las"]
     file = tmp_path / "figure.png"
@@ -44,6 +49,32 @@ def test_repeated_runs_are_one_band(runs: dict[str, Path]) -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fgsm-ep (2 runs)", "las (1 run)"]
 
 
+def test_accuracies_by_attack_are_those_of_the_records(runs: dict[str, Path]) -> None:
+    of = [runs["fgsm-ep-seed0"], runs["las"]]
+    held = []
+    for run in of:
+        (record,) = (run / "evaluations").glob("*.json")
+        held.append({entry["attack"]: 100 * entry["accuracy"] for entry in json.loads(record.read_text())["attacks"]})
+    (axes,) = draw("attacks", of).axes
+    drawn = [[bar.get_height() for bar in container] for container in axes.containers]
+    assert drawn == [pytest.approx(list(found.values())) for found in held]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["clean", "FGSM", "pgd-2"]
+
+
+def test_an_ablation_is_by_the_setting_that_differs(runs: dict[str, Path], tmp_path: Path) -> None:
+    seeds = [runs["fgsm-ep-seed1"], runs["fgsm-ep-seed0"]]
+    for number, run in enumerate(seeds):
+        shutil.copytree(run, tmp_path / str(number))
+        config = tmp_path / str(number) / "config.yaml"
+        config.write_text(config.read_text().replace("\nseed: 0", f"\nseed: {10 - number}"))
+    (axes,) = draw("ablation", [tmp_path / "0", tmp_path / "1"]).axes
+    assert axes.get_xlabel() == "seed"
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["9", "10"]
+    clean = axes.get_lines()[0].get_ydata()
+    (record,) = (tmp_path / "1/evaluations").glob("*.json")
+    assert clean[0] == 100 * json.loads(record.read_text())["attacks"][0]["accuracy"]
+
+
 def test_runs_of_one_name_are_told_apart_by_their_folders(runs: dict[str, Path], tmp_path: Path) -> None:
     for parent in ("one", "other"):
         (tmp_path / parent).mkdir()
@@ -57,6 +88,8 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(runs: dict[str, Path],
     ("name", "of", "said"),
     [
         ("overfitings", ["las"], "Unknown figure 'overfitings': did you mean 'overfitting'?"),
+        ("attacks", ["bare"], "bare has no record of its best epoch: sparring evaluate"),
+        ("ablation", ["las", "fgsm-ep-seed0"], "is of runs that differ in one setting, and these differ in method"),
         ("overfitting", [], "The figure overfitting needs the folder of a run, or of several."),
         ("overfitting", ["bare"], "has no column train_robust: train it with diagnostics.train_images above 0"),
         ("perturbations", ["bare"], "train with diagnostics.images above 0"),

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
+import yaml
 from matplotlib.figure import Figure
 from torch import nn
 
 from sparring import api, configuration
 from sparring.data import Splits, load
-from sparring.errors import BadInput, unknown
+from sparring.errors import BadInput, some, unknown
+from sparring.evaluation.progress import fingerprint
 from sparring.experiment import Experiment
+from sparring.files import read_text
 from sparring.methods import LAS
 from sparring.results import figures
 from sparring.results.attacked import attacked, first_right
 from sparring.results.gradcam import grad_cam, panels
 from sparring.results.landscape import landscape, surfaces
 from sparring.results.picture import pictures
+from sparring.results.record import shown_record
 from sparring.threat import Threat
 from sparring.toy import drawn, toy
 from sparring.training import Run
@@ -129,6 +134,45 @@ def _perturbations(runs: Mapping[str, Run]) -> Figure:
     return figures.perturbation_panels(run.perturbations(), float(_experiment(run).threat.eps))
 
 
+def _accuracies(run: Run) -> dict[str, float]:
+    """Return accuracy by attack, as fractions, of the record of the best network on its own images and threat."""
+    experiment = _experiment(run)
+    weights = fingerprint(api.load(run.folder))[:16]
+    record, _ = shown_record(run.evaluations, experiment.threat, experiment.data.name, weights)
+    if record is None:
+        raise BadInput(f"{run.folder} has no record of its best epoch: sparring evaluate {run.folder}.")
+    return {entry["attack"]: entry["accuracy"] for entry in record["attacks"]}
+
+
+def _attacks(runs: Mapping[str, Run]) -> Figure:
+    return figures.attack_bars({name: _accuracies(run) for name, run in runs.items()})
+
+
+def _ablation(runs: Mapping[str, Run]) -> Figure:
+    differing = settings_that_differ({name: read_text(run.config) for name, run in runs.items()})
+    if len(differing) != 1:
+        found = f"these differ in {some(list(differing))}" if differing else "these do not differ"
+        raise BadInput(f"The figure ablation is of runs that differ in one setting, and {found}: give such.")
+    ((setting, values),) = differing.items()
+    return figures.ablation(setting.replace(".init_args", ""), values, [_accuracies(run) for run in runs.values()])
+
+
+def settings_that_differ(configs: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Return by the full name of a setting its value in each configuration, as texts, where not all are the same."""
+    flat = [dict(_flat(yaml.safe_load(text))) for text in configs.values()]
+    keys = list(dict.fromkeys(key for settings in flat for key in settings))
+    values = {key: tuple(settings.get(key, "") for settings in flat) for key in keys}
+    return {key: found for key, found in values.items() if len(set(found)) > 1}
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, "null" if value is None else str(value)
+
+
 def _alike(runs: Mapping[str, Run], figure: str) -> tuple[list[nn.Module], Splits, Threat]:
     """Return the best networks of runs on the same images against the same threat, and these."""
     if len({(str(_experiment(run).threat), run.data()["fingerprint"]) for run in runs.values()}) > 1:
@@ -176,6 +220,12 @@ FIGURES: Mapping[str, Kind] = {
         lambda runs: figures.attack_success(_histories(runs)),
     ),
     "seeds": Kind("robust accuracy over repeated trainings: mean and range (FGSM-SDI, Fig. 11)", _bands),
+    "attacks": Kind("accuracy under each attack, run beside run (LAS-AT, Fig. 3)", _attacks),
+    "ablation": Kind(
+        "accuracy by the one setting in which runs differ, such as k, m or the loss's terms (LAS-AT, Tables 1 and 6; "
+        "FGSM-SDI, Fig. 4 and 7)",
+        _ablation,
+    ),
     "minutes": Kind(
         "robust accuracy against minutes of training", lambda runs: figures.accuracy_and_minutes(_histories(runs))
     ),

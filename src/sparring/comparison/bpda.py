@@ -92,7 +92,7 @@ def measure(jobs: dict[Defence, Job], device: str, note: Callable[[str], None]) 
             device=device,
             doctor=False,  # it would refuse most of them, rightly
             output=_folder(defence, job),
-            source=ModelSource(defence.name, str(job.folder), "last"),
+            source=ModelSource(defence.name, job.folder.name, "last"),
         )
 
 

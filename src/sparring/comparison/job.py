@@ -102,7 +102,7 @@ class Job:
                     device=device,
                     doctor=False,  # a network that has collapsed is measured, too
                     output=Run(self.folder).evaluations,
-                    source=ModelSource(name_of(model), str(self.folder), which),
+                    source=ModelSource(name_of(model), self.folder.name, which),  # which is copied to other machines
                 )
 
     def splits(self) -> Splits:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from sparring.environment import installed_version
 from sparring.errors import BadInput
 from sparring.evaluation.doctor import diagnose
 from sparring.evaluation.progress import fingerprint
-from sparring.evaluation.records import whole_records
 from sparring.experiment import Experiment
 from sparring.files import read_text
 from sparring.methods import LAS
 from sparring.report.examples import Example, examples
 from sparring.report.verdict import Verdict, verdict
+from sparring.results.record import shown_record
 from sparring.training import Run
 
 _TOGETHER = 8  # runs in one figure, at most: as many lines can be told apart
@@ -113,7 +113,7 @@ def gathered(
         tuple(comparisons),
         drawings,
         notes,
-        _differences({section.name: section.config for section in sections}),
+        gallery.settings_that_differ({section.name: section.config for section in sections}),
     )
 
 
@@ -128,7 +128,7 @@ def _check_finished(run: Run, experiment: Experiment) -> None:
 
 def _section(name: str, run: Run, experiment: Experiment, shown: int, device: str) -> Section:
     network = api.load(run.folder)
-    record, notes = _record(run, fingerprint(network)[:16], experiment)
+    record, notes = shown_record(run.evaluations, experiment.threat, experiment.data.name, fingerprint(network)[:16])
     findings: list[dict[str, str]] | None = None
     pictures: list[Example] = []
     if shown:
@@ -168,33 +168,6 @@ def _section(name: str, run: Run, experiment: Experiment, shown: int, device: st
     )
 
 
-def _record(run: Run, weights: str, experiment: Experiment) -> tuple[Mapping[str, Any] | None, list[str]]:
-    """Return the record of these weights on the run's own data and threat, and what is to be said of others.
-
-    One with AutoAttack goes before one without, and then that of most images.
-    """
-    asked = {"norm": experiment.threat.norm, "eps": str(experiment.threat.eps)}, experiment.data.name, weights
-    records = list(whole_records(run.evaluations)) if run.evaluations.is_dir() else []
-    fitting = [
-        held for held in records if (held["threat"], held["data"]["name"], held["subject"]["fingerprint"]) == asked
-    ]
-    notes = []
-    if len(fitting) < len(records):
-        notes.append(
-            f"{len(records) - len(fitting)} of {len(records)} records are of other weights, such as the last epoch's, of "
-            "another data set or another threat, and are left out here."
-        )
-    if len(fitting) > 1:
-        notes.append(
-            f"Of {len(fitting)} records of this network one is shown: with AutoAttack if there is one, of most images."
-        )
-    return max(fitting, key=_rank, default=None), notes
-
-
-def _rank(record: Mapping[str, Any]) -> tuple[bool, int, float]:
-    return any(entry["attack"] == "aa" for entry in record["attacks"]), record["n"], -record["worst"]
-
-
 def _drawn(names: Sequence[str], folders: Sequence[Path]) -> tuple[tuple[Drawing, ...], tuple[str, ...]]:
     """Return the figures of these runs, and for those that cannot be drawn the reason."""
     drawings, missing = [], []
@@ -210,18 +183,3 @@ def _drawn(names: Sequence[str], folders: Sequence[Path]) -> tuple[tuple[Drawing
         source = f"data:image/svg+xml;base64,{base64.b64encode(stream.getvalue()).decode()}"
         drawings.append(Drawing(name, gallery.FIGURES[name].shows, source))
     return tuple(drawings), tuple(missing)
-
-
-def _differences(configs: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    flat = [dict(_flat(yaml.safe_load(text))) for text in configs.values()]
-    keys = list(dict.fromkeys(key for settings in flat for key in settings))
-    values = {key: tuple(settings.get(key, "") for settings in flat) for key in keys}
-    return {key: found for key, found in values.items() if len(set(found)) > 1}
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, "null" if value is None else str(value)

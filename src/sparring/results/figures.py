@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sparring.errors import BadInput
 from sparring.files import replacing
+from sparring.results.markdown import TITLES
 from sparring.training.run import Row
 
 Histories = Mapping[str, Sequence[Row]]  # by run, its rows of metrics.csv
@@ -25,6 +26,7 @@ Histories = Mapping[str, Sequence[Row]]  # by run, its rows of metrics.csv
 # Told apart also with a colour-vision deficiency (Okabe and Ito), and in grey by their strokes.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STROKES = ("-", "--", "-.", ":")
+_HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo")
 _SIZE = (5.0, 3.4)  # inches: in a column of print, 3.4 wide, letters of 10 points are of 7
 
 
@@ -107,6 +109,52 @@ def bands(groups: Mapping[str, Sequence[Sequence[Row]]]) -> Figure:
         axes.fill_between(epochs, lowest, highest, color=style["color"], alpha=0.2, linewidth=0)
     axes.set(ylim=(-2, 100))
     return _with_legend(figure, axes)
+
+
+def attack_bars(accuracies: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Return accuracy under each attack, a bar a run beside one another (LAS-AT, Fig. 3).
+
+    `accuracies` are fractions by run, then by attack; attacks that a run lacks have no bar.
+    """
+    attacks = list(dict.fromkeys(attack for found in accuracies.values() for attack in found))
+    figure = Figure(figsize=(_SIZE[0], _SIZE[1] + 0.2 * (len(accuracies) // 2)), layout="constrained")
+    axes = _plain(figure.add_subplot(), "attack", "accuracy, %")
+    width = 0.8 / len(accuracies)
+    for number, (name, found) in enumerate(accuracies.items()):
+        places = [place + (number - (len(accuracies) - 1) / 2) * width for place in range(len(attacks))]
+        values = [100 * found.get(attack, math.nan) for attack in attacks]
+        colour, hatch = _COLOURS[number % len(_COLOURS)], _HATCHES[number % len(_HATCHES)]
+        axes.bar(places, values, width, label=name, color=colour, hatch=hatch, edgecolor="white")
+    axes.set_xticks(range(len(attacks)), [TITLES.get(attack, attack) for attack in attacks])
+    axes.set(ylim=(0, None))
+    return _with_legend(figure, axes)
+
+
+def ablation(setting: str, values: Sequence[str], accuracies: Sequence[Mapping[str, float]]) -> Figure:
+    """Return accuracy by the value of one setting, a line an attack (LAS-AT, Tables 1 and 6; FGSM-SDI, Fig. 4 and 7).
+
+    `accuracies` are fractions by attack, one mapping for each of `values`; only attacks that all have are drawn. Values that
+    are numbers stand in their order, others in the given one.
+    """
+    attacks = [attack for attack in accuracies[0] if all(attack in found for found in accuracies)]
+    rows = list(zip(values, accuracies, strict=True))
+    if all(_is_number(value) for value in values):
+        rows.sort(key=lambda row: float(row[0]))
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = _plain(figure.add_subplot(), setting, "accuracy, %")
+    for attack, style in zip(attacks, _styles(), strict=False):
+        axes.plot([100 * found[attack] for _, found in rows], label=TITLES.get(attack, attack), **style)
+    axes.set_xticks(range(len(rows)), [value for value, _ in rows])
+    axes.set(ylim=(0, None))
+    return _with_legend(figure, axes)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def gradient_means(histories: Histories) -> Figure:
