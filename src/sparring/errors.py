@@ -15,6 +15,10 @@ class BadInput(ValueError):
     """
 
 
+class NotANumber(BadInput):
+    """A network's logits are NaN, so that its accuracy would mean nothing."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what an exception says, without its full stop; its name where it says nothing."""
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

@@ -24,8 +24,9 @@ from sparring.experiment import Experiment, Model, train
 from sparring.methods import AWP, MEP, TRADES, AdversarialTraining, Method, Standard
 from sparring.methods.base import state
 from sparring.optimisation import Optimisation
+from sparring.schedule import Constant
 from sparring.threat import Threat
-from sparring.training import Diagnostics, Interrupted, Run, Runtime, Selection, checkpoint, session, trainer
+from sparring.training import Diagnostics, Diverged, Interrupted, Run, Runtime, Selection, checkpoint, session, trainer
 from sparring.training.progress import Silent
 from tests.syncs import NoHostSync
 from tests.training.runs import Interrupts, experiment, final_state, killed_at, same
@@ -189,6 +190,14 @@ def test_a_run_is_not_resumed_with_another_configuration_than_its_checkpoint_has
     ):
         train(longer, tmp_path, resume=True, report=Silent())
     assert run.last.read_bytes() == before
+
+
+def test_answers_that_are_no_numbers_after_the_last_step_name_the_rate(tmp_path) -> None:
+    """All losses were finite: the last update made the weights too large."""
+    once = experiment(AdversarialTraining(), epochs=1, data=Data(limit=100, validation=44))
+    once = replace(once, optimisation=replace(once.optimisation, lr=1e20, schedule=Constant()))
+    with pytest.raises(Diverged, match=r"network's answers became NaN in epoch 0: lower optimisation.lr \(1e\+20\)"):
+        train(once, tmp_path, report=Silent())
 
 
 def test_settings_that_cannot_be_meant_are_refused_before_the_first_step(tmp_path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sparring.attacks.capacity import Capacity
 from sparring.attacks.search import CountedModel, Search, SearchState
-from sparring.errors import BadInput
+from sparring.errors import NotANumber
 from sparring.randomness import SampleStreams
 from sparring.threat import Threat, per_sample
 
@@ -184,7 +184,7 @@ class Pool:
             self._ends = torch.cat([self._ends.to(images), images[: _SAMPLE - len(self._ends)]])
         logits = self._verifier.logits(images)
         if bool(logits.isnan().any()):
-            raise BadInput("The model returned NaN logits under attack: an accuracy would mean nothing.")
+            raise NotANumber("The model returned NaN logits under attack: an accuracy would mean nothing.")
         return images, (logits.argmax(1) != state.y).cpu()
 
     def _note(self, jobs: Tensor, images: Tensor, confirmed: Tensor) -> None:

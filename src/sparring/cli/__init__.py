@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sparring import api, recipes
-from sparring.cli import comparison, evaluation, figure, report
+from sparring.cli import comparison, evaluation, figure, report, tune
 from sparring.cli.arguments import path
 from sparring.configuration import to_yaml
 from sparring.environment import installed_version
@@ -125,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     comparison.add_compare(command)
     figure.add_figure(command)
     report.add_report(command)
+    tune.add_tune(command)
 
     names = command("recipes", _recipes, "List, show or copy the recipes.")
     names.add_argument("action", choices=["list", "show", "copy"])

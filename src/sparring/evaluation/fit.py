@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from sparring.attacks import attackable
 from sparring.attacks.capacity import is_about_memory
 from sparring.data import Images, batches
-from sparring.errors import BadInput, first_line
+from sparring.errors import BadInput, NotANumber, first_line
 
 _MOST = 64  # images at once
 
@@ -34,7 +34,7 @@ def check_fit(model: nn.Module, images: Images, classes: int | None, name: str, 
     if known < 2:
         raise BadInput(f"The model knows {known} class: robustness needs at least two.")
     if logits.isnan().any():
-        raise BadInput(f"The model returned NaN logits for images of {name}: an accuracy would mean nothing.")
+        raise NotANumber(f"The model returned NaN logits for images of {name}: an accuracy would mean nothing.")
     least, most = int(images.labels.min()), int(images.labels.max())
     if classes is not None and known != classes:
         raise BadInput(f"The model knows {known} classes, but {name} has {classes}.")

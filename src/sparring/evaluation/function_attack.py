@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import CountedModel
-from sparring.errors import BadInput
+from sparring.errors import BadInput, NotANumber
 from sparring.evaluation.identity import ADDRESS
 from sparring.evaluation.network import untouched
 from sparring.threat import Threat, per_sample
@@ -73,5 +73,5 @@ class FunctionAttack:
         images = torch.where(per_sample(inside, x), box, x)
         logits = verifier.logits(images)
         if bool(logits.isnan().any()):
-            raise BadInput("The model returned NaN logits under attack: an accuracy would mean nothing.")
+            raise NotANumber("The model returned NaN logits under attack: an accuracy would mean nothing.")
         return Attempt(images, ~inside.cpu(), (inside & (logits.argmax(1) != y)).cpu())

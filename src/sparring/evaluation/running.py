@@ -16,7 +16,7 @@ from torch import Tensor
 from sparring import ranks
 from sparring.attacks import Attack, Capacity, CountedModel, Pool, Search, SearchInputs, attackable
 from sparring.data import batches
-from sparring.errors import BadInput
+from sparring.errors import NotANumber
 from sparring.evaluation.clock import Clock
 from sparring.evaluation.function_attack import FunctionAttack
 from sparring.evaluation.naming import NamedAttack
@@ -80,7 +80,7 @@ class EvaluationRun:
             self._report(CLEAN, 1 - len(rows) / len(self._mine))
         logits = torch.cat(parts) if parts else self._verifier.logits(self._fetch(torch.arange(1))[0]).cpu()[:0]
         if bool(logits.isnan().any()):
-            raise BadInput("The model returned NaN logits on clean images: an accuracy would mean nothing.")
+            raise NotANumber("The model returned NaN logits on clean images: an accuracy would mean nothing.")
         self._progress.clean = logits.new_zeros(len(self._mine), logits.shape[1])
         self._progress.clean[self._mine] = logits
         self._progress.clean_seconds = time.perf_counter() - began

@@ -6,6 +6,17 @@ from sparring.training.runtime import Runtime
 from sparring.training.selection import Selection
 from sparring.training.session import Session
 from sparring.training.step import Step, train_step
-from sparring.training.trainer import Interrupted, Trainer
+from sparring.training.trainer import Diverged, Interrupted, Trainer
 
-__all__ = ["Diagnostics", "Interrupted", "Run", "Runtime", "Selection", "Session", "Step", "Trainer", "train_step"]
+__all__ = [
+    "Diagnostics",
+    "Diverged",
+    "Interrupted",
+    "Run",
+    "Runtime",
+    "Selection",
+    "Session",
+    "Step",
+    "Trainer",
+    "train_step",
+]

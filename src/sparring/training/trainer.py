@@ -18,7 +18,7 @@ from torch import nn
 from sparring import ranks
 from sparring.attacks import Attack
 from sparring.data import Augment, Images, Resident, Splits
-from sparring.errors import BadInput, first_line
+from sparring.errors import BadInput, NotANumber, first_line
 from sparring.evaluation import CLEAN, Evaluator
 from sparring.methods import Method, Review
 from sparring.models import ModelDescription
@@ -42,6 +42,10 @@ _PARTS = ("method", "learner", "epoch", "batch", "fingerprint", "tally", "diagno
 
 class Interrupted(Exception):
     """The run was asked to stop (Ctrl-C, SIGTERM) and has saved its state."""
+
+
+class Diverged(BadInput):
+    """The training loss is no longer finite, or the network's answers are no numbers."""
 
 
 @dataclass
@@ -157,11 +161,11 @@ class Trainer:
         session = self.session
         row = self._statistics.row(session.epoch) | {"steps": float(session.learner.steps), "train_seconds": seconds}
         if not math.isfinite(row["train_loss"]):
-            raise BadInput(
-                f"The training loss became {row['train_loss']} in epoch {session.epoch}: lower optimisation.lr "
-                f"({self.optimisation.lr}) or set optimisation.clip, and start again."
-            )
-        row |= self._evaluate() | {"attack_success": 1 - row["train_accuracy"]} | self._evaluate_training_images()
+            raise self._diverged(f"training loss became {row['train_loss']}")
+        try:
+            row |= self._evaluate() | {"attack_success": 1 - row["train_accuracy"]} | self._evaluate_training_images()
+        except NotANumber as error:  # after the last step, while all losses were finite
+            raise self._diverged("network's answers became NaN") from error
         self._history.append(self._observer.conclude(row, self._history, self.method, session.learner))
         self._statistics = EpochStatistics(session.device)
         session.end_epoch()
@@ -175,6 +179,12 @@ class Trainer:
             self._keep_best()
         if self._interruption.asked and session.epoch < self.optimisation.epochs:
             raise self._interrupted()
+
+    def _diverged(self, what: str) -> Diverged:
+        return Diverged(
+            f"The {what} in epoch {self.session.epoch}: lower optimisation.lr ({self.optimisation.lr}) or set "
+            "optimisation.clip, and start again."
+        )
 
     def _newest_is_best(self) -> bool:
         return self.selection.is_best([row[self.selection.by] for row in self._history])
