@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -193,7 +194,7 @@ def test_weights_of_other_code_are_answered_with_how_to_adopt_them(capsys, here)
 
 def test_a_run_is_evaluated_without_the_class_of_its_method(capsys, run, tmp_path) -> None:
     moved = tmp_path / "moved"
-    shutil.copytree(run, moved)
+    shutil.copytree(run, moved, ignore=shutil.ignore_patterns("checkpoints"))  # which know the configuration
     config = (moved / "config.yaml").read_text()
     (moved / "config.yaml").write_text(config.replace("sparring.methods.AdversarialTraining", "gone_for_good.Mine"))
     assert "gone_for_good" in (moved / "config.yaml").read_text()
@@ -231,11 +232,12 @@ def test_a_class_of_the_working_folder_is_trained_with(capsys, here, monkeypatch
 
 
 def test_images_whose_classes_have_other_numbers_are_refused(capsys, tmp_path) -> None:
-    for split, names in (("set/train", "abc"), ("set/test", "abc"), ("other/test", "bcd")):
+    for part, (split, names) in enumerate((("set/train", "abc"), ("set/test", "abc"), ("other/test", "bcd"))):
         for number, name in enumerate(names):
             (tmp_path / split / name).mkdir(parents=True)
             for index in range(12):
                 pixels = np.full((8, 8), 20 * number + index, dtype=np.uint8)
+                pixels[0, 0] = 100 + part
                 Image.fromarray(pixels).save(tmp_path / split / name / f"{index}.png")
     data = ["--data.name", "mine", "--data.path", tmp_path / "set"]
     quick = ["--optimisation.epochs", "1", "--model.width", "4", "--optimisation.batch_size", "11"]
@@ -261,25 +263,49 @@ def test_images_are_not_divided_otherwise_than_in_training(capsys, tmp_path) -> 
     run = tmp_path / "run"
     assert sparring(capsys, "train", "digits/fgsm-at", "--run", run, *data, *quick)[0] == 0
     assert sparring(capsys, "evaluate", run, "--attacks", "clean", "--samples", 12)[0] == 0
-    refusal = "A fifth of the images was drawn for testing when the model was trained, and another fifth is now."
+    refusal = r"\d+ of the 1\d images are among those that the model was trained on, pixel for pixel"
     status, _, err = sparring(capsys, "evaluate", run, "--attacks", "clean", "--data.seed", 1)
-    assert (status, refusal in err) == (2, True)
+    assert (status, bool(re.search(refusal, err))) == (2, True)
     (flat / "a/000.png").unlink()
     status, _, err = sparring(capsys, "evaluate", run, "--attacks", "clean")
-    assert (status, refusal in err) == (2, True)
-    status, out, _ = sparring(capsys, "doctor", run, "--quick")
-    assert (status, "error: division" in out) == (3, True)
-    assert sparring(capsys, "evaluate", run, "--attacks", "clean", "--no-doctor")[0] == 0
+    assert (status, "The training images of mine are not those that" in err) == (2, True)
+    again = ["--data.name", "mine", "--data.path", flat]
+    status, _, err = sparring(capsys, "evaluate", run, "--attacks", "clean", *again)
+    assert (status, bool(re.search(refusal, err))) == (2, True)
+    status, out, _ = sparring(capsys, "doctor", run, "--quick", *again)
+    assert (status, "error: seen-images" in out) == (3, True)
+    assert sparring(capsys, "evaluate", run, "--attacks", "clean", "--no-doctor", *again)[0] == 0
+    assert "is not finished" not in out
+
+
+def test_a_run_that_was_stopped_is_said_to_be_unfinished_and_another_run_s_checkpoint_is_none_of_its(
+    capsys, run, tmp_path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    rows = (copy / "metrics.csv").read_text().splitlines()
+    (copy / "metrics.csv").write_text("\n".join(rows[:2]) + "\n")
+    status, out, _ = sparring(capsys, "evaluate", copy, "--attacks", "clean", "--samples", 20)
+    assert (status, "copy is not finished, 1 of 3 epochs: its figures are of now." in out) == (0, True)
+    assert "not finished" not in sparring(capsys, "evaluate", run, "--attacks", "clean", "--samples", 20)[1]
+    other = tmp_path / "other"
+    words = ["--optimisation.epochs", 3, "--data.limit", 400, "--model.width", 8, "--selection.images", 10, "--seed", 1]
+    assert sparring(capsys, "train", "digits/pgd-at", "--run", other, *words)[0] == 0
+    shutil.copy(other / "checkpoints/last.ckpt", copy / "checkpoints/last.ckpt")
+    for words in (["evaluate", copy, "--checkpoint", "last"], ["evaluate", copy], ["figure", "robust-accuracy", copy]):
+        status, _, err = sparring(capsys, *words)
+        assert (status, "was written by a run with another configuration" in err) == (2, True)
 
 
 def test_a_run_without_its_configuration_is_evaluated_only_on_what_is_said(capsys, run, tmp_path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     (copy / "config.yaml").unlink()
-    for said in ([], ["--data.name", "digits"], ["--threat.eps", "0.1"]):
+    for said in ([], ["--data.name", "digits"], ["--data.name", "digits", "--threat.eps", "0.1"]):
         status, _, err = sparring(capsys, "evaluate", copy, "--attacks", "clean", *said)
         assert (status, "copy/config.yaml is missing, which said what" in err) == (2, True)
-    assert sparring(capsys, "evaluate", copy, "--attacks=clean", "--data.name=digits", "--threat.eps=0.1")[0] == 0
+    words = ["--data.name=digits", "--threat.eps=0.1", "--threat.norm=Linf"]
+    assert sparring(capsys, "evaluate", copy, "--attacks=clean", *words)[0] == 0
 
 
 def test_the_doctor_s_errors_can_be_ignored(capsys, here) -> None:

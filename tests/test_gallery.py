@@ -64,7 +64,7 @@ def test_accuracies_by_attack_are_those_of_the_records(runs: dict[str, Path]) ->
 def test_an_ablation_is_by_the_setting_that_differs(runs: dict[str, Path], tmp_path: Path) -> None:
     seeds = [runs["fgsm-ep-seed1"], runs["fgsm-ep-seed0"]]
     for number, run in enumerate(seeds):
-        shutil.copytree(run, tmp_path / str(number))
+        shutil.copytree(run, tmp_path / str(number), ignore=shutil.ignore_patterns("checkpoints"))
         config = tmp_path / str(number) / "config.yaml"
         config.write_text(config.read_text().replace("\nseed: 0", f"\nseed: {10 - number}"))
     (axes,) = draw("ablation", [tmp_path / "0", tmp_path / "1"]).axes

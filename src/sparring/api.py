@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from sparring.data import load as load_data
 from sparring.errors import BadInput
 from sparring.evaluation import CLEAN, evaluate
 from sparring.evaluation.network import check_batch_size, check_device
-from sparring.experiment import Experiment
+from sparring.experiment import Experiment, check_unchanged
 from sparring.files import path_of
 from sparring.norms import NormName
 from sparring.randomness import check_seed
@@ -67,6 +68,7 @@ def load(path: str | Path, checkpoint_name: Literal["best", "last"] = "best") ->
     network = models.load(path)
     if checkpoint_name == "last":
         last = Run(path).last
+        check_unchanged(Run(path))
         state = checkpoint.load(last, needed=["learner"])["learner"]
         try:
             network.load_state_dict(models.with_counters(state["average"] or state["network"], network.state_dict()))
@@ -137,6 +139,9 @@ def benchmark(
     found = evaluate(
         model, splits, threat, (CLEAN, "aa"), batch_size=batch_size, device=device, seed=seed, doctor=doctor
     )
+    for finding in found.findings:
+        if finding.severity == "warning":
+            warnings.warn(f"{finding.seen} {finding.why} {finding.advice}", stacklevel=2)
     if file:
         write_entry(entry(found, splits, threat), file)
     return found.accuracy(CLEAN), found.accuracy("aa")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from sparring import configuration, ranks
 from sparring.choices import check_choices, check_kind
 from sparring.data import Data, Splits, load
 from sparring.errors import BadInput
-from sparring.files import path_of
+from sparring.files import path_of, read_text
 from sparring.methods import Method
 from sparring.models import ModelDescription, create
 from sparring.optimisation import Optimisation
@@ -73,6 +74,11 @@ class Experiment:
         splits = load(self.data)
         description = self._describe(splits)
         torch.manual_seed(self.seed)  # the initial weights
+        if self.model.normalise and 0 in splits.std:
+            raise BadInput(
+                f"model.normalise divides by each channel's deviation, and channel {splits.std.index(0)} of the training "
+                "images is the same everywhere: set it to false."
+            )
         statistics = (splits.mean, splits.std) if self.model.normalise else (None, None)
         network = create(
             self.model.name,
@@ -112,7 +118,6 @@ class Experiment:
             size=height if height == width else (height, width),
             width=self.model.width,
             levels=self.model.levels,
-            division=splits.division,
         )
 
 
@@ -140,18 +145,34 @@ def train(experiment: Experiment, folder: str | Path, *, resume: bool = False, r
             f"Training on several processes is not built yet, and torchrun started {processes}, which would all write into "
             f"{folder}: start it without torchrun."
         )
-    run.refuse(configuration.to_yaml(experiment), resume=resume, rewritten=_rewritten)
+    config = configuration.to_yaml(experiment)
+    run.refuse(config, resume=resume, rewritten=partial(_rewritten, path=experiment.data.path))
     trainer = experiment.trainer(run, report or reporter(console(stderr=True)))
-    splits = trainer.splits
-    images = {"name": splits.name, "fingerprint": splits.fingerprint, "shape": splits.shape}
-    run.begin(configuration.to_yaml(experiment), images | {"images": splits.counts(), "notes": splits.notes})
-    trainer.fit(resume=resume)
+    goes_on = resume and trainer.restore()  # which refuses other images, before anything is written
+    run.configure(config)
+    if not goes_on or not run.is_described():
+        splits = trainer.splits
+        fingerprints = {"fingerprint": splits.fingerprint, "train_fingerprint": splits.train_fingerprint}
+        images = {"name": splits.name} | fingerprints | {"shape": splits.shape}
+        run.begin(images | {"images": splits.counts(), "notes": splits.notes}, splits.seen())
+    trainer.fit()
     return run
 
 
-def _rewritten(config: str) -> str:
-    """Return a run's configuration as this version writes it; as it is, if this version cannot read it."""
+def check_unchanged(run: Run) -> None:
+    """Raise BadInput for a run whose configuration was changed since, or that has the checkpoint of another run."""
+    if run.config.is_file():
+        config = read_text(run.config)
+        run.check_checkpoint(_rewritten(config, None), partial(_rewritten, path=None))
+
+
+def _rewritten(config: str, path: str | None) -> str:
+    """Return a run's configuration as this version writes it, with its images at `path`; as it is, if it cannot be read.
+
+    Where images lie is no matter: that they are the same is told by their fingerprint.
+    """
     try:
-        return configuration.to_yaml(configuration.read(Experiment, config))
+        held = configuration.read(Experiment, config)
     except BadInput:
         return config
+    return configuration.to_yaml(replace(held, data=replace(held.data, path=path)))

@@ -17,7 +17,7 @@ from sparring import api, configuration
 from sparring.data import Splits, load
 from sparring.errors import BadInput, some, unknown
 from sparring.evaluation.progress import fingerprint
-from sparring.experiment import Experiment
+from sparring.experiment import Experiment, check_unchanged
 from sparring.files import read_text
 from sparring.methods import LAS
 from sparring.results import figures
@@ -71,6 +71,7 @@ def named_runs(folders: Iterable[str | Path]) -> dict[str, Run]:
     for path in paths:
         if not Run(path).config.is_file():
             raise BadInput(f"{path} holds no run, as there is no config.yaml in it: give the folder of a run.")
+        check_unchanged(Run(path))
     length = next(n for n in range(1, 1 + max(len(path.parts) for path in paths)) if _distinct(paths, n))
     return {"/".join(path.parts[-length:]): Run(path) for path in paths}
 
@@ -138,7 +139,7 @@ def _accuracies(run: Run) -> dict[str, float]:
     """Return accuracy by attack, as fractions, of the record of the best network on its own images and threat."""
     experiment = _experiment(run)
     weights = fingerprint(api.load(run.folder))[:16]
-    record, _ = shown_record(run.evaluations, experiment.threat, experiment.data.name, weights)
+    record, _ = shown_record(run, experiment.threat, weights)
     if record is None:
         raise BadInput(f"{run.folder} has no record of its best epoch: sparring evaluate {run.folder}.")
     return {entry["attack"]: entry["accuracy"] for entry in record["attacks"]}

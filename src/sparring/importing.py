@@ -22,7 +22,8 @@ def attribute(module: str, name: str, what: str) -> object:
     if module.endswith(".py"):
         raise BadInput(f"{what}: give the module's name without .py, {module.removesuffix('.py')}.")
     here = str(Path.cwd())
-    if here not in sys.path and module.partition(".")[0] not in sys.modules:
+    added = here not in sys.path and module.partition(".")[0] not in sys.modules
+    if added:
         sys.path.insert(0, here)
     try:
         imported = importlib.import_module(module)
@@ -34,6 +35,12 @@ def attribute(module: str, name: str, what: str) -> object:
         raise
     except BaseException as error:  # it is not ours: it may fail in any way, or end the program
         raise BadInput(f"{what}: {located(error)}.") from error
+    finally:
+        if (
+            added and here in sys.path
+        ):  # last from now on: no file here is to stand for a library that is imported later
+            sys.path.remove(here)
+            sys.path.append(here)
     try:
         found: object = getattr(imported, name)
     except AttributeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -33,9 +34,10 @@ def picture(file: Path, *, seed: int = 0, mode: str = "L", size: tuple[int, int]
 
 
 def fill(folder: Path, *classes: str, count: int = 5, suffix: str = ".png") -> None:
-    for number, name in enumerate(classes):
+    for name in classes:
         for index in range(count):
-            picture(folder / name / f"{index}{suffix}", seed=100 * number + index)
+            file = folder / name / f"{index}{suffix}"
+            picture(file, seed=zlib.crc32("/".join(file.parts[-3:]).encode()))
 
 
 def found(folder: Path, **options):

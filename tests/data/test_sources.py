@@ -1,4 +1,5 @@
 import io
+import shutil
 import socket
 import struct
 import subprocess
@@ -15,6 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from sparring.data import Augment, Data, load, sources
+from sparring.data.splits import image_digests
 from sparring.errors import BadInput
 
 
@@ -208,8 +210,9 @@ def test_shards_are_joined(tmp_path):
     for shard in range(3):
         part = slice(3 * shard, 3 * shard + 3)
         write_parquet(tmp_path / f"train-0000{shard}-of-00003.parquet", images[part], [0, 1, 0])
-    write_parquet(tmp_path / "validation-0.parquet", images[:2], [0, 1])
-    write_parquet(tmp_path / "validation_1.parquet", images[:3], [0, 1, 1])
+    other = pictures(5, seed=1)
+    write_parquet(tmp_path / "validation-0.parquet", other[:2], [0, 1])
+    write_parquet(tmp_path / "validation_1.parquet", other[2:], [0, 1, 1])
     data = custom(tmp_path)
     assert torch.equal(data.train.pixels, channels_first(images))
     assert len(data.test) == 5
@@ -254,9 +257,12 @@ def test_splits_that_are_there_twice_or_in_part_are_refused(files, said, tmp_pat
 
 
 def test_a_single_file_with_more_in_its_name_is_the_split(tmp_path):
-    for name in ("train_8px", "test-1-of-the-year"):
-        write_parquet(tmp_path / f"{name}.parquet", pictures(2), [0, 1])
-    assert len(custom(tmp_path).train) == 2
+    for seed, name in enumerate(("train_8px", "test-2")):
+        write_parquet(tmp_path / f"{name}.parquet", pictures(2, seed=seed), [0, 1])
+    assert custom(tmp_path).notes == (
+        "The train split is train_8px.parquet alone.",
+        "The test split is test-2.parquet alone.",
+    )
 
 
 @pytest.mark.parametrize("column", ["struct", "path alone", "text"])
@@ -280,8 +286,8 @@ def test_images_that_parquet_names_are_decoded_anew_when_they_change(column, tmp
 
 
 def test_files_beside_the_splits_are_not_used_and_named(tmp_path):
-    for name in ("Train", "test", "train_backup", "train_unlabeled", "validation"):
-        write_parquet(tmp_path / f"{name}.parquet", pictures(2), [0, 1])
+    for seed, name in enumerate(("Train", "test", "train_backup", "train_unlabeled", "validation")):
+        write_parquet(tmp_path / f"{name}.parquet", pictures(2, seed=seed), [0, 1])
     data = custom(tmp_path)
     assert (len(data.train), len(data.test)) == (2, 2)
     assert data.notes == (
@@ -350,7 +356,7 @@ def test_undeclared_classes_are_the_sorted_labels(tmp_path, train, test, classes
 
 
 def test_texts_that_are_numbers_are_those_of_the_network_where_nothing_is_to_train_on(tmp_path):
-    write_parquet(tmp_path / "test.parquet", pictures(3), ["10", "2", "0"])
+    write_parquet(tmp_path / "test.parquet", pictures(3), ["10", "02", "0"])
     data = load(Data("mine", str(tmp_path)), needs_train=False)
     assert data.classes == tuple(str(number) for number in range(11))
     assert data.test.labels.tolist() == [10, 2, 0]
@@ -439,19 +445,34 @@ def test_flat_folder_keeps_a_fifth_for_the_test(tmp_path):
     assert sorted(map(bytes, together.numpy())) == sorted(map(bytes, channels_first(images).numpy()))
 
 
-def test_the_division_of_a_flat_folder_is_of_its_images_and_the_seed(tmp_path):
-    write_images(tmp_path / "flat", ["a", "b"], 10)
-    write_images(tmp_path / "apart/train", ["a", "b"], 3)
-    write_images(tmp_path / "apart/test", ["a", "b"], 3)
-    division = custom(tmp_path / "flat").division
-    assert len(division) == 16
-    for options in ({"limit": 5}, {"test_limit": 2}, {"validation": 3}, {"size": 4}):
-        assert custom(tmp_path / "flat", **options).division == division
-    assert custom(tmp_path / "flat", seed=1).division != division
-    next((tmp_path / "flat/a").iterdir()).unlink()
-    assert custom(tmp_path / "flat").division != division
-    assert custom(tmp_path / "apart").division is None
-    assert load(Data(seed=1)).division != load(Data()).division is not None
+def test_test_images_that_are_training_images_are_counted(tmp_path):
+    write_images(tmp_path / "train", ["a", "b"], 4)
+    write_images(tmp_path / "test", ["a", "b"], 3, seed=1)
+    assert custom(tmp_path).notes == ()
+    for name in ("000.png", "001.png"):
+        shutil.copy(tmp_path / "train/a" / name, tmp_path / "test/a" / f"again-{name}")
+    data = custom(tmp_path)
+    assert data.notes == (
+        "2 of 8 test images are training images, too, pixel for pixel: what is found on them says nothing of new images.",
+    )
+
+
+def test_digests_are_of_pixels_and_shape():
+    bytes_ = torch.from_numpy(pictures(5)).permute(0, 3, 1, 2)
+    digests = image_digests(bytes_)
+    assert len(set(digests.tolist())) == 5
+    assert torch.equal(image_digests(bytes_ / 255), digests)
+    assert torch.equal(image_digests(bytes_.clone(memory_format=torch.channels_last)), digests)
+    assert not torch.isin(image_digests(bytes_.reshape(5, 3, 5, 6)), digests).any()
+    changed = bytes_.clone()
+    changed[2, 1, 3, 4] ^= 1
+    assert (image_digests(changed) == digests).tolist() == [True, True, False, True, True]
+    data = load(Data(limit=100, validation=20))
+    assert torch.isin(image_digests(data.train.pixels), data.seen()).all()
+    assert torch.isin(image_digests(data.validation.pixels), data.seen()).all()
+    assert not torch.isin(image_digests(data.test.pixels), data.seen()).any()
+    assert load(Data(limit=100, validation=20, test_limit=3)).train_fingerprint == data.train_fingerprint
+    assert load(Data(limit=101, validation=20)).train_fingerprint != data.train_fingerprint
 
 
 def test_classes_that_are_numbers_are_said_to_be_in_alphabetical_order(tmp_path):
@@ -462,7 +483,7 @@ def test_classes_that_are_numbers_are_said_to_be_in_alphabetical_order(tmp_path)
 
 def test_a_test_folder_may_lack_classes(tmp_path):
     write_images(tmp_path / "train", ["a", "b"], 3)
-    write_images(tmp_path / "test", ["b"], 3)
+    write_images(tmp_path / "test", ["b"], 3, seed=1)
     data = custom(tmp_path)
     assert data.test.labels.tolist() == [1, 1, 1]
     assert data.notes == ("No test images of 1 of the 2 classes: a.",)

@@ -163,7 +163,7 @@ def test_an_accuracy_is_the_fraction_of_correct_images_and_is_found_by_name() ->
     outcomes = [Outcome(name, torch.tensor(correct), 0.0, {}) for name, correct in _complementary().items()]
     found = Outcomes(tuple(outcomes))
     assert (found.accuracy("one"), found.accuracy("other")) == (0.75, 0.5)
-    with pytest.raises(KeyError):
+    with pytest.raises(BadInput, match="was not run: there are"):
         found.accuracy("pgd-20")
 
 

@@ -63,6 +63,24 @@ def test_further_attacks_join_the_record_of_the_same_question(tmp_path: Path) ->
     assert held == second.record
 
 
+def test_a_record_that_is_saved_later_joins_its_file_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "record.json"
+    for attack in ("clean", "pgd-2"):
+        evaluate(network(), images(), THREAT, attack, doctor=False).save(file)
+    assert names(file) == ["clean", "pgd-2"]
+    other = evaluate(network(1), images(), THREAT, "clean", doctor=False)
+    with pytest.raises(BadInput, match="holds .* not this network on these images under this threat"):
+        other.save(file)
+    (tmp_path / "notes.json").write_text('{"my": "notes"}')
+    with pytest.raises(BadInput, match="something that is no record of an evaluation"):
+        other.save(tmp_path / "notes.json")
+    with pytest.raises(BadInput, match=r"written as \.json"):
+        other.save(tmp_path / "record.txt")
+    assert names(file) == ["clean", "pgd-2"]
+    with pytest.raises(BadInput, match="pgd-20 was not run: there are clean"):
+        other.accuracy("pgd-20")
+
+
 def test_the_worst_of_a_record_is_over_all_its_attacks_image_by_image(tmp_path: Path) -> None:
     def half(rest: int):
         def attack(model, x, y, threat):

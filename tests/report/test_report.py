@@ -173,13 +173,29 @@ def test_without_examples_no_image_is_read_and_that_is_said(runs: Path, tmp_path
 
 def test_images_that_are_gone_are_said_to_be(runs: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
-    shutil.copytree(runs / "a", moved)
+    shutil.copytree(runs / "a", moved, ignore=shutil.ignore_patterns("checkpoints"))  # which know the configuration
     config = moved / "config.yaml"
     config.write_text(
         config.read_text().replace("name: digits", "name: parquet\n  path: nowhere").replace("  path: null\n", "")
     )
     assert report(moved, "--out", tmp_path / "r.html") == 0
     assert "No adversarial examples, and no word of the doctor: " in (tmp_path / "r.html").read_text()
+
+
+def test_a_record_of_other_images_is_not_the_run_s(runs: Path, tmp_path: Path) -> None:
+    """Images elsewhere under the same name: `--data.path` leaves the name as it is."""
+    copy = tmp_path / "copy"
+    shutil.copytree(runs / "a", copy)
+    (file,) = (copy / "evaluations").glob("*.json")
+    held = json.loads(file.read_text())
+    held["attacks"].append(held["attacks"][1] | {"attack": "aa", "accuracy": 0.1})
+    held |= {"worst": 0.1, "data": held["data"] | {"train_fingerprint": "0" * 16}}
+    held[CHECKSUM] = checksum(held)
+    (copy / "evaluations/another.json").write_text(json.dumps(held))
+    assert report(copy, "--out", tmp_path / "r.html", "--examples", 0) == 0
+    text = (tmp_path / "r.html").read_text()
+    assert "on 10.0%" not in text
+    assert "1 of 2 records are of other weights, such as the last epoch&#39;s, of other images" in text
 
 
 def test_a_record_with_autoattack_counts_before_a_larger_one_without(runs: Path, tmp_path: Path) -> None:

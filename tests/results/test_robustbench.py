@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,15 @@ from sparring.threat import Threat
 def evaluation() -> Outcomes:
     flags = {"clean": [True, True, True], "aa": [True, False, False]}
     return Outcomes(tuple(Outcome(name, torch.tensor(correct), 1.0, {}) for name, correct in flags.items()))
+
+
+def test_a_benchmark_warns_of_what_the_doctor_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AutoAttack, "searches", lambda attack, classes, threat: {"apgd-ce": APGD(steps=3)})
+    model = create("smallconv", 10, channels=1, size=8, width=4).eval()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sparring.benchmark(model, 10, "digits", "L2")
+    assert any(str(warning.message).startswith("The radius is L2 8/255") for warning in caught)
 
 
 def test_an_entry_has_the_words_and_the_decimals_of_the_leaderboard() -> None:
@@ -64,7 +74,9 @@ def test_the_call_returns_two_fractions_and_writes_the_file(tmp_path: Path, monk
     monkeypatch.setattr(AutoAttack, "searches", lambda attack, classes, threat: {"apgd-ce": APGD(steps=3)})
     assert naming.named("aa") == AutoAttack()
     model = create("smallconv", 10, channels=1, size=8, width=4).eval()
-    clean, robust = sparring.benchmark(model, 30, "digits", eps="1/10", to_disk=True, model_name="Ours2026First")
+    clean, robust = sparring.benchmark(
+        model, 30, "digits", eps="1/10", to_disk=True, model_name="Ours2026First", doctor=False
+    )
     assert 0 <= robust <= clean <= 1
     content = json.loads((tmp_path / "model_info/digits/Linf/Ours2026First.json").read_text())
     assert content["clean_acc"] == f"{100 * clean:.2f}"
@@ -99,5 +111,6 @@ def test_what_it_has_not_is_said_before_the_data_are_loaded(wrong: dict[str, obj
 def test_the_arguments_of_robustbench_may_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AutoAttack, "searches", lambda attack, classes, threat: {"apgd-ce": APGD(steps=3)})
     model = create("smallconv", 10, channels=1, size=8, width=4).eval()
-    expected = sparring.benchmark(model, 10, "digits")
-    assert sparring.benchmark(model, 10, "digits", device=None, preprocessing=None, log_path=None) == expected
+    expected = sparring.benchmark(model, 10, "digits", doctor=False)
+    none = {"device": None, "preprocessing": None, "log_path": None}
+    assert sparring.benchmark(model, 10, "digits", doctor=False, **none) == expected

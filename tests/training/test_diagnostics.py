@@ -133,7 +133,10 @@ def test_the_accuracy_on_training_images_is_that_of_an_evaluation(tmp_path) -> N
     chosen = experiment(AdversarialTraining(), epochs=2, diagnostics=Diagnostics(train_images=40))
     row = train(chosen, tmp_path, report=Silent()).metrics()[-1]
     images = chosen.diagnostics.pick(load(chosen.data).train, chosen.seed)
-    found = sparring.evaluate(sparring.load(tmp_path, "last"), images, chosen.threat, ["clean", "pgd-2"])
+    network = sparring.load(tmp_path, "last")
+    found = sparring.evaluate(
+        network, images, chosen.threat, ["clean", "pgd-2"], doctor=False
+    )  # which knows the images
     assert (row["train_clean"], row["train_robust"]) == (found.accuracy("clean"), found.accuracy("pgd-2"))
     assert 0 < row["train_robust"] < row["train_clean"]
 
@@ -248,7 +251,7 @@ def test_a_run_ends_bit_for_bit_as_it_would_without_diagnostics(make, tmp_path) 
         run = train(experiment(make(), diagnostics=options), tmp_path / name, report=Silent())
         random.append(torch.random.get_rng_state())
         states.append(checkpoint.load(run.last))
-        for part in ("diagnostics", "history"):
+        for part in ("configuration", "diagnostics", "history"):
             del states[-1][part]
     assert same(*states)
     assert torch.equal(*random)

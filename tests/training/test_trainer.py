@@ -18,7 +18,7 @@ from PIL import Image
 import sparring
 from sparring import configuration
 from sparring.attacks import PGD
-from sparring.data import Augment, Data
+from sparring.data import Augment, Data, load
 from sparring.errors import BadInput
 from sparring.experiment import Experiment, Model, train
 from sparring.methods import AWP, MEP, TRADES, AdversarialTraining, Method, Standard
@@ -192,6 +192,20 @@ def test_a_run_is_not_resumed_with_another_configuration_than_its_checkpoint_has
     assert run.last.read_bytes() == before
 
 
+def test_a_radius_in_the_unit_of_another_norm_is_said_as_training_begins(tmp_path) -> None:
+    class Notes(Silent):
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def note(self, text: str) -> None:
+            self.said.append(text)
+
+    for threat, found in ((Threat("L2", "8/255"), True), (Threat("L1", "8/255"), True), (Threat(eps=0.2), False)):
+        notes = Notes()
+        train(experiment(Standard(), epochs=1, threat=threat), tmp_path / threat.norm, report=notes)
+        assert any(text.startswith(f"The radius is {threat.norm} 8/255, on average") for text in notes.said) is found
+
+
 def test_answers_that_are_no_numbers_after_the_last_step_name_the_rate(tmp_path) -> None:
     """All losses were finite: the last update made the weights too large."""
     once = experiment(AdversarialTraining(), epochs=1, data=Data(limit=100, validation=44))
@@ -222,7 +236,8 @@ def test_a_run_is_not_resumed_on_other_images(tmp_path) -> None:
         Image.fromarray(image).save(file)
     chosen = experiment(MEP(), epochs=1, data=Data("pictures", str(tmp_path / "images"), augment=Augment(pad=1)))
     run = train(chosen, tmp_path / "run", report=Silent())
-    before = run.last.read_bytes()
+    names = ("checkpoints/last.ckpt", "data.json", "environment.json", "training_images.safetensors", "config.yaml")
+    before = [(run.folder / name).read_bytes() for name in names]
 
     changed = pixels[7].copy()
     changed[3, 3] ^= 1
@@ -230,10 +245,42 @@ def test_a_run_is_not_resumed_on_other_images(tmp_path) -> None:
     sentence = r"The images of pictures changed .*\(fingerprint [0-9a-f]{16} then, [0-9a-f]{16} now\): restore them"
     with pytest.raises(BadInput, match=sentence):
         train(chosen, tmp_path / "run", resume=True, report=Silent())
-    assert run.last.read_bytes() == before
+    assert [(run.folder / name).read_bytes() for name in names] == before
 
     Image.fromarray(pixels[7]).save(tmp_path / "images" / "class-1" / "7.png")
     train(chosen, tmp_path / "run", resume=True, report=Silent())
+    assert [(run.folder / name).read_bytes() for name in names[:-1]] == before[:-1]
+
+    (tmp_path / "images").rename(tmp_path / "moved")  # where they lie does not matter
+    elsewhere = replace(chosen, data=replace(chosen.data, path=str(tmp_path / "moved")))
+    train(elsewhere, tmp_path / "run", resume=True, report=Silent())
+    assert str(tmp_path / "moved") in run.config.read_text()
+    sparring.evaluate(sparring.load(run.folder), elsewhere.data, chosen.threat, "clean", doctor=False)
+
+
+def test_what_was_trained_on_is_known_of_the_network_however_it_is_wrapped(tmp_path) -> None:
+    chosen = experiment(Standard(), epochs=1)
+    run = train(chosen, tmp_path, report=Silent())
+    network, splits = sparring.load(run.folder), load(chosen.data)
+    assert torch.equal(network.seen, splits.seen())
+    other = load(replace(chosen.data, seed=1))
+    for wrapped in (network, torch.nn.Sequential(network), torch.nn.DataParallel(network)):
+        for images in (other, other.test):
+            with pytest.raises(BadInput, match=r"of the 360 images are among those that the model was trained on"):
+                sparring.evaluate(wrapped, images, chosen.threat, "clean")
+    assert sparring.evaluate(network, splits, chosen.threat, "clean").record["data"]["train_fingerprint"]
+    larger = sparring.data.Images(
+        splits.test.pixels.repeat_interleave(2, 2).repeat_interleave(2, 3), splits.test.labels
+    )
+    findings = {
+        finding.check: finding for finding in sparring.evaluate(network, larger, chosen.threat, "clean").findings
+    }
+    assert findings["image-size"].seen == ("The images have 16 x 16 pixels, those that the model was trained on 8 x 8.")
+    (tmp_path / "training_images.safetensors").write_bytes(b"nothing")
+    with pytest.raises(BadInput, match=r"training_images\.safetensors is damaged"):
+        sparring.load(run.folder)
+    (tmp_path / "training_images.safetensors").unlink()
+    assert sparring.load(run.folder).seen is None
 
 
 def test_a_corrupt_checkpoint_is_refused(tmp_path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from sparring import api, recipes
 from sparring.cli import comparison, evaluation, figure, report, tune
-from sparring.cli.arguments import path
+from sparring.cli.arguments import named_after, path
 from sparring.configuration import to_yaml
 from sparring.environment import installed_version
 from sparring.errors import BadInput, unknown
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(chosen: argparse.Namespace, overrides: list[str]) -> None:
-    recipe, folder = chosen.recipe, Path(chosen.run or f"runs/{chosen.recipe.removesuffix('.yaml')}")
+    recipe, folder = chosen.recipe, Path(chosen.run or f"runs/{named_after(chosen.recipe)}")
     if Run(Path(recipe)).config.is_file():  # the folder of a run, which is begun again or resumed
         folder = Path(chosen.run or recipe)
         recipe = str(Run(Path(recipe)).config)

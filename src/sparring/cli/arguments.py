@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 
 def path(text: str) -> str:
@@ -10,3 +11,8 @@ def path(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("a path cannot be empty, leave the option out for its default")
     return text
+
+
+def named_after(recipe: str) -> str:
+    """Return a recipe's name, or that of a YAML file without its folder and its ending: what a run's folder is called."""
+    return Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe

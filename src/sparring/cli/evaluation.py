@@ -22,6 +22,8 @@ from sparring.evaluation.evaluate import check_files
 from sparring.evaluation.masking import probe_masking
 from sparring.evaluation.network import check_device
 from sparring.evaluation.records import listed
+from sparring.experiment import check_unchanged
+from sparring.optimisation import Optimisation
 from sparring.results.tables import evaluation_table
 from sparring.terminal import console
 from sparring.threat import Threat
@@ -37,6 +39,13 @@ class _Question:
 
     data: Data = field(default_factory=Data)
     threat: Threat = field(default_factory=Threat)
+
+
+@dataclass(frozen=True)
+class _Length:
+    """What of a run's configuration says how long it is."""
+
+    optimisation: Optimisation = field(default_factory=Optimisation)
 
 
 def _evaluate(chosen: argparse.Namespace, overrides: list[str]) -> None:
@@ -104,6 +113,8 @@ def _loaded(chosen: argparse.Namespace, overrides: list[str], device: str) -> tu
         if chosen.samples is None:
             raise
         raise BadInput(str(error).replace("data.test_limit", "--samples")) from error  # as it was asked for
+    _say_unfinished(Run(Path(chosen.model)))
+    _check_own_images(Run(Path(chosen.model)), splits, overrides)
     model = (model if model is not None else api.pretrained(chosen.model, splits)).to(device)
     return model, splits, question.threat
 
@@ -115,7 +126,6 @@ def _doctor(chosen: argparse.Namespace, overrides: list[str]) -> int:
         splits.test,
         threat,
         classes=splits.classes,
-        division=splits.division,
         device=chosen.device,
         seed=chosen.seed,
     )
@@ -144,6 +154,7 @@ def _known_of(model: Path, overrides: Sequence[str]) -> str | None:
     if not run.config.is_file():
         _check_said(run, overrides)
         return None
+    check_unchanged(run)
     known = configuration.read(_Question, run.config, partly=True)
     data = known.data
     if any(option.startswith(("--data.name", "--data.path")) for option in overrides):
@@ -151,13 +162,34 @@ def _known_of(model: Path, overrides: Sequence[str]) -> str | None:
     return configuration.to_yaml(replace(known, data=data))
 
 
+def _say_unfinished(run: Run) -> None:
+    """Say of a run that was stopped how far it came: its best epoch may be to come, and its rate is still high."""
+    if not run.config.is_file() or not (run.folder / "metrics.csv").is_file():
+        return
+    done, wanted = len(run.metrics()), configuration.read(_Length, run.config, partly=True).optimisation.epochs
+    if done < wanted and ranks.index() == 0:
+        _OUT.print(f"{run.folder} is not finished, {done} of {wanted} epochs: its figures are of now.", soft_wrap=True)
+
+
+def _check_own_images(run: Run, splits: Splits, overrides: Sequence[str]) -> None:
+    """Raise BadInput where a run is to be evaluated on its own images, and its training images are not what they were."""
+    if not (run.config.is_file() and run.is_described()) or any(word.startswith("--data.") for word in overrides):
+        return
+    trained = run.data().get("train_fingerprint")
+    if len(splits.train) and trained not in (None, splits.train_fingerprint):
+        raise BadInput(
+            f"The training images of {splits.name} are not those that {run.folder} was trained on, so its test images may "
+            "be others, too: restore them, or say by --data.name and --data.path which images to test."
+        )
+
+
 def _check_said(run: Run, overrides: Sequence[str]) -> None:
     """Raise BadInput for a run that has lost its configuration, unless its images and its threat are said on the line."""
     keys = {option.partition("=")[0] for option in overrides}
-    if run.weights.is_file() and not ({"--data.name", "--data.path"} & keys and "--threat.eps" in keys):
+    if run.weights.is_file() and not {"--data.name", "--threat.norm", "--threat.eps"} <= keys:
         raise BadInput(
             f"{run.config} is missing, which said what {run.folder} was trained on and against which threat: restore it, "
-            "or give --data.name (or --data.path) and --threat.eps."
+            "or give --data.name (for files --data.path, too), --threat.norm and --threat.eps."
         )
 
 

@@ -25,7 +25,9 @@ def _tune(chosen: argparse.Namespace, overrides: list[str]) -> None:
     for number, one in enumerate(space):
         if one.key in {other.key for other in space[:number]}:
             raise BadInput(f"--try {one.key} is given twice: give it once, with all its values.")
-    folder = Path(chosen.out or f"runs/tune/{chosen.recipe.removesuffix('.yaml')}")
+    folder = Path(
+        chosen.out or f"runs/tune/{Path(chosen.recipe).stem if chosen.recipe.endswith('.yaml') else chosen.recipe}"
+    )
     tuning = Tuning(chosen.recipe, tuple(overrides), space, folder, chosen.search, chosen.search_seed)
     errors = console(stderr=True)
     trials = tuning.run(

@@ -76,14 +76,12 @@ def parquet(folder: Path, test_names: tuple[str, ...], *, needs_train: bool = Tr
     train = _read(splits["train"]) if splits["train"] else None
     used = splits["train"] + splits[test_name]
     unused = [file for file in files if file not in used]
-    notes = [
-        f"The {name} split is put together from {_named(splits[name])}." for name in splits if len(splits[name]) > 1
-    ]
+    notes = [_made_of(name, splits[name]) for name in splits if len(splits[name]) > 1 or _numbered(name, splits[name])]
     if unused:
         notes.append(f"Not used: {_named(unused)}, beside {_named(used)}.")
-    named = [_image_files(table, str(folder)) for table in (train, test) if table is not None]
+    named = [_image_files(table, folder) for table in (train, test) if table is not None]
     key = digest_files([*used, *itertools.chain(*named)])
-    return replace(_source(train, test, str(folder), key), notes=tuple(notes))
+    return replace(_source(train, test, str(folder), key, folder), notes=tuple(notes))
 
 
 def _of_split(name: str, files: list[Path]) -> list[Path]:
@@ -109,6 +107,17 @@ def _of_split(name: str, files: list[Path]) -> list[Path]:
     return found
 
 
+def _numbered(name: str, files: list[Path]) -> bool:
+    """Return whether the only file of a split has a number that is not said to be of how many."""
+    return len(files) == 1 and files[0].stem.lower() != name and not re.search(r"\d-of-\d", files[0].stem)
+
+
+def _made_of(name: str, files: list[Path]) -> str:
+    if len(files) == 1:
+        return f"The {name} split is {files[0].name} alone."
+    return f"The {name} split is put together from {_named(files)}."
+
+
 def _check_series(name: str, files: list[Path]) -> None:
     """Raise BadInput unless the files are called NAME and a number, and the numbers are consecutive, from 0 or 1."""
     numbers = [re.fullmatch(rf"{name}[-_.]?(\d+)", file.stem, re.IGNORECASE) for file in files]
@@ -120,17 +129,17 @@ def _check_series(name: str, files: list[Path]) -> None:
         )
 
 
-def _image_files(table: datasets.Dataset, where: str) -> list[Path]:
-    """Return the files that the image column names instead of holding their content."""
-    column = table.data.column(_columns(table.column_names, where)[0])
+def _image_files(table: datasets.Dataset, where: Path) -> list[Path]:
+    """Return the files that the image column names instead of holding their content; they lie in the folder `where`."""
+    column = table.data.column(_columns(table.column_names, str(where))[0])
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return [Path(path) for path in column.to_pylist() if path is not None]
+        return [where / path for path in column.to_pylist() if path is not None]
     if not pa.types.is_struct(column.type) or column.type.get_field_index("path") < 0:
         return []
     paths = pc.struct_field(column, "path")
     if column.type.get_field_index("bytes") >= 0:
         paths = paths.filter(pc.is_null(pc.struct_field(column, "bytes")))
-    return [Path(path) for path in paths.to_pylist() if isinstance(path, str)]
+    return [where / path for path in paths.to_pylist() if isinstance(path, str)]
 
 
 def _named(files: list[Path]) -> str:
@@ -183,8 +192,13 @@ def _columns(names: list[str], where: str) -> tuple[str, str]:
     return image, label
 
 
-def _source(train: datasets.Dataset | None, test: datasets.Dataset, where: str, key: str) -> Source:
-    """Return the tables of both splits; where there is nothing to train on, labels that are numbers stay as they are."""
+def _source(
+    train: datasets.Dataset | None, test: datasets.Dataset, where: str, key: str, folder: Path = Path()
+) -> Source:
+    """Return the tables of both splits; where there is nothing to train on, labels that are numbers stay as they are.
+
+    Images that are named and not held lie in the folder, unless their path is a whole one.
+    """
     splits = {"test": test} if train is None else {"train": train, "test": test}
     declared = {split: _class_names(dataset, where) for split, dataset in splits.items()}
     names = declared.get("train") or declared["test"]
@@ -194,6 +208,8 @@ def _source(train: datasets.Dataset | None, test: datasets.Dataset, where: str, 
         twice = next(name for name, count in Counter(names).items() if count > 1)
         raise BadInput(f"{where} declares two classes that both read {twice!r}: write the labels with one of them.")
     labels = {split: _labels(dataset, f"{where}, {split}") for split, dataset in splits.items()}
+    if train is None and not names and all(_is_count(label) for label in labels["test"]):
+        labels["test"] = [int(label) for label in labels["test"]]  # as a network of other origin counts its outputs
     for split, found in labels.items():
         if not found:
             raise BadInput(f"{where}, {split} has no rows: give some images.")
@@ -207,7 +223,7 @@ def _source(train: datasets.Dataset | None, test: datasets.Dataset, where: str, 
                     f"{where}, {split}, row {row} has the label {label!r}, which is none of the {len(distinct)} classes "
                     f"({some([repr(name) for name in names])}): correct it, or remove the row."
                 )
-        read = _reader(splits[split], f"{where}, {split}")
+        read = _reader(splits[split], f"{where}, {split}", folder)
         tables[split] = Table(torch.tensor([number[label] for label in found]), read)
     return Source(tables["train"], tables["test"], tuple(names or map(str, distinct)), key)
 
@@ -241,13 +257,18 @@ def _distinct(labels: dict[str, list[int | str]], where: str) -> Sequence[int | 
                     f"{where}, {split} has the label {label!r} in {count} rows, and no training image has it: correct or "
                     "remove them."
                 )
-    as_numbers = all(isinstance(label, int) or (label.isascii() and label.isdecimal()) for label in distinct)
-    ordered = sorted(distinct, key=int if as_numbers else str)
-    if "train" in labels or not as_numbers:
+    ordered = sorted(distinct, key=int if all(map(_is_count, distinct)) else str)
+    largest = ordered[-1]
+    if "train" in labels or isinstance(largest, str):
         return ordered
-    if (largest := int(ordered[-1])) >= _MOST_CLASSES:
+    if largest >= _MOST_CLASSES:
         raise BadInput(f"{where} has the label {largest}, and classes are counted from 0: number them so.")
-    return range(largest + 1) if isinstance(ordered[-1], int) else [str(label) for label in range(largest + 1)]
+    return range(largest + 1)
+
+
+def _is_count(label: int | str) -> bool:
+    """Return whether a label is a whole number, or its text, such as 7 or 07."""
+    return isinstance(label, int) or (label.isascii() and label.isdecimal())
 
 
 def _labels(dataset: datasets.Dataset, where: str) -> list[int | str]:
@@ -259,7 +280,7 @@ def _labels(dataset: datasets.Dataset, where: str) -> list[int | str]:
     return [composed(label) if isinstance(label, str) else label for label in labels]
 
 
-def _reader(dataset: datasets.Dataset, where: str) -> Reader:
+def _reader(dataset: datasets.Dataset, where: str, folder: Path) -> Reader:
     """Return rows of the image column as encoded images; a data set that lies on disk is read as it is asked for."""
     column = _columns(dataset.column_names, where)[0]
     stored_as = dataset.data.schema.field(column).type
@@ -276,17 +297,17 @@ def _reader(dataset: datasets.Dataset, where: str) -> Reader:
 
     def read(rows: list[int]) -> list[Encoded]:
         return [
-            _encoded(value, f"{where}, row {row}")
+            _encoded(value, f"{where}, row {row}", folder)
             for row, value in zip(rows, stored[rows][column].to_pylist(), strict=True)
         ]
 
     return read
 
 
-def _encoded(value: dict[str, bytes | str | None] | None, where: str) -> Encoded:
+def _encoded(value: dict[str, bytes | str | None] | None, where: str, folder: Path) -> Encoded:
     content, path = (value["bytes"], value["path"]) if value is not None else (None, None)
     if isinstance(content, bytes):
         return Encoded(f"{where} ({path})" if isinstance(path, str) else where, content)
     if isinstance(path, str):
-        return Encoded(path, Path(path))
+        return Encoded(str(folder / path), folder / path)
     return Encoded(where, None)

@@ -12,13 +12,21 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from sparring.choices import check_choices
+from sparring.choices import check_choices, check_kind
 from sparring.data.augment import Augment
 from sparring.data.cache import cached, digest
 from sparring.data.decode import Undecodable, decode
 from sparring.data.folders import image_folder
 from sparring.data.images import Images
-from sparring.data.splits import Splits, confusable, few_coloured, images_fingerprint, missing, sorted_as_letters
+from sparring.data.splits import (
+    Splits,
+    confusable,
+    few_coloured,
+    images_fingerprint,
+    missing,
+    repeated,
+    sorted_as_letters,
+)
 from sparring.data.tables import Source, Table, digits
 from sparring.errors import BadInput, unknown
 from sparring.randomness import seed_from
@@ -109,12 +117,14 @@ def load(data: Data, *, needs_train: bool = True) -> Splits:
     found = Splits(train, validation, test, source.classes, data.name, fingerprint, mean, std)
     tables = ((source.train, train_rows, pixels), (source.test or source.train, test_rows, test_pixels))
     about_classes = (*confusable(source.classes), *sorted_as_letters(source.classes), *missing(found))
-    notes = (*source.notes, *about_classes, *few_coloured(tables))
-    return replace(found, notes=notes, division=_division(source, all_test))
+    notes = (*source.notes, *about_classes, *few_coloured(tables), *repeated(found))
+    return replace(found, notes=notes, train_fingerprint=images_fingerprint(train, validation))
 
 
 def _check(data: Data) -> None:
     """Refuse what cannot be right whatever the data are."""
+    check_kind("The data", data, Data)
+    check_choices(data)  # once more, as fields may have been set since
     for name, value in (("limit", data.limit), ("test_limit", data.test_limit), ("size", data.size)):
         if value is not None and value < 1:
             raise BadInput(f"data.{name} is {value}: give at least 1, or leave it out.")
@@ -173,14 +183,6 @@ def _divided(source: Source, seed: int) -> tuple[Int64[Tensor, "N"], Int64[Tenso
         return torch.arange(len(source.train)), torch.arange(len(source.test))
     test, train = _divide(source.train.labels, math.ceil(len(source.train) / 5), seed_from(seed, _TEST))
     return train, test
-
-
-def _division(source: Source, test_rows: Tensor) -> str | None:
-    """Return digits that change with any of the images that were divided here, and with the division."""
-    if source.test is not None:
-        return None
-    labels = hashlib.sha256(source.train.labels.numpy().data).hexdigest()
-    return digest(source.key or "", labels, hashlib.sha256(test_rows.numpy().data).hexdigest())[:16]
 
 
 def _drawn(rows: Tensor, limit: int | None, name: str, seed: int) -> Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from sparring.data.images import Images
@@ -29,9 +31,7 @@ class Splits:
     mean: tuple[float, ...]  # of the training pixels in [0, 1], per channel
     std: tuple[float, ...]
     notes: tuple[str, ...] = ()  # sentences about what was found, such as classes without images
-    division: str | None = (
-        None  # 16 hexadecimal digits: which of which images are for testing; None where they came apart
-    )
+    train_fingerprint: str = ""  # of the training and the validation images alone, whatever is tested
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return how many images of each class there are, by split and by the class's name."""
@@ -49,11 +49,25 @@ class Splits:
             f"{len(self.classes)} classes, {channels} x {height} x {width} pixels."
         )
 
+    def seen(self) -> Int64[Tensor, "N"]:
+        """Return the digests of the training and the validation images, sorted: what a network was made from."""
+        return torch.cat([image_digests(self.train.pixels), image_digests(self.validation.pixels)]).sort().values
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
         channels, height, width = self.test.pixels.shape[1:]
         return channels, height, width
+
+
+def repeated(found: Splits) -> Iterator[str]:
+    """Yield how many test images are among the training images, pixel for pixel."""
+    again = int(torch.isin(image_digests(found.test.pixels), image_digests(found.train.pixels)).sum())
+    if again:
+        yield (
+            f"{again} of {len(found.test)} test images are training images, too, pixel for pixel: what is found on them "
+            "says nothing of new images."
+        )
 
 
 def missing(found: Splits) -> Iterator[str]:
@@ -66,10 +80,11 @@ def missing(found: Splits) -> Iterator[str]:
 
 
 def confusable(classes: Sequence[str]) -> Iterator[str]:
-    """Yield which classes have one name but for upper and lower case and spaces."""
+    """Yield which classes have one name but for upper and lower case, spaces and leading zeros."""
     by_letters: dict[str, list[str]] = {}
     for name in classes:
-        by_letters.setdefault("".join(name.casefold().split()), []).append(name)
+        bare = "".join(name.casefold().split())
+        by_letters.setdefault(bare.lstrip("0") if bare.isdecimal() else bare, []).append(name)
     if twins := [names for names in by_letters.values() if len(names) > 1]:
         called = some([" and ".join(map(repr, names)) for names in twins])
         yield f"Different classes are called {called}: if that is one class, put its images together."
@@ -105,6 +120,14 @@ def few_coloured(tables: Sequence[tuple[Table, Tensor, Tensor]]) -> Iterator[str
             f"{len(exceptions)} of {total} images have colours, such as {table.read([row])[0].name}, so all are given three "
             "channels: convert them to gray if they should be."
         )
+
+
+def image_digests(pixels: Tensor) -> Int64[Tensor, "N"]:
+    """Return 64 bits for each image (N, C, H, W), of bytes or of fractions rounded to them: equal ones for equal images."""
+    levels = pixels if pixels.dtype == torch.uint8 else (pixels * 255).round().to(torch.uint8)
+    shape = str(tuple(pixels.shape[1:])).encode()
+    digests = (hashlib.blake2b(shape + image.tobytes(), digest_size=8).digest() for image in levels.numpy())
+    return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in digests], dtype=torch.int64)
 
 
 def images_fingerprint(*splits: Images) -> str:

@@ -66,8 +66,14 @@ class Evaluation(Outcomes):
     file: Path | None = field(default=None, kw_only=True)
 
     def save(self, path: str | Path) -> None:
-        """Write the record to a JSON file."""
-        write_record(self.record, path_of("The record's file", path))
+        """Write the record to a .json file, joined with what that says of the same question.
+
+        Raises BadInput for a file of another name, and for one that holds something else.
+        """
+        file = path_of("The record's file", path)
+        if file.suffix.lower() != ".json":
+            raise BadInput(f"A record is written as .json: name the file so, not {file}.")
+        write_record(_joined(self.record, file_of(file, self.record)), file)
 
 
 @torch.inference_mode(False)  # which lets autograd record under no_grad, too
@@ -162,10 +168,17 @@ def evaluate(
     if examples_file and ranks.index() == 0:
         save_examples(evaluation, evaluator, examples_file)
     if record_file and ranks.index() == 0:
-        evaluation.save(record_file)
+        write_record(content, record_file)
     if checkpoint:
         checkpoint.remove()
     return evaluation
+
+
+def _joined(content: dict[str, Any], file: Path) -> dict[str, Any]:
+    """Return a record with the attacks and the findings that its file holds already."""
+    both = merged(content, file)
+    earlier = [finding for finding in both["findings"] if finding not in content["findings"]]
+    return both | {"findings": [*content["findings"], *earlier]}
 
 
 def check_files(
@@ -210,12 +223,11 @@ def _examined(
 ) -> list[Finding]:
     """Return what the doctor says before the work begins; BadInput where it would be in vain."""
     classes, name = (data.classes, data.name) if isinstance(data, Splits) else (None, "the data")
-    division = data.division if isinstance(data, Splits) else None
     check_fit(model, images, None if classes is None else len(classes), name, device)
     if not doctor:
         return []
     try:
-        findings = diagnose(model, images, threat, classes=classes, division=division, device=device, seed=seed)
+        findings = diagnose(model, images, threat, classes=classes, device=device, seed=seed)
     except BadInput as refusal:  # such as images of a single class
         raise BadInput(f"{refusal} {_REGARDLESS}") from refusal
     for finding in findings:

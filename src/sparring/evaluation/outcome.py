@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from sparring.errors import BadInput, some
+
 CLEAN = "clean"
 OnProgress = Callable[[str, float], None]  # attack, or attack and search, and the fraction of it that is done
 
@@ -76,9 +78,12 @@ class Outcomes:
         return int(survivors.sum()) / len(survivors)
 
     def accuracy(self, attack: str) -> float:
-        """Return the accuracy under one of the attacks; raise KeyError if it was not run."""
+        """Return the accuracy under one of the attacks; raises BadInput if it was not run."""
         return self.outcome(attack).accuracy
 
     def outcome(self, attack: str) -> Outcome:
-        """Return the result of one of the attacks; raise KeyError if it was not run."""
-        return {outcome.attack: outcome for outcome in self.outcomes}[attack]
+        """Return the result of one of the attacks; raises BadInput if it was not run."""
+        found = {outcome.attack: outcome for outcome in self.outcomes}
+        if attack not in found:
+            raise BadInput(f"{attack} was not run: there are {some(list(found))}.")
+        return found[attack]

@@ -85,7 +85,8 @@ def record(asked: dict[str, Any], evaluator: Evaluator, outcomes: Outcomes) -> d
 def _data(data: Splits | Images) -> dict[str, str | None]:
     """Return the split's name; images by themselves have none."""
     if isinstance(data, Splits):
-        return {"name": data.name, "split": "test", "fingerprint": data.fingerprint}
+        fingerprints = {"fingerprint": data.fingerprint, "train_fingerprint": data.train_fingerprint}
+        return {"name": data.name, "split": "test", **fingerprints}
     return {"name": None, "split": None, "fingerprint": images_fingerprint(data)}
 
 

@@ -7,7 +7,7 @@ from sparring.models.imported import imported, is_reference
 from sparring.models.layout import may_be_channels_last
 from sparring.models.normalise import Normalised
 from sparring.models.registry import create, names
-from sparring.models.weights import create_from, load, save, with_counters
+from sparring.models.weights import create_from, load, save, save_seen, with_counters
 
 __all__ = [
     "Fold",
@@ -26,5 +26,6 @@ __all__ = [
     "may_be_channels_last",
     "names",
     "save",
+    "save_seen",
     "with_counters",
 ]

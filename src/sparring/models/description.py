@@ -12,7 +12,7 @@ from sparring.errors import BadInput
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """The arguments of `create` that fix a network's shape, the names of its classes, and what kept its test images apart.
+    """The arguments of `create` that fix a network's shape, and the names of its classes.
 
     Normalisation is absent on purpose: it is among the weights.
 
@@ -27,7 +27,6 @@ class ModelDescription:
     size: int | tuple[int, int] = 32  # pixels: a side or (H, W)
     width: int | None = None
     levels: int | None = None  # values that a pixel is rounded to inside the network; None does not round
-    division: str | None = None  # `Splits.division` of what it was trained on
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -36,10 +35,8 @@ class ModelDescription:
 
 
 def to_yaml(description: ModelDescription) -> str:
-    """Return the description as YAML, one field a line; the division only where there is one."""
+    """Return the description as YAML, one field a line."""
     content = {field.name: getattr(description, field.name) for field in fields(description)}
-    if description.division is None:
-        del content["division"]
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in content.items()}
     return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
 
@@ -54,8 +51,8 @@ def from_yaml(text: str, origin: str) -> ModelDescription:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise BadInput(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from error
-    expected = [field.name for field in fields(ModelDescription) if field.name != "division"]
-    if not isinstance(content, dict) or {*content} - {"division"} != {*expected}:
+    expected = [field.name for field in fields(ModelDescription)]
+    if not isinstance(content, dict) or set(content) != set(expected):
         found = ", ".join(map(str, content)) if isinstance(content, dict) else repr(content)
         raise BadInput(f"{origin} must hold exactly the fields {', '.join(expected)}; it holds {found}.")
     for key, value in content.items():
@@ -70,13 +67,12 @@ def from_yaml(text: str, origin: str) -> ModelDescription:
         size=size if isinstance(size, int) else (size[0], size[1]),
         width=content["width"],
         levels=content["levels"],
-        division=content.get("division"),
     )
 
 
 def _fits(key: str, value: object) -> bool:
     match key:
-        case "name" | "division":
+        case "name":
             return isinstance(value, str)
         case "class_names":
             return isinstance(value, list) and all(isinstance(name, str) for name in value)

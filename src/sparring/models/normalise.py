@@ -32,7 +32,8 @@ class Normalised(nn.Module):
     mean: Tensor  # (1, C, 1, 1)
     std: Tensor  # (1, C, 1, 1)
     class_names: tuple[str, ...] = ()  # in the order of the logits, where `load` found them beside the weights
-    division: str | None = None  # of the images it was trained on, see `Splits`, where `load` found it there
+    image_size: tuple[int, int] | None = None  # (H, W) that it was trained on, where `load` found it there
+    seen: Tensor | None = None  # digests of the images it was trained on, see `Splits.seen`, where `load` found them
 
     def __init__(
         self,

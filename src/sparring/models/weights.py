@@ -19,6 +19,7 @@ from sparring.models.description import ModelDescription, from_yaml, to_yaml
 from sparring.models.normalise import Normalised
 from sparring.models.registry import create
 
+_SEEN = "training_images.safetensors"
 _CHECKSUM = "sha256"  # the key in the file's metadata: of the weights and, after a space, of the description's text
 _LOG = logging.getLogger(__name__)
 
@@ -93,8 +94,28 @@ def load(path: str | Path) -> Normalised:
             "%s has no checksum, as it was written before there were any: damage would not be noticed.", lacking
         )
     model.load_state_dict(state)
-    model.class_names, model.division = description.class_names, description.division
+    size = description.size
+    model.class_names, model.image_size = description.class_names, (size, size) if isinstance(size, int) else size
+    model.seen = _seen(weights)
     return model.eval()
+
+
+def save_seen(digests: Tensor, folder: Path) -> None:
+    """Write beside a network which images it is trained on: their digests, see `Splits.seen`."""
+    with replacing(folder / _SEEN) as temporary:
+        save_file({"digests": digests}, temporary)
+
+
+def _seen(weights: Path) -> Tensor | None:
+    file = weights.with_name(_SEEN)
+    if weights.name != "model.safetensors" or not file.is_file():
+        return None
+    try:
+        return load_file(file)["digests"]
+    except (SafetensorError, KeyError) as error:
+        raise BadInput(
+            f"{file} is damaged, which says what the network was trained on: restore or remove it."
+        ) from error
 
 
 def read(weights: Path) -> tuple[dict[str, Tensor], list[str]]:

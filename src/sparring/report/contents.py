@@ -121,23 +121,20 @@ def _check_finished(run: Run, experiment: Experiment) -> None:
     done, wanted = len(run.metrics()), experiment.optimisation.epochs
     if done < wanted:
         raise BadInput(
-            f"{run.folder} is not finished, {done} of {wanted} epochs: go on by sparring train {run.config} --run "
-            f"{run.folder} --resume, or leave it out."
+            f"{run.folder} is not finished, {done} of {wanted} epochs: go on by {run.resuming}, or leave it out."
         )
 
 
 def _section(name: str, run: Run, experiment: Experiment, shown: int, device: str) -> Section:
     network = api.load(run.folder)
-    record, notes = shown_record(run.evaluations, experiment.threat, experiment.data.name, fingerprint(network)[:16])
+    record, notes = shown_record(run, experiment.threat, fingerprint(network)[:16])
     findings: list[dict[str, str]] | None = None
     pictures: list[Example] = []
     if shown:
         try:
             splits: Splits = load(experiment.data, needs_train=False)
             network, test = network.to(device), splits.test
-            said = diagnose(
-                network, test, experiment.threat, classes=splits.classes, division=splits.division, device=device
-            )
+            said = diagnose(network, test, experiment.threat, classes=splits.classes, device=device)
             findings = [asdict(finding) for finding in said]
             pictures = examples(network, test, experiment.threat, splits.classes, shown, device)
         except BadInput as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 Row = dict[str, float]
 
 _WRITTEN = (  # after the configuration
-    *("data.json", "environment.json", "metrics.csv", "model.yaml", "model.safetensors"),
+    *("data.json", "environment.json", "training_images.safetensors"),
+    *("metrics.csv", "model.yaml", "model.safetensors"),
     *("checkpoints/last.ckpt", "checkpoints/best.ckpt"),
 )
 _METHOD = re.compile("^method:", re.MULTILINE)  # no configuration of a run is without one, of whatever version
@@ -58,6 +60,11 @@ class Run:
     def best(self) -> Path:
         """The complete checkpoint of the best epoch."""
         return self.folder / "checkpoints" / "best.ckpt"
+
+    @property
+    def resuming(self) -> str:
+        """The command that goes on with it, for a shell."""
+        return shlex.join(["sparring", "train", str(self.folder), "--resume"])
 
     @property
     def weights(self) -> Path:
@@ -95,8 +102,12 @@ class Run:
         if (line := _difference(rewritten(read_text(self.config)), config)) is not None:
             raise BadInput(
                 f"{self.folder} was started with another configuration ({line}): resume it with its own, "
-                f"sparring train {self.config} --run {self.folder} --resume."
+                f"{self.resuming}."
             )
+        self.check_checkpoint(config, rewritten)
+
+    def check_checkpoint(self, config: str, rewritten: Callable[[str], str] = str) -> None:
+        """Raise BadInput where the newest checkpoint was written with another configuration; `rewritten` as in `refuse`."""
         trained = checkpoint.configuration(self.last)
         if trained is not None and (line := _difference(rewritten(trained), config)) is not None:
             raise BadInput(
@@ -110,11 +121,24 @@ class Run:
             return None if _METHOD.search(read_text(self.config)) else self.config
         return next((path for name in _WRITTEN if (path := self.folder / name).exists()), None)
 
-    def begin(self, config: str, data: dict[str, Any]) -> None:
-        """Write what is known before training: the configuration, what the data are, and where it runs."""
+    def configure(self, config: str) -> None:
+        """Write the configuration, which makes the folder a run's."""
         self._write(self.config, config)
+
+    def begin(self, data: dict[str, Any], seen: Tensor) -> None:
+        """Write what is known before training: what the data are, which images are trained on, and where it runs.
+
+        Args:
+            data: for data.json.
+            seen: the digests of the training images, see `Splits.seen`.
+        """
         self._write(self.folder / "data.json", json.dumps(data, indent=2, ensure_ascii=False) + "\n")
         self._write(self.folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        models.save_seen(seen, self.folder)
+
+    def is_described(self) -> bool:
+        """Return whether all is there that `begin` writes; a run of version 0.1 may lack something."""
+        return all((self.folder / name).is_file() for name in ("data.json", "environment.json"))
 
     def data(self) -> dict[str, Any]:
         """Return what data.json says of the images; raises BadInput if there is none."""

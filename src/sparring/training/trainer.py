@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from sparring.attacks import Attack
 from sparring.data import Augment, Images, Resident, Splits
 from sparring.errors import BadInput, NotANumber, first_line
 from sparring.evaluation import CLEAN, Evaluator
+from sparring.evaluation.doctor.inputs import radius_of
 from sparring.methods import Method, Review
 from sparring.models import ModelDescription
 from sparring.optimisation import Optimisation
@@ -103,14 +104,19 @@ class Trainer:
         self._observer = Observer(self.diagnostics.every, followed, self.threat, self.seed, self.run, fabric.device)
         self._statistics = EpochStatistics(fabric.device)
 
-    def fit(self, *, resume: bool = False) -> list[Row]:
-        """Train to the end, from the newest checkpoint if told to resume; return the rows of metrics.csv.
+    def restore(self) -> bool:
+        """Go on from the newest checkpoint, if there is one; return whether there was. Raises BadInput for other images."""
+        if not self.run.last.exists():
+            return False
+        self._restore()
+        return True
+
+    def fit(self) -> list[Row]:
+        """Train to the end; return the rows of metrics.csv.
 
         Raises Interrupted on Ctrl-C or SIGTERM, after saving: the run can be resumed from that very batch. Raises
         BadInput if the loss is no longer finite; the checkpoint of the epoch before stays.
         """
-        if resume and self.run.last.exists():
-            self._restore()
         session, epochs = self.session, self.optimisation.epochs
         with (
             self._interruption.handled(),
@@ -121,7 +127,7 @@ class Trainer:
             done = session.epoch * steps + session.batch
             title = f"{type(self.method).__name__} on {self.splits.name} ({self.run.folder.name})"
             reporter.begin(title, epochs * steps, done)
-            for note in (str(self.splits), *self.splits.notes):
+            for note in (str(self.splits), *self.splits.notes, *_about_radius(self.threat, self.splits.shape)):
                 reporter.note(note)
             reporter.note(f"Level {session.plan.name}: {session.plan.reason}.")
             while session.epoch < epochs:
@@ -202,7 +208,7 @@ class Trainer:
     def _interrupted(self) -> Interrupted:
         return Interrupted(
             f"Stopped in epoch {self.session.epoch} after {self.session.batch} batches, all saved: go on with "
-            f"sparring train {self.run.config} --run {self.run.folder} --resume"
+            f"{self.run.resuming}"
         )
 
     def _log(self, row: Row) -> None:
@@ -254,6 +260,13 @@ class Trainer:
         self._observer.load_state_dict(state["diagnostics"])
         if self.session.batch == 0 and self._history:
             self._keep_best()  # in case it was killed between the two
+
+
+def _about_radius(threat: Threat, shape: tuple[int, int, int]) -> Iterator[str]:
+    """Yield what the doctor warns of in every evaluation, such as a radius of Linf in L2."""
+    finding = radius_of(threat, shape)
+    if finding is not None and finding.severity == "warning":
+        yield f"{finding.seen} {finding.why} {finding.advice}"
 
 
 def _check_radius(threat: Threat, shape: tuple[int, int, int]) -> None:

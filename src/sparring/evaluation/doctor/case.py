@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import attackable
-from sparring.data import Labelled, batches, images_of
+from sparring.data import Images, Labelled, batches, images_of
+from sparring.data.splits import image_digests
 from sparring.errors import BadInput
 from sparring.evaluation.network import untouched
 from sparring.randomness import repeatable, seed_from
@@ -33,7 +34,7 @@ class Case:
     threat: Threat
     classes: int | None  # of the data, where known
     class_names: tuple[str, ...]  # of the data, by label; empty where they are not known
-    division: str | None  # of the data into training and test images, see `Splits`; None where they came apart
+    seen: tuple[int, int]  # how many of how many images the model was trained on, as far as it says
     in_training: tuple[nn.Module, ...]  # the modules that were in training mode when the doctor came
 
     def logits(self, x: Tensor) -> Tensor:
@@ -53,7 +54,6 @@ def examined(
     data: Labelled,
     threat: Threat,
     classes: int | Sequence[str] | None,
-    division: str | None,
     device: torch.device | str,
     seed: int,
     count: int,
@@ -79,7 +79,20 @@ def examined(
     with untouched(model), _uncompiled(), repeatable(seed, device), attackable(model, "eval"):
         batch = next(batches(some, len(some), device))
         names, known = ((), classes) if isinstance(classes, int | None) else (tuple(classes), len(classes))
-        yield Case(model, some.pixels, batch.x, batch.y, threat, known, names, division, in_training)
+        yield Case(model, some.pixels, batch.x, batch.y, threat, known, names, _seen(model, images), in_training)
+
+
+def said_by(model: nn.Module, name: str) -> Any:
+    """Return what `sparring.load` noted on a network under this name, which may be wrapped; None where there is nothing."""
+    found = (getattr(module, name, None) for module in model.modules())
+    return next((value for value in found if isinstance(value, tuple | Tensor) and len(value)), None)
+
+
+def _seen(model: nn.Module, images: Images) -> tuple[int, int]:
+    digests = said_by(model, "seen")
+    if digests is None:
+        return 0, len(images)
+    return int(torch.isin(image_digests(images.pixels), digests).sum()), len(images)
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

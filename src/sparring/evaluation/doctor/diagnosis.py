@@ -22,7 +22,8 @@ BEFORE: tuple[Callable[[Case], Finding | None], ...] = (
     inputs.pixel_range,
     inputs.label_range,
     inputs.class_names,
-    inputs.division,
+    inputs.seen_images,
+    inputs.image_size,
     inputs.radius,
 )
 AFTER: tuple[Callable[[Case, Tensor], Finding | None], ...] = (  # of the case and the logits (N, K) of its images
@@ -50,7 +51,6 @@ def diagnose(
     threat: Threat,
     *,
     classes: int | Sequence[str] | None,
-    division: str | None = None,
     device: torch.device | str = "cpu",
     seed: int = 0,
     count: int = 128,
@@ -65,7 +65,6 @@ def diagnose(
         threat: what the adversary of the evaluation may do.
         classes: the names of the data's classes, or how many there are; None if that is not known. Names are compared with
             those that the model has, as what `sparring.load` returns does.
-        division: of the data into training and test images, `Splits.division`; None where they came apart.
         device: where the model is.
         seed: of the choice of images, and of the generators meanwhile.
         count: at least 2.
@@ -78,9 +77,8 @@ def diagnose(
     check_device(device)
     check_seed(seed)
     check_kind("classes", classes, int | tuple[str, ...] | None)
-    check_kind("division", division, str | None)
     check_kind("count", count, int)
-    with examined(model, images, threat, classes, division, device, seed, count) as case:
+    with examined(model, images, threat, classes, device, seed, count) as case:
         return worst_first(_findings(case))
 
 

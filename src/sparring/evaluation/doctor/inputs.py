@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import torch
 
-from sparring.evaluation.doctor.case import Case
+from sparring.evaluation.doctor.case import Case, said_by
 from sparring.evaluation.doctor.finding import Finding, Severity
 from sparring.norms import NormName, by_norm
+from sparring.threat import Threat
 
 _COLOURS = 3
+_FEW = 0.01  # of the images: so many may be in both parts of a data set as it comes
 _BLACK = 1.01 / 255  # what bytes of 0 and 1 become
 
 
@@ -51,8 +53,8 @@ def label_range(case: Case) -> Finding | None:
 
 def class_names(case: Case) -> Finding | None:
     """Check whether the model's classes are called as the data's are; only a network of our own says their names."""
-    names = getattr(case.model, "class_names", ())
-    if not isinstance(names, tuple) or not names or not case.class_names or names == case.class_names:
+    names = said_by(case.model, "class_names")
+    if not isinstance(names, tuple) or not case.class_names or names == case.class_names:
         return None
     number = {name: position for position, name in enumerate(names)}
     moved = [name for label, name in enumerate(case.class_names) if number.get(name, label) != label]
@@ -78,61 +80,82 @@ def class_names(case: Case) -> Finding | None:
     )
 
 
-def division(case: Case) -> Finding | None:
-    """Check whether images that Sparring divided are divided as when the model was trained; only our own networks know."""
-    trained = getattr(case.model, "division", None)
-    if trained is None or case.division is None or trained == case.division:
+def seen_images(case: Case) -> Finding | None:
+    """Check whether the model was trained on the images; only our own networks say which those were."""
+    seen, count = case.seen
+    if not seen:
         return None
     return Finding(
-        "division",
-        "error",
-        "A fifth of the images was drawn for testing when the model was trained, and another fifth is now.",
-        "Images that it was trained on are tested, so accuracy says nothing of new images.",
-        "Restore images and data.seed, or put images that it has not seen into a folder test, with a folder a class.",
+        "seen-images",
+        "error" if seen > _FEW * count else "warning",
+        f"{seen} of the {count} images are among those that the model was trained on, pixel for pixel.",
+        "What is found on them says nothing of new images.",
+        "Test on images that were kept apart: where Sparring divides them, restore images and data.seed as they were, or "
+        "give new ones as data.path, a folder with test/ in it.",
+    )
+
+
+def image_size(case: Case) -> Finding | None:
+    """Check whether the images have the size that the model was trained on; only our own networks say which that was."""
+    trained, given = said_by(case.model, "image_size"), tuple(case.x.shape[2:])
+    if trained is None or trained == given:
+        return None
+    sizes = [f"{height} x {width}" for height, width in (given, trained)]
+    return Finding(
+        "image-size",
+        "warning",
+        f"The images have {sizes[0]} pixels, those that the model was trained on {sizes[1]}.",
+        "Accuracy at another resolution is usually lower, and the same eps is another threat.",
+        "Resize the images as in training, by data.size.",
     )
 
 
 def radius(case: Case) -> Finding | None:
     """Check whether eps makes sense in units of the pixel range [0, 1]."""
-    threat, numbers = case.threat, math.prod(case.x.shape[1:])
-    said = f"The radius is {threat.norm} {threat.eps}, {_in_levels(case, numbers)}"
+    return radius_of(case.threat, case.x.shape[1:])
+
+
+def radius_of(threat: Threat, shape: Sequence[int]) -> Finding | None:
+    """Check whether eps makes sense for images of this shape (C, H, W)."""
+    numbers = math.prod(shape)
+    said = f"The radius is {threat.norm} {threat.eps}, {_in_levels(threat, numbers)}"
     if threat.eps >= threat.geometry.to_grey(numbers):
         return _about_radius("warning", f"{said}.", _ALL_GREY)
-    return by_norm(_RADII, threat.norm, "The check of the radius")(case, said)
+    return by_norm(_RADII, threat.norm, "The check of the radius")(threat, shape[0], said)
 
 
-def _in_levels(case: Case, numbers: int) -> str:
+def _in_levels(threat: Threat, numbers: int) -> str:
     """Return the radius in grey levels, those of each number on average where the ball is not one of single numbers."""
-    levels = float(case.threat.eps) * 255 * 0.5 / case.threat.geometry.to_grey(numbers)
-    if case.threat.geometry.bounds_numbers:
+    levels = float(threat.eps) * 255 * 0.5 / threat.geometry.to_grey(numbers)
+    if threat.geometry.bounds_numbers:
         return f"{levels:.3g} of 255 grey levels"
     return f"on average {levels:.2g} of 255 grey levels in each of {numbers} numbers"
 
 
-def _linf_radius(case: Case, said: str) -> Finding | None:
-    if case.threat.eps.exact < Fraction(1, 255):
+def _linf_radius(threat: Threat, channels: int, said: str) -> Finding | None:
+    if threat.eps.exact < Fraction(1, 255):
         return _about_radius("warning", f"{said}.", "An 8-bit image cannot be changed by less than one grey level.")
-    if case.threat.eps > 0.1 and case.x.shape[1] == _COLOURS:
+    if threat.eps > 0.1 and channels == _COLOURS:
         why = "Usual radii of colour images are 4/255 to 16/255; 0.3 is MNIST's, and the default of the AutoAttack package."
         return _about_radius("note", f"{said}, for colour images.", why)
     return None
 
 
-def _l2_radius(case: Case, said: str) -> Finding | None:
-    if case.threat.eps >= 0.1:
+def _l2_radius(threat: Threat, channels: int, said: str) -> Finding | None:
+    if threat.eps >= 0.1:
         return None
     why = "That is a usual size for Linf, whose radius is per pixel; an L2 radius is of the whole image."
     return _about_radius("warning", f"{said}.", why)
 
 
-def _l1_radius(case: Case, said: str) -> Finding | None:
-    if case.threat.eps >= 1:
+def _l1_radius(threat: Threat, channels: int, said: str) -> Finding | None:
+    if threat.eps >= 1:
         return None
     why = "It does not let a single pixel go from black to white; usual L1 radii are 5 to 15, 12 on CIFAR-10."
     return _about_radius("warning", f"{said}.", why)
 
 
-_RADII: dict[NormName, Callable[[Case, str], Finding | None]] = {
+_RADII: dict[NormName, Callable[[Threat, int, str], Finding | None]] = {
     "Linf": _linf_radius,
     "L2": _l2_radius,
     "L1": _l1_radius,

@@ -50,7 +50,7 @@ def probe_masking(
     it should be one that the doctor finds no errors in. Raises BadInput for no images, images of a single class, a count
     below 2, and NaN logits under attack.
     """
-    with examined(model, images, threat, None, None, device, seed, count) as case:
+    with examined(model, images, threat, None, device, seed, count) as case:
         right = (case.logits(case.x).argmax(1) == case.y).nonzero()[:, 0]
         if len(right) == 0:
             return []
