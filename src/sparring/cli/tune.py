@@ -9,7 +9,7 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from sparring.cli.arguments import path
+from sparring.cli.arguments import named_after, path
 from sparring.errors import BadInput
 from sparring.terminal import console
 from sparring.training.progress import reporter
@@ -25,9 +25,7 @@ def _tune(chosen: argparse.Namespace, overrides: list[str]) -> None:
     for number, one in enumerate(space):
         if one.key in {other.key for other in space[:number]}:
             raise BadInput(f"--try {one.key} is given twice: give it once, with all its values.")
-    folder = Path(
-        chosen.out or f"runs/tune/{Path(chosen.recipe).stem if chosen.recipe.endswith('.yaml') else chosen.recipe}"
-    )
+    folder = Path(chosen.out or f"runs/tune/{named_after(chosen.recipe)}")
     tuning = Tuning(chosen.recipe, tuple(overrides), space, folder, chosen.search, chosen.search_seed)
     errors = console(stderr=True)
     trials = tuning.run(
@@ -47,13 +45,9 @@ def _table(ranked: Sequence[Trial], keys: Sequence[str]) -> Table:
     for title in ("robust", "clean", "minutes"):
         table.add_column(title, justify="right")
     for trial in ranked:
-        figures = (
-            ["diverged", ""]
-            if trial.robust is None
-            else [f"{100 * trial.robust:.1f}", f"{100 * (trial.clean or 0):.1f}"]
-        )
-        settings = [trial.settings[key] for key in keys]
-        table.add_row(trial.folder, *settings, *figures, f"{trial.minutes:.1f}")
+        robust = "diverged" if trial.robust is None else f"{100 * trial.robust:.1f}"
+        clean = "" if trial.clean is None else f"{100 * trial.clean:.1f}"
+        table.add_row(trial.folder, *(trial.settings[key] for key in keys), robust, clean, f"{trial.minutes:.1f}")
     return table
 
 

@@ -67,7 +67,7 @@ def planned(scale: str, *, path: str | None = None, out: Path) -> dict[Defence, 
         raise unknown("scale", scale, SCALES)
     jobs = {}
     for defence in DEFENCES:
-        # The defence's network goes before the scale's.
+        # The defence's network comes after the scale's, which it replaces.
         sized = replace(SCALES[scale], settings=(*SCALES[scale].settings, *defence.network))
         row = Row(defence.name, (), _RECIPE, defence.network)
         jobs[defence] = Job(row, sized, 0, path, out / scale, ())

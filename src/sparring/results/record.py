@@ -39,8 +39,8 @@ def shown_record(run: Run, threat: Threat, weights: str) -> tuple[Mapping[str, A
 
 def _is_own(asked: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
     """Return whether a record is of the images that came with a run's training images; early ones say only their name."""
-    trained = data.get("train_fingerprint")
-    return asked["name"] == data["name"] and asked.get("train_fingerprint", trained) in (trained, None)
+    trained, tested_with = data.get("train_fingerprint"), asked.get("train_fingerprint")
+    return asked["name"] == data["name"] and (trained == tested_with or None in (trained, tested_with))
 
 
 def _rank(record: Mapping[str, Any]) -> tuple[bool, int, float]:

@@ -68,9 +68,8 @@ def load(path: Path, device: torch.device | str = "cpu", needed: Sequence[str] =
 def configuration(path: Path) -> str | None:
     """Return the configuration that a checkpoint was written with; None where it holds none, or cannot be read."""
     try:
-        state = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=True
-        )  # which leaves the tensors on the disk
+        # Mapped, which leaves the tensors on the disk.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # absent, damaged, or of somebody else's: `load` says what is wrong
         return None
     held = state.get("configuration") if isinstance(state, dict) else None
