@@ -102,6 +102,7 @@ def test_numbers_that_make_no_sense_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["", "deepfool", "boundary"])
 def test_a_name_like_no_other_is_refused_with_the_list(name: str) -> None:
     with pytest.raises(
-        BadInput, match="known: aa, aa-fast, aa-plus, aa-rand, apgd-ce, apgd-dlr, apgd-t, cw-20, fab, fab-t, fgsm"
+        BadInput,
+        match="known: aa, aa-fast, aa-plus, aa-rand, apgd-ce, apgd-dlr, apgd-t, clean, cw-20, fab, fab-t, fgsm",
     ):
         named(name)

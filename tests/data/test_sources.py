@@ -475,6 +475,24 @@ def test_digests_are_of_pixels_and_shape():
     assert load(Data(limit=101, validation=20)).train_fingerprint != data.train_fingerprint
 
 
+@pytest.mark.parametrize("kind", ["folder", "names", "declared"])
+def test_classes_of_test_images_alone_are_numbered_as_a_network_s(kind, tmp_path):
+    known = ("ape", "cat", "dog", "emu")
+    if kind == "folder":
+        write_images(tmp_path / "test", ["cat", "emu"], 2)
+    else:
+        features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "emu"]))
+        labels = ["cat", "cat", "emu", "emu"] if kind == "names" else [0, 0, 1, 1]
+        declared = None if kind == "names" else features
+        write_parquet(tmp_path / "test.parquet", pictures(4), labels, features=declared)
+    data = Data("mine", str(tmp_path))
+    found = load(data, needs_train=False, classes=known)
+    assert found.classes == known
+    assert found.test.labels.tolist() == [1, 1, 3, 3]
+    assert load(data, needs_train=False, classes=("cat", "cow")).classes == ("cat", "emu")
+    assert load(data, needs_train=False).test.labels.tolist() == [0, 0, 1, 1]
+
+
 def test_classes_that_are_numbers_are_said_to_be_in_alphabetical_order(tmp_path):
     write_images(tmp_path, ["0", "2", "10"], 5)
     (note,) = custom(tmp_path).notes

@@ -105,3 +105,11 @@ def test_many_images_that_do_not_fit_into_memory_are_no_fault_of_the_model() -> 
         return x.new_zeros(len(x), 3)
 
     check_fit(Says(answer), images([0] * 40), 3, "mine", "cpu")
+
+
+def test_a_network_in_half_precision_is_answered_with_what_to_do() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).bfloat16()
+    with pytest.raises(
+        BadInput, match=r"cannot take images of shape .*\. Its weights are bfloat16: give model\.float\(\)"
+    ):
+        check_fit(model, Images(torch.zeros(4, 1, 4, 4), [0, 1, 2, 0]), None, "mine", "cpu")

@@ -267,6 +267,12 @@ def test_two_networks_behind_one_name_have_a_record_each(tmp_path: Path, monkeyp
     assert len(list(Path("records").glob("*.json"))) == 2
 
 
+def test_a_printed_evaluation_says_its_warnings(tmp_path: Path) -> None:
+    found = evaluate(network(), images(), Threat("L2", "8/255"), "clean")
+    assert any(line.startswith("warning: The radius is L2 8/255") for line in str(found).splitlines())
+    assert "warning" not in str(evaluate(network(), images(), THREAT, "clean", doctor=False))
+
+
 def test_examples_hold_what_was_before_and_what_the_network_says(tmp_path: Path) -> None:
     file = tmp_path / "examples.safetensors"
     found = evaluate(network(), images(), THREAT, ["clean", "pgd-5"], doctor=False, examples=file)
@@ -297,6 +303,13 @@ def test_examples_replace_examples_and_nothing_else(tmp_path: Path) -> None:
     for attack in ("pgd-2", "pgd-3"):
         evaluate(network(), images(), THREAT, attack, doctor=False, examples=file)
     assert "images.pgd-3" in load_file(file)
+    before = file.read_bytes()
+    for other in ((network(1), THREAT), (network(), Threat("Linf", "0.03"))):
+        with pytest.raises(
+            BadInput, match="holds adversarial images of another network, of other images or another threat"
+        ):
+            evaluate(other[0], images(), other[1], "pgd-2", doctor=False, examples=file)
+    assert file.read_bytes() == before
 
 
 def test_files_are_readable_by_whom_the_umask_lets_read(tmp_path: Path) -> None:

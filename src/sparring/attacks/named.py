@@ -49,6 +49,6 @@ def named(name: str) -> Attack:
         return _FIXED[name]()
     match = _PATTERN.fullmatch(name)
     if match is None:
-        raise unknown("attack", name, EXAMPLES)
+        raise unknown("attack", name, ("clean", *EXAMPLES))  # which evaluations know besides
     attack = _BY_STEPS[match["kind"]](int(match["steps"]))
     return Restarted(attack, int(match["restarts"])) if match["restarts"] else attack

@@ -108,7 +108,7 @@ def _loaded(chosen: argparse.Namespace, overrides: list[str], device: str) -> tu
     timm = chosen.model.startswith("timm:")
     model = None if timm else api.load(chosen.model, chosen.checkpoint)
     try:
-        splits = load_data(question.data, needs_train=False)
+        splits = load_data(question.data, needs_train=False, classes=getattr(model, "class_names", ()))
     except BadInput as error:
         if chosen.samples is None:
             raise

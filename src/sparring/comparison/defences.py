@@ -1,7 +1,7 @@
 """Defences that hide gradients, in front of a network, and each with the attack that sees through it.
 
-Athalye et al. (ICML 2018) broke nine published defences; their code and weights cannot be had, so these are built after three
-of them: what they have in common is an input that is transformed without a useful gradient, or at random.
+Athalye et al. (ICML 2018) broke nine published defences; their code and weights cannot be had, so these are built after
+three of them: what they have in common is an input that is transformed without a useful gradient, or at random.
 """
 
 from __future__ import annotations

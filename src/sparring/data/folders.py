@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,12 +63,14 @@ class _Classes:
         return digest_files(self)
 
 
-def image_folder(folder: Path, test_names: tuple[str, ...], *, needs_train: bool = True) -> Source:
+def image_folder(
+    folder: Path, test_names: tuple[str, ...], *, needs_train: bool = True, known: Sequence[str] = ()
+) -> Source:
     """Return a folder with one sub-folder a class, or with train (or training) and one of `test_names`, each with such.
 
     These names count in any case. The classes are the sub-folders that hold images, at any depth, in alphabetical order;
     hidden ones and `__MACOSX` do not count, and symbolic links are followed. A folder called `train` with images right in it
-    is a class. Without `needs_train` test images alone will do.
+    is a class. Without `needs_train` test images alone will do; their classes are `known` ones where all are among these.
 
     Raises BadInput where there are fewer than two classes, no test folder beside the training folder, two of either, unknown
     classes among the test images, for folders that seem to be parts of a data set rather than classes, and for links that
@@ -83,12 +85,13 @@ def image_folder(folder: Path, test_names: tuple[str, ...], *, needs_train: bool
         )
     if not train_folders and needs_train:
         return _flat(folder)
-    test = _classes(test_folders[0], least=1 if train_folders else 2)
+    test = _classes(test_folders[0], least=1 if train_folders or known else 2)
     unused = tuple(f"Not used: {other}, beside {test_folders[0]}." for other in test_folders[1:])
     if not train_folders:
         _check_apart(test)
         nothing = Table(torch.zeros(0, dtype=torch.int64), lambda rows: [])
-        return Source(nothing, test.table(test.files), tuple(test.files), test.key(), test.notes + unused)
+        classes = tuple(known if set(test.files) <= set(known) else test.files)
+        return Source(nothing, test.table(classes), classes, test.key(), test.notes + unused)
     train = _classes(train_folders[0])
     if foreign := sorted(test.files.keys() - train.files.keys()):
         raise BadInput(

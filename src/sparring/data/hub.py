@@ -55,7 +55,9 @@ def hub(repository: str, test_names: tuple[str, ...]) -> Source:
     return _source(splits["train"], splits[test_name], repository, key=f"{repository} {builder.hash}")
 
 
-def parquet(folder: Path, test_names: tuple[str, ...], *, needs_train: bool = True) -> Source:
+def parquet(
+    folder: Path, test_names: tuple[str, ...], *, needs_train: bool = True, known: Sequence[str] = ()
+) -> Source:
     """Return the Parquet files in a folder: those of the split train, and of the first of `test_names` that there is.
 
     A split is one file, called train.parquet or by its name and a number, or several that are numbered as its parts, such as
@@ -81,7 +83,7 @@ def parquet(folder: Path, test_names: tuple[str, ...], *, needs_train: bool = Tr
         notes.append(f"Not used: {_named(unused)}, beside {_named(used)}.")
     named = [_image_files(table, folder) for table in (train, test) if table is not None]
     key = digest_files([*used, *itertools.chain(*named)])
-    return replace(_source(train, test, str(folder), key, folder), notes=tuple(notes))
+    return replace(_source(train, test, str(folder), key, folder, known), notes=tuple(notes))
 
 
 def _of_split(name: str, files: list[Path]) -> list[Path]:
@@ -193,11 +195,17 @@ def _columns(names: list[str], where: str) -> tuple[str, str]:
 
 
 def _source(
-    train: datasets.Dataset | None, test: datasets.Dataset, where: str, key: str, folder: Path = Path()
+    train: datasets.Dataset | None,
+    test: datasets.Dataset,
+    where: str,
+    key: str,
+    folder: Path = Path(),
+    known: Sequence[str] = (),
 ) -> Source:
     """Return the tables of both splits; where there is nothing to train on, labels that are numbers stay as they are.
 
-    Images that are named and not held lie in the folder, unless their path is a whole one.
+    Images that are named and not held lie in the folder, unless their path is a whole one. Names of test images alone are
+    numbered as `known` ones, a network's, where all are among these.
     """
     splits = {"test": test} if train is None else {"train": train, "test": test}
     declared = {split: _class_names(dataset, where) for split, dataset in splits.items()}
@@ -213,6 +221,9 @@ def _source(
     for split, found in labels.items():
         if not found:
             raise BadInput(f"{where}, {split} has no rows: give some images.")
+    if train is None and {*(names or labels["test"])} <= {*known}:
+        labels["test"] = [names[label] if names and isinstance(label, int) else label for label in labels["test"]]
+        names = list(known)
     distinct = range(len(names)) if names else _distinct(labels, where)
     number = {label: position for found in (distinct, names) for position, label in enumerate(found)}
     tables = {"train": Table(torch.zeros(0, dtype=torch.int64), lambda rows: [])}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -90,17 +91,18 @@ class Data:
         check_choices(self)
 
 
-def load(data: Data, *, needs_train: bool = True) -> Splits:
+def load(data: Data, *, needs_train: bool = True, classes: Sequence[str] = ()) -> Splits:
     """Return the data set that `data` describes; the same configuration gives the same images in the same order.
 
     Images keep the order of their table, so that the index of a training image is stable from run to run. Known data
     sets have the channels that they are known for; others have one if all their images are gray, else three. Without
-    `needs_train` test images alone will do, and there may be no others.
+    `needs_train` test images alone will do, and there may be no others; where all of their classes are among `classes`, a
+    network's, they are numbered as these.
     Raises BadInput where the configuration, the files or the hub do not allow it.
     """
     _check(data)
     known = KNOWN.get(data.name)
-    source = _source(data, known, needs_train=needs_train)
+    source = _source(data, known, needs_train=needs_train, classes=classes)
     _check_classes(source, data, known)
     all_train, all_test = _divided(source, data.seed)
     train_rows = _drawn(all_train, data.limit, "limit", seed_from(data.seed, _TRAIN_LIMIT))
@@ -154,7 +156,7 @@ def _check_classes(source: Source, data: Data, known: Known | None) -> None:
         raise BadInput(f"{where} has {found} class: give a data set with two or more.")
 
 
-def _source(data: Data, known: Known | None, *, needs_train: bool) -> Source:
+def _source(data: Data, known: Known | None, *, needs_train: bool, classes: Sequence[str]) -> Source:
     test_names = (known.test, *_TEST_NAMES) if known else _TEST_NAMES
     if data.path is None and data.name == "digits":
         return digits()
@@ -166,12 +168,12 @@ def _source(data: Data, known: Known | None, *, needs_train: bool) -> Source:
                     f"{folder} has parquet files in its folders, such as {inside}: move them to {folder}, and call them "
                     "train-00000-of-00001.parquet and test-00000-of-00001.parquet or so."
                 )
-            return image_folder(folder, test_names, needs_train=needs_train)
+            return image_folder(folder, test_names, needs_train=needs_train, known=classes)
         folder = folder / "data"
     from sparring.data.hub import hub, parquet  # here, because `datasets` takes a second to import
 
     return (
-        parquet(folder, test_names, needs_train=needs_train)
+        parquet(folder, test_names, needs_train=needs_train, known=classes)
         if folder is not None
         else hub(known.hub if known else data.name, test_names)
     )

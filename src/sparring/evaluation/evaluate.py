@@ -17,6 +17,7 @@ from sparring.data import Data, Images, Labelled, Splits, images_of
 from sparring.data import load as load_data
 from sparring.errors import BadInput
 from sparring.evaluation.doctor import Finding, diagnose
+from sparring.evaluation.doctor.case import said_by
 from sparring.evaluation.evaluator import Evaluator
 from sparring.evaluation.fit import check_fit
 from sparring.evaluation.masking import suspicions
@@ -64,6 +65,11 @@ class Evaluation(Outcomes):
     record: dict[str, Any] = field(kw_only=True)
     findings: tuple[Finding, ...] = field(kw_only=True)
     file: Path | None = field(default=None, kw_only=True)
+
+    def __repr__(self) -> str:
+        """Return the accuracies, in percent, and what warnings and errors there are."""
+        said = [f"{one.severity}: {one.seen}" for one in self.findings if one.severity != "note"]
+        return "\n".join([super().__repr__(), *said])
 
     def save(self, path: str | Path) -> None:
         """Write the record to a .json file, joined with what that says of the same question.
@@ -142,7 +148,8 @@ def evaluate(
     chosen = with_names(attacks)
     source = source or ModelSource(name_of(model))
     record_path, examples_file = check_files(output, examples, source.weights)
-    loaded = load_data(data, needs_train=False) if isinstance(data, Data) else data
+    names = said_by(model, "class_names") or ()
+    loaded = load_data(data, needs_train=False, classes=names) if isinstance(data, Data) else data
     data = loaded if isinstance(loaded, Splits) else images_of(loaded)
     images = data.test if isinstance(data, Splits) else data
     weights = fingerprint(model)
@@ -152,6 +159,11 @@ def evaluate(
         keep = keep or examples_file is not None
         evaluator = Evaluator(model, images, threat, size, device, seed, precision, keep)
         asked = question(source, data, evaluator, weights)
+        if examples_file and not may_hold_examples(examples_file, asked["question"]):
+            raise BadInput(
+                f"{examples_file} holds adversarial images of another network, of other images or another threat: name "
+                "another file."
+            )
         record_file = file_of(record_path, asked) if record_path else None
         checkpoint = evaluator.checkpoint(record_file, chosen) if record_file else None
         _announce(note, evaluator, record_file, checkpoint)
@@ -166,7 +178,7 @@ def evaluate(
         outcomes.outcomes, outcomes.form, record=content, findings=tuple(findings), file=record_file
     )
     if examples_file and ranks.index() == 0:
-        save_examples(evaluation, evaluator, examples_file)
+        save_examples(evaluation, evaluator, asked["question"], examples_file)
     if record_file and ranks.index() == 0:
         write_record(content, record_file)
     if checkpoint:

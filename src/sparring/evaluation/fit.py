@@ -50,7 +50,9 @@ def _logits(model: nn.Module, x: Tensor, name: str) -> Tensor:
         raise
     except Exception as error:  # the model may be anybody's: it may fail in any way
         shape, said = tuple(x.shape[1:]), f"{type(error).__name__}: {first_line(error)}"
-        raise BadInput(f"The model cannot take images of shape {shape}, those of {name} ({said}).") from error
+        kinds = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.dtype != torch.float32}
+        advice = f" Its weights are {', '.join(sorted(kinds))}: give model.float()." if kinds else ""
+        raise BadInput(f"The model cannot take images of shape {shape}, those of {name} ({said}).{advice}") from error
     if not isinstance(logits, Tensor):
         raise BadInput(
             f"The model returned {type(logits).__name__} instead of a tensor of logits: wrap it so that it does."

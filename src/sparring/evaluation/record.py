@@ -125,8 +125,13 @@ def write_record(content: dict[str, Any], path: Path) -> None:
         temporary.write_text(json.dumps(content | {CHECKSUM: checksum(content)}, indent=2) + "\n", encoding="utf-8")
 
 
-def save_examples(evaluation: Outcomes, evaluator: Evaluator, path: Path) -> None:
+_QUESTION = "question"  # the key in a file of examples
+
+
+def save_examples(evaluation: Outcomes, evaluator: Evaluator, question: str, path: Path) -> None:
     """Replace the file by the images as they were and under every attack, as float32 in [0, 1], with what the network says.
+
+    It says of which `question` they are.
 
     Tensors are named clean, labels, index and predicted.clean, and for each attack images.ATTACK (N, C, H, W), which holds
     the last image that was tried where the attack failed, correct.ATTACK (N,) and predicted.ATTACK (N,).
@@ -147,15 +152,17 @@ def save_examples(evaluation: Outcomes, evaluator: Evaluator, path: Path) -> Non
                 f"predicted.{outcome.attack}": evaluator.predictions(outcome.images),
             }
     with replacing(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        named = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(named, temporary, metadata={_QUESTION: question})
 
 
-def may_hold_examples(path: Path) -> bool:
-    """Return whether a file is absent, or one of images as `save_examples` writes it."""
+def may_hold_examples(path: Path, question: str | None = None) -> bool:
+    """Return whether a file is absent, or one of images as `save_examples` writes it; of that question, if one is given."""
     if not path.exists():
         return True
     try:
         with safe_open(path, framework="pt") as file:
-            return {"labels", "index"} <= set(file.keys())
+            asked = (file.metadata() or {}).get(_QUESTION)
+            return {"labels", "index"} <= set(file.keys()) and (question is None or asked in (None, question))
     except (OSError, SafetensorError):
         return False
