@@ -88,7 +88,7 @@ def by_default(dtype: torch.dtype) -> Iterator[None]:
 anything = given(
     norm=st.sampled_from(["Linf", "L2", "L1"]),
     eps=st.floats(1e-4, 0.99),
-    alpha=st.one_of(st.none(), st.floats(1e-4, 2.0)),
+    relative=st.one_of(st.none(), st.floats(1e-4, 2.0)),  # the step size in radii; longer ones are refused
     dtype=st.sampled_from([torch.float32, torch.float64]),
     default=st.sampled_from([torch.float32, torch.float64]),
     shape=st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9)),
@@ -100,10 +100,10 @@ anything = given(
 @settings(deadline=None, max_examples=40, derandomize=True)
 @anything
 def test_adversarial_images_are_in_the_ball_and_in_the_box(
-    attack, norm, eps, alpha, dtype, default, shape, seed
+    attack, norm, eps, relative, dtype, default, shape, seed
 ) -> None:
     if isinstance(attack, PGD):
-        attack = replace(attack, alpha=alpha)
+        attack = replace(attack, alpha=relative and relative * eps)
     if isinstance(attack, APGD):
         attack = replace(attack, shrinking=norm == "L1" and seed % 2 > 0)
     threat, (model, x) = Threat(norm, eps), problem(shape, dtype, seed)
@@ -124,12 +124,12 @@ def test_adversarial_images_are_in_the_ball_and_in_the_box(
 @settings(deadline=None, max_examples=60, derandomize=True)
 @anything
 def test_all_points_on_the_way_are_in_the_ball_and_in_the_box(
-    name, norm, eps, alpha, dtype, default, shape, seed
+    name, norm, eps, relative, dtype, default, shape, seed
 ) -> None:
     """Of FAB's only what it claims to have found must be in the ball, and distances may be infinite."""
     threat, (model, x), attack = Threat(norm, eps), problem(shape, dtype, seed), SEARCHES[name]
     if name == "pgd":
-        attack = replace(attack, alpha=alpha)
+        attack = replace(attack, alpha=relative and relative * eps)
     search, allowed = attack.searches(4, threat)[""], eps + threat.geometry.rounding(x[0].numel())
     steps = (0, 1, 2, 3, 12, 60, 300, 5000) if name == "square" else range(search.max_steps)
     y = torch.arange(8) % 4

@@ -37,7 +37,7 @@ CASES = {
     "Linf PGD": (foolbox.attacks.LinfPGD, "Linf", 0.1, 0.02, 10),
     "Linf PGD, small steps": (foolbox.attacks.LinfPGD, "Linf", 0.05, 0.003, 7),
     "L2 PGD": (foolbox.attacks.L2PGD, "L2", 0.4, 0.1, 10),
-    "L2 PGD, large steps": (foolbox.attacks.L2PGD, "L2", 0.5, 2.0, 5),
+    "L2 PGD, large steps": (foolbox.attacks.L2PGD, "L2", 0.5, 1.0, 5),
 }
 
 

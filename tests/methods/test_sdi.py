@@ -223,7 +223,7 @@ def test_the_generator_learns_starts_that_hurt_more_than_noise() -> None:
     [
         ({"interval": 0}, "interval above 0, not 0"),
         ({"iterations": 0}, "iterations above 0, not 0"),
-        ({"alpha": "-8/255"}, "alpha above 0, not -8/255"),
+        ({"alpha": "-8/255"}, "alpha must be positive, not -8/255"),
         ({"lr": 0.0}, "lr above 0, not 0.0"),
         ({"weight_decay": -1.0}, "weight_decay >= 0, not -1.0"),
     ],

@@ -80,7 +80,9 @@ def test_grad_cam_takes_the_last_layer_with_a_height_and_a_width() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 2, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     found = grad_cam(network, torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))
     assert found.shape == (2, 8, 8)
-    assert found.flatten(1).amax(1) == pytest.approx([1, 1]) or float(found.max()) == pytest.approx(1)
+    peaks = found.flatten(1).amax(1).tolist()  # 0 where nothing speaks for the class
+    assert all(peak in (0, pytest.approx(1)) for peak in peaks)
+    assert max(peaks) == pytest.approx(1)
     with pytest.raises(BadInput, match="a layer with a height and a width"):
         grad_cam(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.rand(2, 3, 2, 2), torch.tensor([0, 1]))
 
