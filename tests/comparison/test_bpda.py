@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from pathlib import Path
 
@@ -26,10 +25,7 @@ from sparring.results.published import broken_defences
 from sparring.threat import Threat
 from sparring.training.progress import Silent
 from tests.comparison.images import write_images
-
-
-def lines(file: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(file.read_text())))
+from tests.comparison.written import lines
 
 
 def noise(*shape: int) -> Tensor:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 import pytest
 
 from sparring.comparison.defences import DEFENCES
 from sparring.evaluation.records import whole_records
+from tests.comparison.written import lines
 
 ROOT = Path(__file__).parents[2]
 COMPARED = ROOT / "benchmarks/results/compare"
-
-
-def lines(file: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(file.read_text())))
 
 
 def test_the_table_of_defences_is_that_of_its_records() -> None:

@@ -475,6 +475,15 @@ def test_digests_are_of_pixels_and_shape():
     assert load(Data(limit=101, validation=20)).train_fingerprint != data.train_fingerprint
 
 
+@pytest.mark.parametrize("label", [-1, 2])
+def test_a_label_beyond_the_declared_classes_is_no_class_of_the_network(label, tmp_path):
+    """-1 marks images without a label; it must not count from the end."""
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "emu"]))
+    write_parquet(tmp_path / "test.parquet", pictures(3), [0, 1, label], features=features)
+    with pytest.raises(BadInput, match=rf"test, row 2 has the label {label}, which is none of the 2 classes"):
+        load(Data("mine", str(tmp_path)), needs_train=False, classes=("ape", "cat", "dog", "emu"))
+
+
 @pytest.mark.parametrize("kind", ["folder", "names", "declared"])
 def test_classes_of_test_images_alone_are_numbered_as_a_network_s(kind, tmp_path):
     known = ("ape", "cat", "dog", "emu")

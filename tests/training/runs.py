@@ -36,7 +36,6 @@ def experiment(method: Method, epochs: int = 3, **changes: object) -> Experiment
 def final_state(folder: Path) -> dict:
     state = checkpoint.load(Run(folder).last)
     del state["history"]  # its seconds differ from run to run
-    del state["configuration"]  # as may what is noted on the way
     return state
 
 

@@ -18,6 +18,7 @@ from sparring.data import load as load_data
 from sparring.errors import BadInput
 from sparring.evaluation import ModelSource, evaluate, name_of, with_names
 from sparring.evaluation.doctor import Finding, diagnose
+from sparring.evaluation.doctor.case import said_by
 from sparring.evaluation.evaluate import check_files
 from sparring.evaluation.masking import probe_masking
 from sparring.evaluation.network import check_device
@@ -108,7 +109,8 @@ def _loaded(chosen: argparse.Namespace, overrides: list[str], device: str) -> tu
     timm = chosen.model.startswith("timm:")
     model = None if timm else api.load(chosen.model, chosen.checkpoint)
     try:
-        splits = load_data(question.data, needs_train=False, classes=getattr(model, "class_names", ()))
+        names = () if model is None else said_by(model, "class_names") or ()
+        splits = load_data(question.data, needs_train=False, classes=names)
     except BadInput as error:
         if chosen.samples is None:
             raise

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sparring import api
 from sparring.attacks import PGD
 from sparring.comparison import render
-from sparring.comparison.defences import DEFENCES, Defence, Defended
+from sparring.comparison.defences import DEFENCES, Defence
 from sparring.comparison.job import Job
 from sparring.comparison.run import checked
 from sparring.comparison.scale import SCALES
@@ -130,16 +130,12 @@ def _accuracies(defence: Defence, job: Job) -> dict[str, tuple[float, int]]:
     folder = _folder(defence, job)
     if not (folder.is_dir() and Run(job.folder).weights.is_file()):
         return {}
-    subject = fingerprint(_network(defence, job).answers)[:16]
+    subject = fingerprint(defence.around(api.load(job.folder, "last")).answers)[:16]
     for content in whole_records(folder):
         found = {entry["attack"]: (entry["accuracy"], entry["n"]) for entry in content["attacks"]}
         if content["subject"]["fingerprint"] == subject and set(_ATTACKS) <= set(found):
             return {attack: found[attack] for attack in _ATTACKS}
     return {}
-
-
-def _network(defence: Defence, job: Job) -> Defended:
-    return defence.around(api.load(job.folder, "last"))
 
 
 def terminal(table: BrokenTable) -> Table:

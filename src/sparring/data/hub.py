@@ -1,28 +1,20 @@
-"""Tables of images through Hugging Face `datasets`: parquet files on this machine, and data sets of the hub.
+"""Tables of images in the types of Hugging Face `datasets`, such as data sets of the hub: which columns, which classes.
 
-Importing `datasets` takes more than a second, so this module is imported where it is needed. Local files are read
-without `datasets`' own loader: nothing is copied and nobody is called.
+Importing `datasets` takes more than a second, so this module is imported where it is needed.
 """
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.compute as pc  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from datasets.exceptions import DatasetsError
-from datasets.table import InMemoryTable
 
-from sparring.data.cache import digest_files
 from sparring.data.decode import Encoded, Reader
 from sparring.data.tables import Source, Table, composed
 from sparring.errors import BadInput, some
@@ -52,100 +44,7 @@ def hub(repository: str, test_names: tuple[str, ...]) -> Source:
     test_name = next((name for name in test_names if name in splits), None)
     if "train" not in splits or test_name is None:
         raise BadInput(f"{repository} has the splits {sorted(splits)}: a train and a {test_names[0]} split are needed.")
-    return _source(splits["train"], splits[test_name], repository, key=f"{repository} {builder.hash}")
-
-
-def parquet(
-    folder: Path, test_names: tuple[str, ...], *, needs_train: bool = True, known: Sequence[str] = ()
-) -> Source:
-    """Return the Parquet files in a folder: those of the split train, and of the first of `test_names` that there is.
-
-    A split is one file, called train.parquet or by its name and a number, or several that are numbered as its parts, such as
-    train-00000-of-00002.parquet. Without `needs_train` there may be none to train on. Raises BadInput where one of these
-    splits is missing, is not whole or cannot be read, or has no columns of images and labels.
-    """
-    files = sorted(folder.glob("*.parquet"))
-    splits = {name: _of_split(name, files) for name in ("train", *test_names)}
-    test_name = next((name for name in test_names if splits[name]), None)
-    for name, needed in ((test_name or test_names[0], True), ("train", needs_train)):
-        if needed and not splits[name]:
-            raise BadInput(
-                f"{folder} has parquet files ({_named(files)}), but no {name} split: call its file {name}.parquet, or its "
-                f"files {name}-00000-of-00002.parquet and so on."
-            )
-    assert test_name is not None
-    test = _read(splits[test_name])
-    train = _read(splits["train"]) if splits["train"] else None
-    used = splits["train"] + splits[test_name]
-    unused = [file for file in files if file not in used]
-    notes = [_made_of(name, splits[name]) for name in splits if len(splits[name]) > 1 or _numbered(name, splits[name])]
-    if unused:
-        notes.append(f"Not used: {_named(unused)}, beside {_named(used)}.")
-    named = [_image_files(table, folder) for table in (train, test) if table is not None]
-    key = digest_files([*used, *itertools.chain(*named)])
-    return replace(_source(train, test, str(folder), key, folder, known), notes=tuple(notes))
-
-
-def _of_split(name: str, files: list[Path]) -> list[Path]:
-    """Return those of the files that make up a split; raises BadInput where it is there twice, or not whole.
-
-    Several do if they are numbered as parts: NAME-00000-of-00002 and so on, with further letters behind or without, or
-    NAME-0, NAME-1 and so on, from 0 or 1. Others, such as test_10 beside test_100, hold other things under one name.
-    """
-    found = [file for file in files if re.fullmatch(rf"{name}([-_.]?\d.*)?", file.stem, re.IGNORECASE)]
-    if len(found) > 1 and (whole := next((file for file in found if file.stem.lower() == name), None)):
-        other = next(file for file in found if file != whole)
-        raise BadInput(f"{whole.parent} has both {whole.name} and {other.name}: leave one of them there.")
-    shards = [match for file in found if (match := re.search(r"(\d+)-of-(\d+)", file.stem))]
-    numbers = sorted(int(shard[1]) for shard in shards)
-    for total in {int(shard[2]) for shard in shards}:
-        if len(shards) != len(found) or numbers != list(range(total)):
-            raise BadInput(
-                f"The {name} split in {found[0].parent} is not whole, as its files are {_named(found)}: add those that are "
-                "missing, and move others away."
-            )
-    if len(found) > 1 and not shards:
-        _check_series(name, found)
-    return found
-
-
-def _numbered(name: str, files: list[Path]) -> bool:
-    """Return whether the only file of a split has a number that is not said to be of how many."""
-    return len(files) == 1 and files[0].stem.lower() != name and not re.search(r"\d-of-\d", files[0].stem)
-
-
-def _made_of(name: str, files: list[Path]) -> str:
-    if len(files) == 1:
-        return f"The {name} split is {files[0].name} alone."
-    return f"The {name} split is put together from {_named(files)}."
-
-
-def _check_series(name: str, files: list[Path]) -> None:
-    """Raise BadInput unless the files are called NAME and a number, and the numbers are consecutive, from 0 or 1."""
-    numbers = [re.fullmatch(rf"{name}[-_.]?(\d+)", file.stem, re.IGNORECASE) for file in files]
-    counted = sorted(int(number[1]) for number in numbers if number)
-    if counted not in (list(range(len(files))), list(range(1, len(files) + 1))):
-        raise BadInput(
-            f"{files[0].parent} has {_named(files)}, which are not numbered as parts of one {name} split: leave the one to "
-            f"use, or call the parts {name}-00000-of-{len(files):05} and so on."
-        )
-
-
-def _image_files(table: datasets.Dataset, where: Path) -> list[Path]:
-    """Return the files that the image column names instead of holding their content; they lie in the folder `where`."""
-    column = table.data.column(_columns(table.column_names, str(where))[0])
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return [where / path for path in column.to_pylist() if path is not None]
-    if not pa.types.is_struct(column.type) or column.type.get_field_index("path") < 0:
-        return []
-    paths = pc.struct_field(column, "path")
-    if column.type.get_field_index("bytes") >= 0:
-        paths = paths.filter(pc.is_null(pc.struct_field(column, "bytes")))
-    return [where / path for path in paths.to_pylist() if isinstance(path, str)]
-
-
-def _named(files: list[Path]) -> str:
-    return some([file.name for file in files])
+    return source_of(splits["train"], splits[test_name], repository, key=f"{repository} {builder.hash}")
 
 
 @contextmanager
@@ -159,32 +58,7 @@ def _no_progress_bars() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _read(files: list[Path]) -> datasets.Dataset:
-    """Return the image and label columns of parquet files, in memory, with the features that their schema declares."""
-    parts = []
-    declared: list[list[str]] = []
-    for file in files:
-        try:
-            with pq.ParquetFile(file) as content:
-                columns = _columns(content.schema_arrow.names, str(file))
-                parts.append(content.read(columns=list(columns)))
-                feature = datasets.Features.from_arrow_schema(content.schema_arrow)[columns[1]]
-                declared.append(_names_of(feature))
-        except (pa.ArrowException, OSError) as error:
-            raise BadInput(f"{file} cannot be read as parquet ({error}): replace it.") from error
-    for file, names in zip(files, declared, strict=True):
-        if names != declared[0]:
-            raise BadInput(
-                f"{file} declares other classes, or another order of them, than {files[0]}: write them alike."
-            )
-    try:
-        table = pa.concat_tables(parts, promote_options="permissive")  # such as labels of 32 bits and of 64
-    except pa.ArrowException as error:
-        raise BadInput(f"{files[0]} and {files[-1]} do not have the same columns: write them alike.") from error
-    return datasets.Dataset(InMemoryTable(table))
-
-
-def _columns(names: list[str], where: str) -> tuple[str, str]:
+def columns_of(names: list[str], where: str) -> tuple[str, str]:
     """Return the names of the image and of the label column."""
     image = next((name for name in _IMAGE_COLUMNS if name in names), None)
     label = next((name for name in _LABEL_COLUMNS if name in names), None)
@@ -194,7 +68,7 @@ def _columns(names: list[str], where: str) -> tuple[str, str]:
     return image, label
 
 
-def _source(
+def source_of(
     train: datasets.Dataset | None,
     test: datasets.Dataset,
     where: str,
@@ -221,9 +95,10 @@ def _source(
     for split, found in labels.items():
         if not found:
             raise BadInput(f"{where}, {split} has no rows: give some images.")
-    if train is None and {*(names or labels["test"])} <= {*known}:
-        labels["test"] = [names[label] if names and isinstance(label, int) else label for label in labels["test"]]
-        names = list(known)
+    of_test = dict(enumerate(names))
+    own = [of_test.get(label, label) if isinstance(label, int) else label for label in labels["test"]]
+    if train is None and {*own, *names} <= {*known}:
+        labels["test"], names = own, list(known)
     distinct = range(len(names)) if names else _distinct(labels, where)
     number = {label: position for found in (distinct, names) for position, label in enumerate(found)}
     tables = {"train": Table(torch.zeros(0, dtype=torch.int64), lambda rows: [])}
@@ -241,10 +116,11 @@ def _source(
 
 def _class_names(dataset: datasets.Dataset, where: str) -> list[str]:
     """Return the classes that the label column declares, empty where it does not."""
-    return _names_of(dataset.features[_columns(dataset.column_names, where)[1]])
+    return names_of(dataset.features[columns_of(dataset.column_names, where)[1]])
 
 
-def _names_of(feature: object) -> list[str]:
+def names_of(feature: object) -> list[str]:
+    """Return the classes that a column's type declares, empty where it declares none."""
     return [composed(name) for name in feature.names] if isinstance(feature, datasets.ClassLabel) else []
 
 
@@ -283,7 +159,7 @@ def _is_count(label: int | str) -> bool:
 
 
 def _labels(dataset: datasets.Dataset, where: str) -> list[int | str]:
-    column = _columns(dataset.column_names, where)[1]
+    column = columns_of(dataset.column_names, where)[1]
     labels: list[int | str] = dataset.select_columns(column).with_format("arrow")[:][column].to_pylist()
     for row, label in enumerate(labels):
         if not isinstance(label, int | str):
@@ -293,7 +169,7 @@ def _labels(dataset: datasets.Dataset, where: str) -> list[int | str]:
 
 def _reader(dataset: datasets.Dataset, where: str, folder: Path) -> Reader:
     """Return rows of the image column as encoded images; a data set that lies on disk is read as it is asked for."""
-    column = _columns(dataset.column_names, where)[0]
+    column = columns_of(dataset.column_names, where)[0]
     stored_as = dataset.data.schema.field(column).type
     if pa.types.is_list(stored_as) or pa.types.is_large_list(stored_as) or pa.types.is_fixed_size_list(stored_as):
         raise BadInput(

@@ -170,7 +170,8 @@ def _source(data: Data, known: Known | None, *, needs_train: bool, classes: Sequ
                 )
             return image_folder(folder, test_names, needs_train=needs_train, known=classes)
         folder = folder / "data"
-    from sparring.data.hub import hub, parquet  # here, because `datasets` takes a second to import
+    from sparring.data.hub import hub  # here, because `datasets` takes a second to import
+    from sparring.data.parquet import parquet
 
     return (
         parquet(folder, test_names, needs_train=needs_train, known=classes)

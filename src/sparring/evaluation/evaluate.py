@@ -79,7 +79,7 @@ class Evaluation(Outcomes):
         file = path_of("The record's file", path)
         if file.suffix.lower() != ".json":
             raise BadInput(f"A record is written as .json: name the file so, not {file}.")
-        write_record(_joined(self.record, file_of(file, self.record)), file)
+        write_record(merged(self.record, file_of(file, self.record)), file)
 
 
 @torch.inference_mode(False)  # which lets autograd record under no_grad, too
@@ -184,13 +184,6 @@ def evaluate(
     if checkpoint:
         checkpoint.remove()
     return evaluation
-
-
-def _joined(content: dict[str, Any], file: Path) -> dict[str, Any]:
-    """Return a record with the attacks and the findings that its file holds already."""
-    both = merged(content, file)
-    earlier = [finding for finding in both["findings"] if finding not in content["findings"]]
-    return both | {"findings": [*content["findings"], *earlier]}
 
 
 def check_files(

@@ -49,7 +49,7 @@ def merged(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return a record with the attacks and findings that its file already holds.
 
     An attack has with it where it was `measured`, if that was elsewhere; one that was run again replaces its former
-    result. `worst` is over all of them.
+    result. `worst` is over all of them, and a finding that both have is said once.
     """
     if not path.exists():
         return content
@@ -66,7 +66,8 @@ def merged(content: dict[str, Any], path: Path) -> dict[str, Any]:
     survivors = int("1" * content["n"], 2)
     for entry in attacks:
         survivors &= int(entry["correct"], 16)
-    return content | {"attacks": attacks, "worst": survivors.bit_count() / content["n"], "findings": held["findings"]}
+    findings = [*content["findings"], *(finding for finding in held["findings"] if finding not in content["findings"])]
+    return content | {"attacks": attacks, "worst": survivors.bit_count() / content["n"], "findings": findings}
 
 
 def figures(content: dict[str, Any]) -> dict[str, float]:
