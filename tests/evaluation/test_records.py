@@ -81,6 +81,18 @@ def test_a_record_that_is_saved_later_joins_its_file_and_nothing_else(tmp_path: 
         other.accuracy("pgd-20")
 
 
+@pytest.mark.parametrize("later", [False, True], ids=["output", "saved later"])
+def test_findings_that_a_record_holds_stay_and_are_said_once(later: bool, tmp_path: Path) -> None:
+    file, threat = tmp_path / "record.json", Threat("L2", "8/255")
+    for attack, doctor in (("clean", True), ("pgd-2", False), ("pgd-3", True)):
+        found = evaluate(network(), images(), threat, attack, doctor=doctor, output=None if later else file)
+        if later:
+            found.save(file)
+        said = [finding["check"] for finding in json.loads(file.read_text())["findings"]]
+        assert said.count("radius") == 1
+    assert names(file) == ["clean", "pgd-2", "pgd-3"]
+
+
 def test_the_worst_of_a_record_is_over_all_its_attacks_image_by_image(tmp_path: Path) -> None:
     def half(rest: int):
         def attack(model, x, y, threat):
